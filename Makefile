@@ -1,0 +1,61 @@
+# Berth. `make help` lists the targets.
+SHELL := /bin/bash
+GO    ?= go
+
+COMMANDS := provisioner webhook ec2sim kubectl-berth
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
+
+.PHONY: build
+build: ## build the commands and bin/devcluster into bin/
+	@mkdir -p bin
+	$(GO) build -o bin/ $(addprefix ./cmd/,$(COMMANDS))
+	$(GO) build -C hack/devcluster -o ../../bin/devcluster .
+
+.PHONY: control-plane
+control-plane: build ## build etcd, kube-apiserver, kube-scheduler, kube-controller-manager, kwok and kubectl, once, into a cache
+	bin/devcluster build
+
+.PHONY: demo
+demo: control-plane ## pods in, right-sized instances out, and back to zero; KEEP=1 leaves it running
+	@$(GO) run ./hack/demo
+
+.PHONY: test
+test: control-plane ## all tests, with the race detector, the real control plane included
+	$(GO) test -race $$($(GO) list ./... | grep -v /test/e2e)
+	$(GO) test -C hack/devcluster ./...
+	$(GO) test -count=1 -timeout 20m ./test/e2e
+
+.PHONY: lint
+lint: ## go vet, staticcheck, import rules, generated code fresh
+	test -z "$$(gofmt -l api certs cmd deploy hack internal test)"
+	$(GO) vet ./...
+	$(GO) vet -C hack/devcluster ./...
+	$(GO) tool staticcheck ./...
+	$(GO) test -count=1 ./hack/imports
+	$(GO) vet -C hack/catalog ./...
+	hack/generate.sh check
+	$(GO) run -C hack/catalog . -check
+
+.PHONY: generate
+generate: ## write generated code and data anew: deepcopy, CRDs, catalogue
+	hack/generate.sh
+	$(GO) run -C hack/catalog .
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME (default 30s)
+	hack/fuzz.sh
+
+.PHONY: bench-burst
+bench-burst: control-plane ## 1,000 pods from creation to bound on the real control plane
+	$(GO) run ./hack/bench-burst
+
+.PHONY: bench-planner
+bench-planner: ## the planner's benchmarks
+	$(GO) test -run '^$$' -bench . -benchmem ./internal/capacity/...
+
+.PHONY: clean
+clean: ## remove bin/
+	rm -rf bin
