@@ -1,0 +1,136 @@
+package v1alpha1
+
+import corev1 "k8s.io/api/core/v1"
+
+// Group is the domain of every key that Berth owns.
+const Group = "berth.dev"
+
+// Labels that Berth puts on every node that it launches. They can be used in
+// a Provisioner's requirements and in pods' node selectors and affinities.
+const (
+	// LabelProvisioner names the Provisioner that a node or claim belongs to.
+	LabelProvisioner = Group + "/provisioner"
+	// LabelNodeClaim names the NodeClaim behind a node.
+	LabelNodeClaim = Group + "/nodeclaim"
+	// LabelCapacityType is one of the CapacityType… values.
+	LabelCapacityType = Group + "/capacity-type"
+	// LabelInstanceCategory is the leading letters of the family: c, m, r, p, …
+	LabelInstanceCategory = Group + "/instance-category"
+	// LabelInstanceFamily is the part of the type before the dot: m7g.
+	LabelInstanceFamily = Group + "/instance-family"
+	// LabelInstanceGeneration is the number in the family: 7. Comparable by Gt and Lt.
+	LabelInstanceGeneration = Group + "/instance-generation"
+	// LabelInstanceSize is the part of the type after the dot: 2xlarge.
+	LabelInstanceSize = Group + "/instance-size"
+	// LabelInstanceCPU is the number of vCPUs.
+	LabelInstanceCPU = Group + "/instance-cpu"
+	// LabelInstanceCPUManufacturer is intel, amd, aws or apple.
+	LabelInstanceCPUManufacturer = Group + "/instance-cpu-manufacturer"
+	// LabelInstanceMemory is the advertised memory in MiB.
+	LabelInstanceMemory = Group + "/instance-memory"
+	// LabelInstanceGPUName is the accelerator's name in lower case: a10g, t4, h100.
+	LabelInstanceGPUName = Group + "/instance-gpu-name"
+	// LabelInstanceGPUManufacturer is nvidia, amd, habana or aws.
+	LabelInstanceGPUManufacturer = Group + "/instance-gpu-manufacturer"
+	// LabelInstanceGPUCount is the number of GPUs.
+	LabelInstanceGPUCount = Group + "/instance-gpu-count"
+	// LabelInstanceGPUMemory is the memory of one GPU in MiB.
+	LabelInstanceGPUMemory = Group + "/instance-gpu-memory"
+	// LabelInstanceLocalNVMe is the total local NVMe storage in GB.
+	LabelInstanceLocalNVMe = Group + "/instance-local-nvme"
+	// LabelInstanceNetworkBandwidth is the baseline network bandwidth in Mbps.
+	LabelInstanceNetworkBandwidth = Group + "/instance-network-bandwidth"
+	// LabelInstanceHypervisor is nitro or xen; absent on bare metal.
+	LabelInstanceHypervisor = Group + "/instance-hypervisor"
+	// LabelInstanceBareMetal is "true" or "false".
+	LabelInstanceBareMetal = Group + "/instance-bare-metal"
+	// LabelZoneID is the account-independent zone id: usw2-az1.
+	LabelZoneID = "topology.k8s.aws/zone-id"
+)
+
+// InstanceLabels are the labels whose values follow from the instance type alone.
+var InstanceLabels = []string{
+	corev1.LabelInstanceTypeStable, corev1.LabelArchStable, corev1.LabelOSStable,
+	LabelInstanceCategory, LabelInstanceFamily, LabelInstanceGeneration, LabelInstanceSize,
+	LabelInstanceCPU, LabelInstanceCPUManufacturer, LabelInstanceMemory,
+	LabelInstanceGPUName, LabelInstanceGPUManufacturer, LabelInstanceGPUCount, LabelInstanceGPUMemory,
+	LabelInstanceLocalNVMe, LabelInstanceNetworkBandwidth, LabelInstanceHypervisor, LabelInstanceBareMetal,
+}
+
+// OfferingLabels are the labels whose values follow from where and how an
+// instance is bought.
+var OfferingLabels = []string{corev1.LabelTopologyZone, corev1.LabelTopologyRegion, LabelZoneID, LabelCapacityType}
+
+// Values of LabelCapacityType.
+const (
+	CapacityTypeOnDemand = "on-demand"
+	CapacityTypeSpot     = "spot"
+	CapacityTypeReserved = "reserved"
+)
+
+// Annotations.
+const (
+	// AnnotationPlacement is the webhook's placement hint on a pod. Advisory.
+	AnnotationPlacement = Group + "/placement"
+	// AnnotationShape is the hash of the pod's scheduling-relevant part. Advisory.
+	AnnotationShape = Group + "/shape"
+	// AnnotationDoNotDisrupt on a pod or node holds off voluntary disruption:
+	// "true", or a duration counted from the pod's start.
+	AnnotationDoNotDisrupt = Group + "/do-not-disrupt"
+	// AnnotationProvisionerHash on a NodeClaim is the hash of the Provisioner's
+	// template at the time of the decision; a difference is drift.
+	AnnotationProvisionerHash = Group + "/provisioner-hash"
+	// AnnotationDisruptionReason on a NodeClaim says why it is being removed.
+	AnnotationDisruptionReason = Group + "/disruption-reason"
+	// AnnotationCordoned on a Node remembers when a drain began and what it
+	// added to the node, so that exactly that can be taken back.
+	AnnotationCordoned = Group + "/cordoned"
+	// AnnotationDecision on a NodeClaim is the one-line record of why it was bought.
+	AnnotationDecision = Group + "/decision"
+)
+
+// Annotations of other projects that Berth honours like AnnotationDoNotDisrupt.
+const (
+	AnnotationKarpenterDoNotDisrupt = "karpenter.sh/do-not-disrupt"
+	AnnotationSafeToEvict           = "cluster-autoscaler.kubernetes.io/safe-to-evict"
+)
+
+// Taints.
+const (
+	// TaintUnregistered keeps pods off a node until Berth has put all labels
+	// and taints on it. The kubelet registers with it; Berth removes it.
+	TaintUnregistered = Group + "/unregistered"
+	// TaintDisrupted keeps new pods off a node that is being removed.
+	TaintDisrupted = Group + "/disrupted"
+)
+
+// Finalizer is on every NodeClaim and Node of Berth: neither goes before the
+// node is drained and EC2 says that the instance is terminated.
+const Finalizer = Group + "/termination"
+
+// Keys of EC2 tags that Berth puts on all that it creates.
+const (
+	// TagClusterPrefix + cluster name = "owned".
+	TagClusterPrefix = "kubernetes.io/cluster/"
+	// TagClusterUID is the UID of the cluster's kube-system namespace.
+	TagClusterUID = Group + "/cluster-uid"
+	// TagProvisioner is the name of the Provisioner.
+	TagProvisioner = Group + "/provisioner"
+	// TagNodeClaim is the name of the NodeClaim.
+	TagNodeClaim = Group + "/nodeclaim"
+	// TagNodeClaimUID is the UID of the NodeClaim, so that a claim re-created
+	// under an old name never adopts the old one's instance.
+	TagNodeClaimUID = Group + "/nodeclaim-uid"
+)
+
+// Keys of a Provisioner's limits beside resource names.
+const (
+	// LimitNodes bounds the number of nodes.
+	LimitNodes corev1.ResourceName = "nodes"
+	// LimitHourlyCost bounds the sum of the nodes' prices in $/h.
+	LimitHourlyCost corev1.ResourceName = "hourlyCost"
+)
+
+// OfferingsConfigMap is the ConfigMap in Berth's namespace in which the leading
+// provisioner publishes its offerings snapshot for the webhook.
+const OfferingsConfigMap = "berth-offerings"

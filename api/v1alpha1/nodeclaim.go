@@ -1,0 +1,200 @@
+package v1alpha1
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// NodeClaim is one wanted instance, from intent to gone. Its existence is the
+// intent: it is written before EC2 is called.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:scope=Cluster,categories=berth
+// +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="Type",type=string,JSONPath=`.status.instanceType`
+// +kubebuilder:printcolumn:name="Capacity",type=string,JSONPath=`.status.capacityType`
+// +kubebuilder:printcolumn:name="Zone",type=string,JSONPath=`.status.zone`
+// +kubebuilder:printcolumn:name="$/h",type=string,JSONPath=`.status.hourlyPrice`
+// +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.status.nodeName`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Why",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Provisioner",type=string,JSONPath=`.spec.provisioner.name`,priority=1
+// +kubebuilder:printcolumn:name="Instance",type=string,JSONPath=`.status.instanceID`,priority=1
+type NodeClaim struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// +required
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="a NodeClaim's spec is immutable; delete the claim and let Berth make another"
+	Spec NodeClaimSpec `json:"spec"`
+	// +optional
+	Status NodeClaimStatus `json:"status,omitempty"`
+}
+
+// NodeClaimList is a list of NodeClaims.
+//
+// +kubebuilder:object:root=true
+type NodeClaimList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []NodeClaim `json:"items"`
+}
+
+// NodeClaimSpec is the decision. It never changes.
+type NodeClaimSpec struct {
+	NodeTemplate `json:",inline"`
+
+	// Provisioner that the claim belongs to.
+	// +required
+	Provisioner ProvisionerRef `json:"provisioner"`
+
+	// Offerings, any of which hosts what the claim is for: the planner's
+	// choice first, then its alternatives by price.
+	// +required
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=100
+	Offerings []ClaimOffering `json:"offerings"`
+
+	// Capacity and Allocatable expected of the first offering.
+	// +optional
+	Capacity corev1.ResourceList `json:"capacity,omitempty"`
+	// +optional
+	Allocatable corev1.ResourceList `json:"allocatable,omitempty"`
+
+	// Requests of the pods (and DaemonSets) that the claim was made for.
+	// +optional
+	Requests corev1.ResourceList `json:"requests,omitempty"`
+
+	// Binding of the Provisioner at the time of the decision.
+	// +optional
+	Binding Binding `json:"binding,omitempty"`
+}
+
+// ProvisionerRef names a Provisioner.
+type ProvisionerRef struct {
+	// +required
+	Name string `json:"name"`
+	// +required
+	UID types.UID `json:"uid"`
+}
+
+// ClaimOffering is an instance type in a zone, bought in one way, at a price.
+type ClaimOffering struct {
+	// +required
+	InstanceType string `json:"instanceType"`
+	// +required
+	Zone string `json:"zone"`
+	// CapacityType is on-demand, spot or reserved.
+	// +required
+	CapacityType string `json:"capacityType"`
+	// HourlyPrice in $/h as known at the time of the decision.
+	// +required
+	HourlyPrice Price `json:"hourlyPrice"`
+}
+
+// NodeClaimStatus is the state of the instance and its node.
+type NodeClaimStatus struct {
+	// Conditions: Launched, Registered, Initialized, Ready, Drifted, Drained, Terminated.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+
+	// Launch is the intent of the launch under way or done, written before EC2 is called.
+	// +optional
+	Launch *LaunchIntent `json:"launch,omitempty"`
+
+	// InstanceID, once launched.
+	// +optional
+	InstanceID string `json:"instanceID,omitempty"`
+	// ProviderID as on the node: aws:///<zone>/<instance id>.
+	// +optional
+	ProviderID string `json:"providerID,omitempty"`
+	// NodeName is the instance's private DNS name.
+	// +optional
+	NodeName string `json:"nodeName,omitempty"`
+	// InstanceType that EC2 chose among the offerings.
+	// +optional
+	InstanceType string `json:"instanceType,omitempty"`
+	// Zone that EC2 chose.
+	// +optional
+	Zone string `json:"zone,omitempty"`
+	// CapacityType that it was bought as.
+	// +optional
+	CapacityType string `json:"capacityType,omitempty"`
+	// HourlyPrice in $/h of that offering.
+	// +optional
+	HourlyPrice Price `json:"hourlyPrice,omitempty"`
+	// ImageID that the instance runs.
+	// +optional
+	ImageID string `json:"imageID,omitempty"`
+	// Capacity expected of the instance that was launched, then as its node reports it.
+	// +optional
+	Capacity corev1.ResourceList `json:"capacity,omitempty"`
+	// Allocatable expected of the instance that was launched, then as its node reports it.
+	// +optional
+	Allocatable corev1.ResourceList `json:"allocatable,omitempty"`
+	// DrainDeadline once removal has begun. Only ever moves earlier.
+	// +optional
+	DrainDeadline *metav1.Time `json:"drainDeadline,omitempty"`
+}
+
+// LaunchIntent makes a launch repeatable: the same token with the same request
+// gives the same instance, whatever crashed in between.
+type LaunchIntent struct {
+	// Attempt counts from 1; a new one starts only after EC2 has definitely
+	// refused the one before.
+	// +required
+	Attempt int32 `json:"attempt"`
+	// Token is the ClientToken: a hash of cluster, claim UID and attempt.
+	// +required
+	Token string `json:"token"`
+	// StartedAt is when the attempt was recorded.
+	// +required
+	StartedAt metav1.Time `json:"startedAt"`
+	// LaunchTemplateID and LaunchTemplateVersion, pinned.
+	// +optional
+	LaunchTemplateID string `json:"launchTemplateID,omitempty"`
+	// +optional
+	LaunchTemplateVersion string `json:"launchTemplateVersion,omitempty"`
+	// CapacityType of this attempt.
+	// +optional
+	CapacityType string `json:"capacityType,omitempty"`
+	// Overrides of the request, in order.
+	// +optional
+	// +listType=atomic
+	Overrides []LaunchOverride `json:"overrides,omitempty"`
+}
+
+// LaunchOverride is one line of a CreateFleet request.
+type LaunchOverride struct {
+	InstanceType string `json:"instanceType"`
+	Zone         string `json:"zone"`
+	SubnetID     string `json:"subnetID"`
+	// LaunchTemplateID and LaunchTemplateVersion of this line, where they are
+	// not the intent's: a type of another architecture, or with accelerators
+	// that need an image of their own.
+	// +optional
+	LaunchTemplateID string `json:"launchTemplateID,omitempty"`
+	// +optional
+	LaunchTemplateVersion string `json:"launchTemplateVersion,omitempty"`
+}
+
+// Condition types of a NodeClaim.
+const (
+	// ConditionLaunched: EC2 has the instance.
+	ConditionLaunched = "Launched"
+	// ConditionRegistered: the kubelet has joined and the node carries all labels and taints.
+	ConditionRegistered = "Registered"
+	// ConditionInitialized: node ready, startup taints gone, resources real.
+	ConditionInitialized = "Initialized"
+	// ConditionDrifted: the Provisioner would make it differently today.
+	ConditionDrifted = "Drifted"
+	// ConditionDrained: nothing is left on the node that must be waited for.
+	ConditionDrained = "Drained"
+	// ConditionTerminated: EC2 says that the instance is gone.
+	ConditionTerminated = "Terminated"
+)
