@@ -1,0 +1,189 @@
+package capacity
+
+import (
+	"fmt"
+	"math/bits"
+	"strconv"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+)
+
+const (
+	mib = int64(1) << 20
+	gib = int64(1) << 30
+)
+
+// Amounts that the formulas below share with the node's own configuration.
+const (
+	// defaultRootVolume is the root volume's size when nothing says otherwise.
+	defaultRootVolume = 20 * gib
+	// defaultMaxPods is for machines whose addresses are not known.
+	defaultMaxPods = 110
+)
+
+// Names of accelerators' resources, by manufacturer.
+var gpuResources = map[string]corev1.ResourceName{
+	"nvidia": "nvidia.com/gpu",
+	"amd":    "amd.com/gpu",
+	"habana": "habana.ai/gaudi",
+	"aws":    "aws.amazon.com/neuron",
+}
+
+// gpuResource is the resource under which the machine's accelerators are
+// requested; empty without any.
+func gpuResource(m *Machine) corev1.ResourceName {
+	if m.GPU == nil || m.GPU.Count == 0 {
+		return ""
+	}
+	return gpuResources[m.GPU.Manufacturer]
+}
+
+// MaxPods is how many pods the kubelet on such a machine admits: spec's
+// maxPods, or ENIs × (addresses − 1) + 2 as the VPC CNI can give addresses to
+// (two pods use the host's), bounded by podsPerCore, which Bottlerocket does
+// not know.
+func MaxPods(m *Machine, spec *v1alpha1.ProvisionerSpec) int64 {
+	n := int64(defaultMaxPods)
+	if m.ENIs > 0 && m.IPv4PerENI > 0 {
+		n = int64(m.ENIs)*(int64(m.IPv4PerENI)-1) + 2
+	}
+	if k := spec.Kubelet; k != nil {
+		if k.MaxPods != nil {
+			n = int64(*k.MaxPods)
+		}
+		if k.PodsPerCore != nil && *k.PodsPerCore > 0 && spec.EC2.AMIFamily != v1alpha1.AMIFamilyBottlerocket {
+			n = min(n, int64(*k.PodsPerCore)*int64(m.VCPUs))
+		}
+	}
+	return n
+}
+
+// machineCapacity is what the kubelet will report as capacity. Memory is the
+// advertised amount less 64 MiB that Graviton's firmware keeps and 7.5 %,
+// rounded up, for what the hypervisor and the kernel keep: Karpenter's formula.
+func machineCapacity(m *Machine, spec *v1alpha1.ProvisionerSpec, rootVolume int64) Resources {
+	mem := m.MemoryMiB
+	if m.Arch == "arm64" {
+		mem -= 64
+	}
+	mem -= (mem*75 + 999) / 1000
+	if rootVolume <= 0 {
+		rootVolume = defaultRootVolume
+	}
+	c := Resources{
+		corev1.ResourceCPU:              int64(m.VCPUs) * 1000,
+		corev1.ResourceMemory:           mem * mib,
+		corev1.ResourceEphemeralStorage: rootVolume,
+		corev1.ResourcePods:             MaxPods(m, spec),
+	}
+	if name := gpuResource(m); name != "" {
+		c[name] = int64(m.GPU.Count)
+	}
+	return c
+}
+
+// KubeReserved is what the kubelet keeps for itself: cpu 6 % of the first core,
+// 1 % of the second, 0.5 % of the third and fourth, 0.25 % of the others;
+// memory 11 MiB for each pod and 255 MiB; 1 GiB of ephemeral storage. Keys of
+// spec.kubelet.kubeReserved replace the computed values.
+func KubeReserved(m *Machine, spec *v1alpha1.ProvisionerSpec) Resources {
+	r := Resources{
+		corev1.ResourceCPU:              reservedMilliCPU(int64(m.VCPUs)),
+		corev1.ResourceMemory:           (11*MaxPods(m, spec) + 255) * mib,
+		corev1.ResourceEphemeralStorage: gib,
+	}
+	if spec.Kubelet != nil {
+		for name, q := range spec.Kubelet.KubeReserved {
+			r[name] = quantityValue(name, &q)
+		}
+	}
+	return r
+}
+
+func reservedMilliCPU(cores int64) int64 {
+	r := int64(0)
+	if cores > 0 {
+		r += 60
+	}
+	if cores > 1 {
+		r += 10
+	}
+	r += 5 * min(max(cores-2, 0), 2)
+	return r + max(cores-4, 0)*5/2
+}
+
+// machineAllocatable is capacity less kube-reserved, system-reserved and hard
+// eviction thresholds (100 MiB of memory and 10 % of ephemeral storage unless
+// spec.kubelet.evictionHard says otherwise). Soft thresholds do not count: the
+// kubelet does not subtract them.
+func machineAllocatable(m *Machine, spec *v1alpha1.ProvisionerSpec, capacity Resources) Resources {
+	a := capacity.Clone()
+	take := func(name corev1.ResourceName, v int64) {
+		if _, ok := a[name]; ok {
+			a[name] = max(0, a[name]-v)
+		}
+	}
+	for name, v := range KubeReserved(m, spec) {
+		take(name, v)
+	}
+	memory, disk := "100Mi", "10%"
+	if spec.Kubelet != nil {
+		for name, q := range spec.Kubelet.SystemReserved {
+			take(name, quantityValue(name, &q))
+		}
+		if v, ok := spec.Kubelet.EvictionHard["memory.available"]; ok {
+			memory = string(v)
+		}
+		if v, ok := spec.Kubelet.EvictionHard["nodefs.available"]; ok {
+			disk = string(v)
+		}
+	}
+	for name, s := range map[corev1.ResourceName]string{corev1.ResourceMemory: memory, corev1.ResourceEphemeralStorage: disk} {
+		// The CRD has checked the form; what slips through reserves nothing,
+		// as the kubelet would refuse to start with it anyway.
+		if v, err := parseThreshold(s, capacity[name]); err == nil {
+			take(name, v)
+		}
+	}
+	return a
+}
+
+// parseThreshold is an eviction threshold in bytes: a quantity, or a percentage
+// of capacity (rounded up). Negative amounts and shares over 100 % are refused.
+func parseThreshold(s string, capacity int64) (int64, error) {
+	share, isShare := strings.CutSuffix(s, "%")
+	if !isShare {
+		q, err := resource.ParseQuantity(s)
+		if err != nil {
+			return 0, fmt.Errorf("eviction threshold %q: %w", s, err)
+		}
+		if q.Sign() < 0 {
+			return 0, fmt.Errorf("eviction threshold %q: negative", s)
+		}
+		return q.Value(), nil
+	}
+	whole, fraction, _ := strings.Cut(share, ".")
+	if len(fraction) > 9 || len(whole) > 3 {
+		return 0, fmt.Errorf("eviction threshold %q: too many digits", s)
+	}
+	num, err := strconv.ParseUint(whole+fraction, 10, 63)
+	if err != nil {
+		return 0, fmt.Errorf("eviction threshold %q: %w", s, err)
+	}
+	den := uint64(100)
+	for range fraction {
+		den *= 10
+	}
+	if num > den {
+		return 0, fmt.Errorf("eviction threshold %q: more than everything", s)
+	}
+	// capacity × num overflows 64 bits for terabytes, so in 128.
+	hi, lo := bits.Mul64(uint64(max(capacity, 0)), num)
+	lo, carry := bits.Add64(lo, den-1, 0)
+	v, _ := bits.Div64(hi+carry, lo, den)
+	return int64(v), nil
+}

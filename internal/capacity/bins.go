@@ -1,0 +1,285 @@
+package capacity
+
+import (
+	"cmp"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// bin is a node that pods can be put on: one of the Snapshot's, or one to buy.
+type bin struct {
+	index int
+	node  *Node
+	col   *column
+	// probe: not a node yet, only looked at.
+	probe bool
+	// host is the value of kubernetes.io/hostname.
+	host   string
+	taints []corev1.Taint
+	free   []int64
+	// start is free before the plan.
+	start []int64
+	ports []hostPort
+	// daemons are DaemonSets' pods that are still to come.
+	daemons []*corev1.Pod
+	// attach is how many more volumes can be attached, by CSI driver; nil: any.
+	// attached are those that are.
+	attach   map[string]int64
+	attached map[attachment]bool
+	placed   []placed
+}
+
+// placed is how many pods of a shape a bin got in this plan.
+type placed struct {
+	s *shape
+	n int
+}
+
+// label is the node's value for a label; hosts that are not there yet have one
+// that nobody can name.
+func (v *solver) label(b *bin, key string) (string, bool) {
+	if b.node != nil {
+		l, ok := b.node.Labels[key]
+		return l, ok
+	}
+	if key == corev1.LabelHostname {
+		return b.host, true
+	}
+	return v.m.label(b.col, key)
+}
+
+// reachable says whether labels, name and taints of the bin suit the shape.
+func (v *solver) reachable(s *shape, b *bin) bool {
+	if b.node == nil {
+		return v.sigs[s.sig].seats.has(b.col.index)
+	}
+	if b.node.Unschedulable {
+		return false
+	}
+	return v.matchesBin(s.node, b) && untolerated(s.pod.Spec.Tolerations, b.taints) == nil
+}
+
+func (v *solver) matchesBin(r *nodeReq, b *bin) bool {
+	if b.node != nil {
+		return r.matches(func(key string) (string, bool) { l, ok := b.node.Labels[key]; return l, ok }, b.node.Name)
+	}
+	return r.matches(func(key string) (string, bool) { return v.m.label(b.col, key) }, unknownValue)
+}
+
+// existingBins are the Snapshot's nodes with the room that they have left:
+// what is allocatable less the pods there and the DaemonSet pods that are still
+// to come. Ready ones first, then those in flight, each by name.
+func (v *solver) existingBins() []*bin {
+	nodes := slices.Clone(v.snap.Nodes)
+	slices.SortFunc(nodes, func(a, b *Node) int {
+		if a.InFlight != b.InFlight {
+			if b.InFlight {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Compare(a.Name, b.Name)
+	})
+	daemons := compileDaemons(v.snap.DaemonSetPods)
+	bins := make([]*bin, 0, len(nodes))
+	for i, n := range nodes {
+		b := &bin{index: i, node: n, taints: n.Taints, host: n.Labels[corev1.LabelHostname]}
+		b.free = v.dims.vector(n.Allocatable)
+		b.attached = map[attachment]bool{}
+		present := map[string]bool{}
+		for _, p := range n.Pods {
+			for k, x := range v.dims.vector(v.podRequests(p)) {
+				b.free[k] -= x
+			}
+			b.ports = append(b.ports, hostPorts(p)...)
+			if len(n.VolumeLimits) > 0 && len(p.Spec.Volumes) > 0 {
+				if needs, r := v.snap.volumeNeeds(p); r == nil {
+					for _, id := range needs.ids {
+						b.attached[id] = true
+					}
+				}
+			}
+			if ref := metav1.GetControllerOf(p); ref != nil && ref.Kind == "DaemonSet" {
+				present[p.Namespace+"/"+ref.Name] = true
+			}
+		}
+		if len(n.VolumeLimits) > 0 {
+			b.attach = map[string]int64{}
+			for driver, limit := range n.VolumeLimits {
+				b.attach[driver] = limit
+			}
+			for id := range b.attached {
+				if _, ok := b.attach[id.driver]; ok {
+					b.attach[id.driver]--
+				}
+			}
+		}
+		for _, d := range daemons {
+			v.reserveDaemon(b, d, present)
+		}
+		b.start = slices.Clone(b.free)
+		bins = append(bins, b)
+	}
+	return bins
+}
+
+// reserveDaemon keeps room for a DaemonSet pod that the node will get but does
+// not have yet; where there is no room for it, it will not come.
+func (v *solver) reserveDaemon(b *bin, d *daemon, present map[string]bool) {
+	name := d.pod.Namespace + "/" + d.pod.Name
+	if ref := metav1.GetControllerOf(d.pod); ref != nil {
+		name = d.pod.Namespace + "/" + ref.Name
+	}
+	if present[name] || untolerated(d.pod.Spec.Tolerations, b.taints) != nil ||
+		!d.req.matches(func(key string) (string, bool) { l, ok := b.node.Labels[key]; return l, ok }, b.node.Name) {
+		return
+	}
+	req := v.dims.vector(d.requests)
+	if !vectorFits(req, b.free) || portsConflict(d.ports, b.ports) {
+		return
+	}
+	for k, x := range req {
+		b.free[k] -= x
+	}
+	b.ports = append(b.ports, d.ports...)
+	b.daemons = append(b.daemons, d.pod)
+}
+
+// podRequests is PodRequests, remembered per pod of the Snapshot's nodes.
+func (v *solver) podRequests(p *corev1.Pod) Resources {
+	r, ok := v.requests[p]
+	if !ok {
+		r = PodRequests(p)
+		v.requests[p] = r
+	}
+	return r
+}
+
+// buy opens a bin for a node of the column and books it against the limits.
+func (v *solver) buy(c *column) *bin {
+	b := &bin{index: len(v.bins), col: c, host: hostValue(len(v.bins)), taints: c.seller.p.Spec.Taints,
+		free: slices.Clone(c.free), ports: slices.Clone(c.daemons.ports)}
+	for _, d := range c.daemons.pods {
+		b.daemons = append(b.daemons, d.pod)
+	}
+	v.bins = append(v.bins, b)
+	c.seller.left.take(c, 1)
+	for _, k := range v.allCounters {
+		if val, ok := v.label(b, k.key); ok && (k.eligible == nil || k.eligible(b)) {
+			for _, p := range b.daemons {
+				if k.matches(p) {
+					k.counts[val]++
+				}
+			}
+		}
+	}
+	for _, k := range v.spreadCounters {
+		if k.eligible(b) {
+			if val, ok := v.label(b, k.key); ok {
+				k.counts[val] += 0
+				delete(k.phantom, val)
+			}
+		}
+	}
+	return b
+}
+
+// put places n pods of the shape on the bin.
+func (v *solver) put(s *shape, b *bin, n int) {
+	for k, x := range s.vector {
+		b.free[k] -= x * int64(n)
+	}
+	if len(s.ports) > 0 {
+		b.ports = append(b.ports, s.ports...)
+	}
+	if b.attach != nil {
+		for d, x := range s.volumes.attach {
+			if _, ok := b.attach[d]; ok {
+				b.attach[d] -= x * int64(n)
+			}
+		}
+		for _, id := range s.volumes.shared {
+			if _, ok := b.attach[id.driver]; ok && !b.attached[id] {
+				b.attach[id.driver]--
+			}
+			b.attached[id] = true
+		}
+	}
+	i := slices.IndexFunc(b.placed, func(p placed) bool { return p.s == s })
+	if i < 0 {
+		b.placed = append(b.placed, placed{s, n})
+	} else {
+		b.placed[i].n += n
+	}
+	v.count(s.adds, b, n)
+	if v.settled {
+		v.count(s.late, b, n)
+	}
+	v.left[s.id] -= n
+}
+
+func (v *solver) count(counters []*counter, b *bin, n int) {
+	for _, k := range counters {
+		if k.eligible != nil && !k.eligible(b) {
+			continue
+		}
+		if val, ok := v.label(b, k.key); ok {
+			k.counts[val] += n
+		}
+	}
+}
+
+// settle counts all pods that have a place, also those that were taken to be
+// bound last.
+func (v *solver) settle() {
+	v.settled = true
+	for _, b := range v.bins {
+		for _, p := range b.placed {
+			v.count(p.s.late, b, p.n)
+		}
+	}
+}
+
+// copies is how many pods of the shape the bin's resources still hold.
+func (b *bin) copies(s *shape) int {
+	n := copies(s.vector, b.free)
+	for d, left := range b.attach {
+		for _, id := range s.volumes.shared {
+			if id.driver == d && !b.attached[id] {
+				left--
+			}
+		}
+		switch x := s.volumes.attach[d]; {
+		case left < 0 && (x > 0 || b.wants(s, d)):
+			n = 0
+		case x > 0:
+			n = min(n, int(left/x))
+		}
+	}
+	if len(s.ports) > 0 {
+		n = min(n, 1)
+		if portsConflict(s.ports, b.ports) {
+			n = 0
+		}
+	}
+	return n
+}
+
+// wants says whether the shape has a shared volume of the driver that the node
+// does not have yet.
+func (b *bin) wants(s *shape, driver string) bool {
+	return slices.ContainsFunc(s.volumes.shared, func(id attachment) bool { return id.driver == driver && !b.attached[id] })
+}
+
+// copies is how often req fits into free.
+func copies(req, free []int64) int {
+	n := int64(1) << 30
+	for k, x := range req {
+		if x > 0 {
+			n = min(n, max(free[k], 0)/x)
+		}
+	}
+	return int(n)
+}

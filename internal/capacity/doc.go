@@ -1,0 +1,44 @@
+// Package capacity is the planner: a pure function from a Snapshot of what is
+// wanted and what there is to a Plan of what to buy and who goes where. It
+// knows Kubernetes scheduling and money; it knows no cloud API, client, clock,
+// logger or context. The same Snapshot gives the same Plan, in any input order.
+//
+// # How Solve works
+//
+// Waiting pods that are interchangeable form a shape (shapes.go); what follows
+// depends on the number of shapes, not of pods. All that can be bought forms the
+// market (market.go): a column for each Provisioner, choice of own labels,
+// instance type and offering, with the room that DaemonSets leave.
+//
+// A shape is planned in one of three ways (solve.go). When only what is on the
+// same node matters to it, it is local. When domains across nodes matter (zone
+// spread, zone anti-affinity, being together in a zone), its pods are first
+// divided among the domains, each pod to the cheapest domain that kube-scheduler
+// would accept in that state (split.go); each share is then local. When its
+// place hangs on where other waiting pods go, it is placed last, pod by pod
+// (careful.go). Counters (counters.go) keep what kube-scheduler would count.
+//
+// Local shares first fill nodes that exist or are coming (fill.go). For the rest
+// nodes are bought by price-guided patterns (packer.go, greedy.go, knapsack.go):
+// what a pod is worth comes from the duals of a small linear program over
+// resources; the pattern that is worth most for its price is bought as often as
+// there are pods for it. A time budget is spent on taking a few nodes apart and
+// packing them anew (improve.go).
+//
+// When limits make room scarce, shapes are planned one after the other by
+// priority and age. When a finished attempt turns out to break a spread
+// constraint, because nodes bought for others are new domains, it is repeated
+// with that in mind.
+//
+// # What a Plan guarantees
+//
+// There is an order in which kube-scheduler's filters accept every pod of the
+// Plan on its node, with all of the Plan's nodes there from the start. Pods that
+// are Unschedulable are refused on all these nodes, and on an empty node of
+// every offering that the limits leave. Limits are never exceeded, also when
+// alternatives are bought instead. LowerBound is proven (bound.go).
+//
+// Preferences (preferred affinities, ScheduleAnyway) are not looked at yet, nor
+// are attach limits of nodes that do not exist. PreferNoSchedule is avoided where
+// a node without it has room.
+package capacity

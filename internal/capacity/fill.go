@@ -1,0 +1,91 @@
+package capacity
+
+import (
+	"cmp"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// fillExisting puts pods of the items onto nodes that exist or have been bought
+// already: higher priorities first, large pods before small ones, the fullest
+// nodes first.
+func (v *solver) fillExisting(items []*item) { v.fill(items, v.bins) }
+
+func (v *solver) fill(items []*item, bins []*bin) {
+	items = slices.Clone(items)
+	slices.SortStableFunc(items, func(a, b *item) int {
+		return cmp.Or(cmp.Compare(b.s.priority, a.s.priority), cmp.Compare(bulk(b.s), bulk(a.s)), cmp.Compare(a.s.id, b.s.id))
+	})
+	bins = slices.Clone(bins)
+	slices.SortStableFunc(bins, func(a, b *bin) int {
+		flying := func(b *bin) int {
+			switch {
+			case b.node == nil:
+				return 2
+			case b.node.InFlight:
+				return 1
+			}
+			return 0
+		}
+		return cmp.Or(cmp.Compare(flying(a), flying(b)), cmp.Compare(binBulk(a), binBulk(b)), cmp.Compare(a.index, b.index))
+	})
+	for _, it := range items {
+		v.fillItem(it, bins)
+	}
+}
+
+// bulk is a pod's size in one number: a core counts as much as 4 GiB.
+func bulk(s *shape) float64 {
+	return float64(s.requests[corev1.ResourceCPU])/1000 + float64(s.requests[corev1.ResourceMemory])/float64(4*gib)
+}
+
+func binBulk(b *bin) float64 { return float64(b.free[0])/1000 + float64(b.free[1])/float64(4*gib) }
+
+func (v *solver) fillItem(it *item, bins []*bin) {
+	s := it.s
+	tied := v.hostTied(s)
+	for _, avoided := range []bool{false, true} {
+		var usable []*bin
+		for _, b := range bins {
+			if it.n == 0 {
+				return
+			}
+			if b.copies(s) == 0 || avoids(s.pod.Spec.Tolerations, b.taints) != avoided || !v.reachable(s, b) ||
+				!it.cell.holds(func(key string) (string, bool) { return v.label(b, key) }) {
+				continue
+			}
+			if tied {
+				usable = append(usable, b)
+				continue
+			}
+			n := min(it.n, b.copies(s))
+			v.put(s, b, n)
+			it.n -= n
+		}
+		// One pod for each node in turn, so that hosts fill evenly.
+		for progress := tied; progress && it.n > 0; {
+			progress = false
+			for _, b := range usable {
+				if it.n > 0 && b.copies(s) > 0 && v.blocked(s, b, hostOnly) == "" {
+					v.put(s, b, 1)
+					it.n--
+					progress = true
+				}
+			}
+		}
+	}
+}
+
+// hostTied says whether what else is on a node matters to the shape beyond
+// resources and ports.
+func (v *solver) hostTied(s *shape) bool {
+	for _, list := range [][]*counter{s.antiCounts, s.heldOff, s.spreadCounts, s.affinityCounts} {
+		for _, c := range list {
+			if c.key == corev1.LabelHostname {
+				return true
+			}
+		}
+	}
+	return false
+}

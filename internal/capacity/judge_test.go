@@ -1,0 +1,313 @@
+package capacity_test
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/capacity"
+)
+
+// judge returns what is wrong with a plan; nothing when it is right.
+func judge(s *capacity.Snapshot, plan *capacity.Plan) []string {
+	var wrong []string
+	complain := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
+
+	seen := map[*corev1.Pod]int{}
+	w := newWorld(s)
+	seats := map[*corev1.Pod]*host{}
+	for _, pl := range plan.Placements {
+		seen[pl.Pod]++
+		i := slices.Index(s.Nodes, pl.Node)
+		if i < 0 {
+			complain("placement on a node that is not there")
+			continue
+		}
+		seats[pl.Pod] = w.nodes[i]
+	}
+	cost := 0.0
+	for i, l := range plan.Launches {
+		if len(l.Pods) == 0 {
+			complain("launch %d is for nobody", i)
+		}
+		cost += l.Price
+		complain2 := judgeLaunch(s, &plan.Launches[i])
+		wrong = append(wrong, complain2...)
+		h := w.join(fmt.Sprintf("new-%d", i), l.Labels, l.Taints, l.Allocatable)
+		for _, p := range l.Pods {
+			seen[p]++
+			seats[p] = h
+		}
+	}
+	for _, u := range plan.Unschedulable {
+		seen[u.Pod]++
+		if len(u.Reasons) == 0 {
+			complain("%s has no place and no reason", u.Pod.Name)
+		}
+		for _, r := range u.Reasons {
+			if r.Constraint == "" || r.Detail == "" || r.Fix == "" {
+				complain("%s: incomplete reason %+v", u.Pod.Name, r)
+			}
+		}
+	}
+	for _, p := range s.Pods {
+		if seen[p] != 1 {
+			complain("%s is in %d buckets", p.Name, seen[p])
+		}
+	}
+	if len(seen) > len(s.Pods) {
+		complain("the plan has pods that nobody asked for")
+	}
+	if math.Abs(cost-plan.HourlyCost) > 1e-9 {
+		complain("cost %v, launches add up to %v", plan.HourlyCost, cost)
+	}
+	if plan.LowerBound > plan.HourlyCost+1e-9 {
+		complain("lower bound %v above cost %v", plan.LowerBound, plan.HourlyCost)
+	}
+	wrong = append(wrong, judgeLimits(s, plan)...)
+	if why := w.bindAll(s, seats); why != "" {
+		complain("%s", why)
+	}
+	wrong = append(wrong, w.judgeRefusals(s, plan)...)
+	return wrong
+}
+
+// bindAll looks for an order in which all pods can be bound to their seats.
+func (w *world) bindAll(s *capacity.Snapshot, seats map[*corev1.Pod]*host) string {
+	before := make([][]*corev1.Pod, len(w.nodes))
+	for i, h := range w.nodes {
+		before[i] = slices.Clone(h.pods)
+	}
+	var stuck string
+	r := rand.New(rand.NewPCG(7, 7))
+	orders := permutations(templatesOf(s.Pods))
+	for try := range len(orders) + 12 {
+		for i, h := range w.nodes {
+			h.pods = slices.Clone(before[i])
+		}
+		var waiting []*corev1.Pod
+		for _, p := range s.Pods {
+			if seats[p] != nil {
+				waiting = append(waiting, p)
+			}
+		}
+		r.Shuffle(len(waiting), func(i, j int) { waiting[i], waiting[j] = waiting[j], waiting[i] })
+		// Template by template, in every order; then in random ones.
+		if try < len(orders) {
+			rank := func(p *corev1.Pod) int { return slices.Index(orders[try], templateOf(p)) }
+			slices.SortStableFunc(waiting, func(a, b *corev1.Pod) int { return rank(a) - rank(b) })
+		}
+		for progress := true; progress; {
+			progress = false
+			for i, p := range waiting {
+				if w.refuses(p, seats[p]) == "" {
+					seats[p].pods = append(seats[p].pods, p)
+					waiting = slices.Delete(waiting, i, i+1)
+					progress = true
+					break
+				}
+			}
+		}
+		if len(waiting) == 0 {
+			return ""
+		}
+		var list []string
+		for _, p := range waiting {
+			list = append(list, fmt.Sprintf("%s on %s (%s)", p.Name, seats[p].name, w.refuses(p, seats[p])))
+		}
+		stuck = "no order of binding was found: " + strings.Join(list, ", ")
+	}
+	return stuck
+}
+
+// templateOf is the part of a pod's name that its replicas share.
+func templateOf(p *corev1.Pod) string {
+	return strings.TrimRight(strings.TrimRight(p.Name, "0123456789"), "-.")
+}
+
+func templatesOf(pods []*corev1.Pod) []string {
+	var ts []string
+	for _, p := range pods {
+		ts = append(ts, templateOf(p))
+	}
+	slices.Sort(ts)
+	return slices.Compact(ts)
+}
+
+// permutations are all orders of up to five names; the one given for more.
+func permutations(names []string) [][]string {
+	if len(names) <= 1 || len(names) > 5 {
+		return [][]string{names}
+	}
+	var all [][]string
+	for i, n := range names {
+		for _, rest := range permutations(slices.Delete(slices.Clone(names), i, i+1)) {
+			all = append(all, append([]string{n}, rest...))
+		}
+	}
+	return all
+}
+
+func judgeLaunch(s *capacity.Snapshot, l *capacity.Launch) []string {
+	var wrong []string
+	complain := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
+	offering := func(o capacity.OfferingRef) *capacity.InstanceType {
+		for i := range l.Provisioner.InstanceTypes {
+			t := &l.Provisioner.InstanceTypes[i]
+			if t.Machine.Name == o.InstanceType && slices.ContainsFunc(t.Offerings, func(x capacity.Offering) bool {
+				return x.Zone == o.Zone && x.CapacityType == o.CapacityType && x.Price == o.Price
+			}) {
+				return t
+			}
+		}
+		return nil
+	}
+	t := offering(l.OfferingRef)
+	if t == nil || l.Provisioner.NotReady != "" {
+		return []string{fmt.Sprintf("%v is not for sale", l.OfferingRef)}
+	}
+	for name, v := range t.Allocatable {
+		if l.Allocatable[name] != v {
+			complain("allocatable %s is %d, want %d", name, l.Allocatable[name], v)
+		}
+	}
+	if !l.Requests.Fits(l.Allocatable) {
+		complain("requests %v exceed allocatable %v", l.Requests, l.Allocatable)
+	}
+	for k, v := range t.Labels {
+		if l.Labels[k] != v {
+			complain("label %s is %q, want %q", k, l.Labels[k], v)
+		}
+	}
+	if l.Labels[corev1.LabelTopologyZone] != l.Zone || l.Labels[v1alpha1.LabelCapacityType] != l.CapacityType || l.Labels[v1alpha1.LabelProvisioner] != l.Provisioner.Name {
+		complain("labels %v do not say zone, capacity type and Provisioner", l.Labels)
+	}
+	for _, r := range l.Provisioner.Spec.Requirements {
+		v, has := l.Labels[r.Key]
+		if !expression(corev1.NodeSelectorRequirement{Key: r.Key, Operator: corev1.NodeSelectorOperator(r.Operator), Values: r.Values}, v, has) {
+			complain("requirement %v is not satisfied by %v", r, l.Labels)
+		}
+	}
+	last := 0.0
+	for _, a := range l.Alternatives {
+		t := offering(a)
+		if t == nil || a == l.OfferingRef || a.Price < last || a.CapacityType != l.CapacityType || !l.Requests.Fits(t.Allocatable) {
+			complain("alternative %v of %v is no alternative", a, l.OfferingRef)
+		}
+		last = a.Price
+	}
+	if len(l.Alternatives) > 60 || l.Why == "" {
+		complain("%d alternatives, why %q", len(l.Alternatives), l.Why)
+	}
+	return wrong
+}
+
+func judgeLimits(s *capacity.Snapshot, plan *capacity.Plan) []string {
+	var wrong []string
+	for _, p := range s.Provisioners {
+		for name, q := range p.Spec.Limits {
+			used := float64(p.Used[name])
+			if name == v1alpha1.LimitHourlyCost {
+				used = p.UsedHourlyCost
+			}
+			bought := 0.0
+			for _, l := range plan.Launches {
+				if l.Provisioner != p {
+					continue
+				}
+				switch name {
+				case v1alpha1.LimitHourlyCost:
+					bought += l.Price
+				case v1alpha1.LimitNodes:
+					bought++
+				default:
+					for _, t := range p.InstanceTypes {
+						if t.Machine.Name == l.InstanceType {
+							bought += float64(t.Capacity[name])
+						}
+					}
+				}
+			}
+			limit := q.AsApproximateFloat64()
+			if name == corev1.ResourceCPU {
+				limit *= 1000
+			}
+			if bought > 0 && used+bought > limit+1e-6 {
+				wrong = append(wrong, fmt.Sprintf("%s: limit %s %v overrun: %v used, %v bought", p.Name, name, limit, used, bought))
+			}
+		}
+	}
+	return wrong
+}
+
+// judgeRefusals checks that pods without a place would really be refused: on
+// every node of the plan and on an empty node of every offering that the limits
+// still allow.
+func (w *world) judgeRefusals(s *capacity.Snapshot, plan *capacity.Plan) []string {
+	var wrong []string
+	for _, u := range plan.Unschedulable {
+		if len(u.Pod.Spec.SchedulingGates)+len(u.Pod.Spec.ResourceClaims) > 0 {
+			continue
+		}
+		for _, h := range w.nodes {
+			if w.refuses(u.Pod, h) == "" {
+				wrong = append(wrong, fmt.Sprintf("%s has no place, but %s would take it; reasons %+v", u.Pod.Name, h.name, u.Reasons))
+			}
+		}
+		for _, p := range s.Provisioners {
+			if p.NotReady != "" {
+				continue
+			}
+			for i := range p.InstanceTypes {
+				t := &p.InstanceTypes[i]
+				if t.OnlyFor != "" && capacity.PodRequests(u.Pod)[t.OnlyFor] == 0 {
+					continue
+				}
+				for _, o := range t.Offerings {
+					more := *plan
+					more.Launches = append(slices.Clone(plan.Launches), capacity.Launch{Provisioner: p, OfferingRef: capacity.OfferingRef{InstanceType: t.Machine.Name, Zone: o.Zone, CapacityType: o.CapacityType, Price: o.Price}})
+					if len(judgeLimits(s, &more)) > 0 {
+						continue
+					}
+					for _, labels := range labelsOf(p, t, o) {
+						h := w.join("probe", labels, p.Spec.Taints, t.Allocatable)
+						if w.refuses(u.Pod, h) == "" {
+							wrong = append(wrong, fmt.Sprintf("%s has no place, but an empty %s in %s of %s would take it; reasons %+v", u.Pod.Name, t.Machine.Name, o.Zone, p.Name, u.Reasons))
+						}
+						w.nodes = w.nodes[:len(w.nodes)-1]
+					}
+				}
+			}
+		}
+	}
+	return wrong
+}
+
+// labelsOf are the sets of labels that a node of an offering may get.
+func labelsOf(p *capacity.Provisioner, t *capacity.InstanceType, o capacity.Offering) []map[string]string {
+	labels := map[string]string{corev1.LabelTopologyZone: o.Zone, v1alpha1.LabelCapacityType: o.CapacityType, v1alpha1.LabelProvisioner: p.Name}
+	for k, v := range t.Labels {
+		labels[k] = v
+	}
+	for k, v := range p.Spec.Labels {
+		labels[k] = v
+	}
+	sets := []map[string]string{labels}
+	for _, r := range p.Spec.Requirements {
+		if r.Key == "team" {
+			sets = nil
+			for _, v := range r.Values {
+				l := maps.Clone(labels)
+				l["team"] = v
+				sets = append(sets, l)
+			}
+		}
+	}
+	return sets
+}

@@ -1,0 +1,278 @@
+package capacity
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+)
+
+// maxAlternatives bounds a Launch's alternatives: as many as EC2 takes.
+const maxAlternatives = 60
+
+// plan turns the last attempt into a Plan: pods, oldest first, take the places
+// that their shapes have.
+func (v *solver) plan() *Plan {
+	p := &Plan{Shapes: len(v.shapes), Unschedulable: v.refused}
+	next := make([]int, len(v.shapes))
+	seated := make([]int, len(v.shapes))
+	for _, s := range v.shapes {
+		seated[s.id] = len(s.pods) - v.left[s.id]
+	}
+	take := func(l placed) []*corev1.Pod {
+		from := next[l.s.id]
+		next[l.s.id] += l.n
+		return l.s.pods[from:next[l.s.id]]
+	}
+	alternatives := map[string]*choice{}
+	for _, b := range v.bins {
+		if b.node != nil {
+			for _, l := range b.placed {
+				for _, pod := range take(l) {
+					p.Placements = append(p.Placements, Placement{Pod: pod, Node: b.node})
+				}
+			}
+			continue
+		}
+		var pods []*corev1.Pod
+		for _, l := range b.placed {
+			pods = append(pods, take(l)...)
+		}
+		l := v.launch(b, alternatives)
+		l.Pods = pods
+		p.Launches = append(p.Launches, l)
+		p.HourlyCost += l.Price
+	}
+	for _, s := range v.shapes {
+		if v.left[s.id] == 0 {
+			continue
+		}
+		rs := v.whyNot(s)
+		for _, pod := range s.pods[next[s.id]:] {
+			p.Unschedulable = append(p.Unschedulable, Unschedulable{Pod: pod, Reasons: rs})
+		}
+	}
+	slices.SortFunc(p.Placements, func(a, b Placement) int { return comparePods(a.Pod, b.Pod) })
+	slices.SortFunc(p.Unschedulable, func(a, b Unschedulable) int { return comparePods(a.Pod, b.Pod) })
+	slices.SortStableFunc(p.Launches, func(a, b Launch) int {
+		return cmp.Or(cmp.Compare(a.Provisioner.Name, b.Provisioner.Name), cmp.Compare(b.Price, a.Price), cmp.Compare(a.InstanceType, b.InstanceType),
+			cmp.Compare(a.Zone, b.Zone), cmp.Compare(a.CapacityType, b.CapacityType), comparePods(a.Pods[0], b.Pods[0]))
+	})
+	room := make([][]int64, v.existing)
+	for i := range room {
+		room[i] = v.bins[i].start
+	}
+	p.LowerBound = v.lowerBound(seated, room)
+	return p
+}
+
+// choice is a launch as far as it depends on the content of the node alone.
+type choice struct {
+	alternatives []OfferingRef
+	why          string
+}
+
+// launch describes the node to buy for a bin. Equal contents are looked into
+// once.
+func (v *solver) launch(b *bin, known map[string]*choice) Launch {
+	c := b.col
+	l := Launch{Provisioner: c.seller.p, OfferingRef: c.ref(), Labels: v.m.labels(c), Taints: c.seller.p.Spec.Taints,
+		Allocatable: c.typ.Allocatable, Requests: c.daemons.requests.Clone()}
+	key := shapeKey{}
+	key.num(int64(c.index))
+	for _, q := range b.placed {
+		key.num(int64(q.s.id))
+		key.num(int64(q.n))
+		for range q.n {
+			l.Requests.Add(q.s.requests)
+		}
+	}
+	ch := known[string(key)]
+	if ch == nil {
+		ch = v.choose(b, l.Requests)
+		known[string(key)] = ch
+	}
+	l.Alternatives, l.Why = ch.alternatives, ch.why
+	return l
+}
+
+// choose finds the alternatives of a bin's column: offerings of the same
+// Provisioner, own labels and capacity type that may host all that is on the
+// bin, in the same place as far as that matters to anybody, and no nearer to a
+// limit than the choice, cheapest first.
+func (v *solver) choose(b *bin, requests Resources) *choice {
+	c := b.col
+	pinned := v.pinnedKeys(b)
+	need := make([]int64, len(c.free))
+	for _, q := range b.placed {
+		for r, x := range q.s.vector {
+			need[r] += x * int64(q.n)
+		}
+	}
+	ch := &choice{}
+	runner := (*column)(nil)
+	for _, i := range v.m.byPrice() {
+		d := &v.m.columns[i]
+		if d.seller != c.seller || d.variant != c.variant || d == c || !vectorFits(need, d.free) || !requests.Fits(d.typ.Allocatable) || !v.suits(b, d) {
+			continue
+		}
+		if slices.ContainsFunc(pinned, func(key string) bool {
+			x, okX := v.m.label(c, key)
+			y, okY := v.m.label(d, key)
+			return x != y || okX != okY
+		}) {
+			continue
+		}
+		if runner == nil && d.typ != c.typ {
+			runner = d
+		}
+		if d.offer.CapacityType == c.offer.CapacityType && c.withinLimitsOf(d) && len(ch.alternatives) < maxAlternatives {
+			ch.alternatives = append(ch.alternatives, d.ref())
+		}
+		if len(ch.alternatives) == maxAlternatives {
+			break
+		}
+	}
+	ch.why = why(c, runner)
+	return ch
+}
+
+// withinLimitsOf says whether buying d instead of c takes no more of any limited
+// resource. The limit on the cost is left to the buyer, who knows how much of it
+// is free beyond the plan: alternatives are dearer by nature, and a launch
+// without any could not be saved when EC2 has no capacity.
+func (c *column) withinLimitsOf(d *column) bool {
+	for name := range c.seller.left {
+		if name != v1alpha1.LimitHourlyCost && d.takes(name) > c.takes(name) {
+			return false
+		}
+	}
+	return true
+}
+
+// suits says whether all shapes on the bin may use the column.
+func (v *solver) suits(b *bin, d *column) bool {
+	for _, q := range b.placed {
+		if !v.sigs[q.s.sig].seats.has(d.index) {
+			return false
+		}
+	}
+	return true
+}
+
+// pinnedKeys are the labels of the node that some pod's place in the plan hangs
+// on: the topology keys of all constraints that its pods have or are counted by.
+func (v *solver) pinnedKeys(b *bin) []string {
+	var keys []string
+	for _, q := range b.placed {
+		for _, list := range [][]*counter{q.s.affinityCounts, q.s.antiCounts, q.s.spreadCounts, q.s.heldOff, q.s.adds} {
+			for _, c := range list {
+				if c.key != corev1.LabelHostname && !slices.Contains(keys, c.key) {
+					keys = append(keys, c.key)
+				}
+			}
+		}
+	}
+	return keys
+}
+
+func why(c, runner *column) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %s in %s at %.4f $/h", c.offer.CapacityType, c.typ.Machine.Name, c.offer.Zone, c.price)
+	if runner == nil {
+		b.WriteString("; no other type would do")
+	} else {
+		fmt.Fprintf(&b, "; next best %s %s in %s at %.4f", runner.offer.CapacityType, runner.typ.Machine.Name, runner.offer.Zone, runner.price)
+	}
+	return b.String()
+}
+
+// whyNot says why the shape's remaining pods have no place.
+func (v *solver) whyNot(s *shape) []Reason {
+	if rs := v.m.reasons(&s.need); len(rs) == len(v.m.sellers) || len(v.m.sellers) == 0 {
+		return rs
+	}
+	rs := v.m.reasons(&s.need)
+	for _, seller := range v.m.sellers {
+		if slices.ContainsFunc(rs, func(r Reason) bool { return r.Provisioner == seller.p.Name }) {
+			continue
+		}
+		rs = append(rs, v.topologyReason(s, seller))
+	}
+	slices.SortStableFunc(rs, func(a, b Reason) int {
+		return cmp.Compare(slices.Index(constraintsByDistance, a.Constraint), slices.Index(constraintsByDistance, b.Constraint))
+	})
+	return rs
+}
+
+// topologyReason says which tie to other pods keeps the shape from nodes of the
+// seller that could host it otherwise.
+func (v *solver) topologyReason(s *shape, seller *seller) Reason {
+	probe := &bin{host: hostValue(-1), probe: true}
+	r := Reason{Provisioner: seller.p.Name}
+	for i := seller.first; i < seller.end; i++ {
+		c := &v.m.columns[i]
+		if !v.usable(s, c) {
+			continue
+		}
+		probe.col, probe.taints = c, seller.p.Spec.Taints
+		kind := v.blocked(s, probe, everything)
+		if kind == "" {
+			if lacks := seller.left.lacks(seller.p, c); lacks != "" {
+				r.Constraint, r.Detail, r.Fix = ConstraintLimits, lacks, "raise the limit in Provisioner "+seller.p.Name
+				return r
+			}
+			continue
+		}
+		r.Constraint = kind
+		switch kind {
+		case ConstraintAntiAffinity:
+			r.Detail = "every domain it could go to has a pod that it must keep apart from" + keysOf(s.anti)
+			r.Fix = "allow more zones in Provisioner " + seller.p.Name + ", run fewer replicas, or make the anti-affinity preferred"
+		case ConstraintPodAffinity:
+			r.Detail = "no pod that it must be near is where Provisioner " + seller.p.Name + " can buy a node" + keysOf(s.affinity)
+			r.Fix = "start the pods that it must be near first, or correct the affinity's selector"
+		case ConstraintTopologySpread:
+			r.Detail = "one more pod in any domain that can get a node would exceed maxSkew" + keysOfSpread(s.spread)
+			r.Fix = "allow the missing domains in Provisioner " + seller.p.Name + ", raise maxSkew, or use ScheduleAnyway"
+		}
+		return r
+	}
+	if r.Constraint == "" && len(s.spread) > 0 {
+		r.Constraint = ConstraintTopologySpread
+		r.Detail = "nodes bought for other pods leave no domain within maxSkew" + keysOfSpread(s.spread)
+		r.Fix = "nothing: it is planned again when those pods run"
+	}
+	if r.Constraint == "" {
+		r.Constraint, r.Detail, r.Fix = ConstraintAntiAffinity, "pods of DaemonSets on its nodes must keep apart from it", "change the anti-affinity between the pod and the DaemonSet"
+	}
+	return r
+}
+
+func keysOf(ts []term) string {
+	var keys []string
+	for _, t := range ts {
+		keys = append(keys, t.key)
+	}
+	return keyList(keys)
+}
+
+func keysOfSpread(ts []spreadTerm) string {
+	var keys []string
+	for _, t := range ts {
+		keys = append(keys, t.key)
+	}
+	return keyList(keys)
+}
+
+func keyList(keys []string) string {
+	slices.Sort(keys)
+	if keys = slices.Compact(keys); len(keys) == 0 {
+		return ""
+	}
+	return " (" + strings.Join(keys, ", ") + ")"
+}

@@ -1,0 +1,185 @@
+package capacity
+
+import (
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+)
+
+// Resources are amounts by resource name: cpu in millicores, everything else
+// in its own unit (memory and ephemeral-storage in bytes, pods and extended
+// resources as counts). Absent means zero.
+type Resources map[corev1.ResourceName]int64
+
+// Machine is what EC2 says about an instance type, and where and at what price
+// it is offered in one region. Zero means none or unknown.
+type Machine struct {
+	// Name of the type: m7g.2xlarge.
+	Name string `json:"n"`
+	// VCPUs by default.
+	VCPUs int32 `json:"v"`
+	// MemoryMiB advertised.
+	MemoryMiB int64 `json:"m"`
+	// Arch is amd64 or arm64.
+	Arch string `json:"a"`
+	// Hypervisor is nitro or xen; empty on bare metal.
+	Hypervisor string `json:"h,omitempty"`
+	BareMetal  bool   `json:"bm,omitempty"`
+	// CPUManufacturer is intel, amd or aws.
+	CPUManufacturer   string `json:"cm,omitempty"`
+	CurrentGeneration bool   `json:"cg,omitempty"`
+	// ENIs on the default network card, IPv4PerENI addresses on each: together
+	// they bound the pods that the VPC CNI can give an address.
+	ENIs       int32 `json:"e,omitempty"`
+	IPv4PerENI int32 `json:"ip,omitempty"`
+	// NetworkMbps is the baseline bandwidth.
+	NetworkMbps int64 `json:"nb,omitempty"`
+	// LocalNVMeGB in total.
+	LocalNVMeGB int64 `json:"nv,omitempty"`
+	// EBSAttachments is the most volumes that can be attached, the root volume
+	// included; when EBSShared, network interfaces count too.
+	EBSAttachments int32 `json:"ea,omitempty"`
+	EBSShared      bool  `json:"es,omitempty"`
+	// GPUs of the type; nil without.
+	GPU *GPU `json:"g,omitempty"`
+	// Offerings of the type in the region.
+	Offerings []Offering `json:"o"`
+}
+
+// GPU describes a machine's accelerators.
+type GPU struct {
+	Count int32 `json:"c"`
+	// Manufacturer is nvidia, amd, habana or aws, in lower case.
+	Manufacturer string `json:"f"`
+	// Name is the model, in lower case with dashes: a10g, t4, h100.
+	Name string `json:"n"`
+	// MemoryMiB of one GPU.
+	MemoryMiB int64 `json:"m,omitempty"`
+}
+
+// Offering is an instance type in a zone, bought in one way.
+type Offering struct {
+	Zone   string `json:"z"`
+	ZoneID string `json:"i,omitempty"`
+	// CapacityType is one of v1alpha1.CapacityType….
+	CapacityType string `json:"c"`
+	// Price in $/h.
+	Price float64 `json:"p"`
+	// UnavailableUntil is set while EC2 is known to have none (learned from a
+	// refusal); the offering counts again from then on.
+	UnavailableUntil time.Time `json:"u,omitzero"`
+}
+
+// Offerings is all that is known about what can be bought in a region: the
+// content of ConfigMap berth-offerings.
+type Offerings struct {
+	// Version grows with each change of content.
+	Version int64 `json:"version"`
+	// At is when it was put together.
+	At     time.Time `json:"at"`
+	Region string    `json:"region"`
+	// Machines, sorted by name.
+	Machines []Machine `json:"machines"`
+	// Provisioners says by name what only EC2 could tell about each.
+	Provisioners map[string]Resolved `json:"provisioners,omitempty"`
+}
+
+// Resolved is what discovery found for one Provisioner.
+type Resolved struct {
+	// Ready is false when something that the Provisioner names was not found;
+	// Why then says what.
+	Ready bool   `json:"ready"`
+	Why   string `json:"why,omitempty"`
+	// Zones that it has subnets in; nil: not known, any.
+	Zones []string `json:"zones,omitempty"`
+	// Archs that it has an image for; nil: not known, any.
+	Archs []string `json:"archs,omitempty"`
+	// RootVolumeBytes for pods' ephemeral storage.
+	RootVolumeBytes int64 `json:"rootVolumeBytes,omitempty"`
+}
+
+// InstanceType is a Machine as one Provisioner would run it.
+type InstanceType struct {
+	Machine *Machine
+	// Labels that follow from the type alone (v1alpha1.InstanceLabels).
+	Labels map[string]string
+	// Capacity and Allocatable that the kubelet will report.
+	Capacity, Allocatable Resources
+	// Offerings that the Provisioner allows and that are not known to be
+	// exhausted, cheapest first (ties by zone, then capacity type).
+	Offerings []Offering
+	// OnlyFor, when set, keeps the type for pods that request this resource:
+	// accelerated machines that nobody has asked for by name.
+	OnlyFor corev1.ResourceName
+}
+
+// Provisioner as the planner sees it.
+type Provisioner struct {
+	Name string
+	UID  types.UID
+	Spec *v1alpha1.ProvisionerSpec
+	// NotReady, when not empty, is why nothing may be bought from it now.
+	NotReady string
+	// InstanceTypes that its requirements allow, sorted by name.
+	InstanceTypes []InstanceType
+	// Used is what its claims take from its limits already, "nodes" included;
+	// UsedHourlyCost the sum of their prices in $/h.
+	Used           Resources
+	UsedHourlyCost float64
+}
+
+// Node is capacity that exists or is coming.
+type Node struct {
+	// Name of the Node object, or of the NodeClaim while there is none.
+	Name string
+	// Labels as kube-scheduler sees them, or will.
+	Labels map[string]string
+	// Taints that pods must tolerate to be placed here (taints that vanish by
+	// themselves before pods run are left out by whoever builds the Snapshot).
+	Taints      []corev1.Taint
+	Allocatable Resources
+	// Pods that take room here: bound, or holding a seat.
+	Pods []*corev1.Pod
+	// Provisioner and Claim behind it; empty for nodes that are not Berth's.
+	Provisioner, Claim string
+	// InFlight: bought, but not yet ready for pods.
+	InFlight bool
+	// Unschedulable: nothing new may be placed here (cordoned, going away), but
+	// its pods still count for topology.
+	Unschedulable bool
+	// VolumeLimits by CSI driver name, from CSINode; absent: unlimited.
+	VolumeLimits map[string]int64
+	// HourlyPrice in $/h; 0 for nodes that are not Berth's.
+	HourlyPrice float64
+}
+
+// Snapshot is all that a Plan depends on. The planner changes nothing in it.
+type Snapshot struct {
+	// Now is the time of the Snapshot.
+	Now time.Time
+	// Pods that wait for a seat.
+	Pods []*corev1.Pod
+	// Nodes that exist or are coming.
+	Nodes []*Node
+	// DaemonSetPods: for each DaemonSet one pod as its controller would make
+	// it, without the affinity to one node.
+	DaemonSetPods []*corev1.Pod
+	// Provisioners, in any order.
+	Provisioners []*Provisioner
+	// Namespaces' labels by name, for namespace selectors.
+	Namespaces map[string]map[string]string
+	// Claims, volumes and classes that the pods' volumes refer to, by
+	// namespace/name and name.
+	PVCs           map[string]*corev1.PersistentVolumeClaim
+	PVs            map[string]*corev1.PersistentVolume
+	StorageClasses map[string]*storagev1.StorageClass
+	// Region that new nodes are in.
+	Region string
+	// Budget is the time that may be spent on improving the first feasible
+	// plan. It only cuts between improvements.
+	Budget time.Duration
+}

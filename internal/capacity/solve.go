@@ -1,0 +1,465 @@
+package capacity
+
+import (
+	"cmp"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Solve plans for the Snapshot: pods go onto nodes that exist or are coming
+// where they fit, and for the rest nodes are bought, as cheaply as it can find.
+// Heavier Provisioners come first; pods fall to lighter ones only when limits
+// leave no room. When something is scarce, pods with higher priority and then
+// older ones are served first.
+func Solve(s *Snapshot) *Plan {
+	v := newSolver(s)
+	v.groupPods()
+	v.prepare()
+	v.attemptAll(false)
+	if v.scarce {
+		v.attemptAll(true)
+	}
+	return v.plan()
+}
+
+// maxRepairs bounds how often an attempt is repeated with what the last one has
+// taught; each time teaches something about at least one shape.
+const maxRepairs = 5
+
+func (v *solver) attemptAll(strict bool) {
+	v.attempt(strict)
+	for try := 0; try < maxRepairs && v.repair(); try++ {
+		v.attempt(strict)
+	}
+}
+
+// solver holds one Solve's state.
+type solver struct {
+	snap   *Snapshot
+	dims   *dimensions
+	m      *market
+	shapes []*shape
+	sigs   []*signature
+
+	bins           []*bin
+	existing       int
+	allCounters    map[string]*counter
+	spreadCounters []*counter
+	// left is how many pods of each shape have no place yet.
+	left []int
+	// scarce: limits kept some pod from a node.
+	scarce bool
+	// settled: counters hold all pods that have a place; closed: no more nodes
+	// will be bought.
+	settled, closed bool
+	// attempts counts calls of attempt.
+	attempts int
+	// hostAffine are the shapes whose pods must share a host with others.
+	hostAffine []*shape
+	// violated are the shapes that the last attempt has failed.
+	violated []*shape
+
+	// What an attempt taught for the next, by shape: plan pod by pod; reckon with
+	// nodes for other pods where its spread would count them.
+	careful, strict []bool
+
+	refused  []Unschedulable
+	reqs     map[string]*nodeReq
+	requests map[*corev1.Pod]Resources
+	terms    map[*corev1.Pod][2][]term
+	pk       packer
+}
+
+// signature is what some shapes have in common: the columns that may be bought
+// for them, and those on whose nodes they may run when somebody else needs
+// these; both before fit.
+type signature struct {
+	key         string
+	cols, seats bitset
+}
+
+func newSolver(s *Snapshot) *solver {
+	return &solver{snap: s, reqs: map[string]*nodeReq{}, requests: map[*corev1.Pod]Resources{}, terms: map[*corev1.Pod][2][]term{}}
+}
+
+func (v *solver) refuse(p *corev1.Pod, r ...Reason) {
+	v.refused = append(v.refused, Unschedulable{Pod: p, Reasons: r})
+}
+
+// prepare lays out the market for the shapes and says which columns each may
+// use.
+func (v *solver) prepare() {
+	wanted := map[string][]string{}
+	var rs []Resources
+	for _, s := range v.shapes {
+		wantedLabels(s.pod, wanted)
+		for _, key := range s.topologyKeys() {
+			if _, ok := wanted[key]; !ok && isOwnLabel(key) {
+				wanted[key] = nil
+			}
+		}
+		rs = append(rs, s.requests)
+	}
+	for _, values := range wanted {
+		slices.Sort(values)
+	}
+	for _, d := range v.snap.DaemonSetPods {
+		rs = append(rs, PodRequests(d))
+	}
+	v.dims = newDimensions(rs...)
+	v.m = newMarket(v.snap.Region, v.snap.Provisioners, v.snap.DaemonSetPods, wanted, v.dims)
+	v.careful, v.strict = make([]bool, len(v.shapes)), make([]bool, len(v.shapes))
+	byKey := map[string]int{}
+	for _, s := range v.shapes {
+		s.vector = v.dims.vector(s.requests)
+		key := v.signatureKey(s)
+		id, ok := byKey[key]
+		if !ok {
+			id = len(v.sigs)
+			byKey[key] = id
+			sig := &signature{key: key}
+			sig.cols, sig.seats = v.columnsFor(s)
+			v.sigs = append(v.sigs, sig)
+		}
+		s.sig = id
+	}
+}
+
+// signatureKey is equal for shapes that may use the same columns, fit aside.
+func (v *solver) signatureKey(s *shape) string {
+	b := make(shapeKey, 0, 128)
+	b.str(s.node.key)
+	b.tolerations(s.pod.Spec.Tolerations)
+	for _, name := range sortedNames(s.requests) {
+		if accelerated(name) {
+			b.str(string(name))
+		}
+	}
+	if len(s.ports) > 0 || len(v.snap.DaemonSetPods) > 0 && v.quarrels(s) {
+		b.num(int64(s.id))
+	}
+	return string(b)
+}
+
+// quarrels says whether a DaemonSet's pod and the shape might keep apart.
+func (v *solver) quarrels(s *shape) bool {
+	anywhere := func(string) (string, bool) { return "", true }
+	return slices.ContainsFunc(v.snap.DaemonSetPods, func(d *corev1.Pod) bool { return v.apart(s, d, anywhere) })
+}
+
+// apart says whether anti-affinity keeps a pod of the shape from a node with
+// these labels on which the pod p is.
+func (v *solver) apart(s *shape, p *corev1.Pod, label func(string) (string, bool)) bool {
+	for _, t := range s.anti {
+		if _, ok := label(t.key); ok && t.q.matches(v.snap.Namespaces, p.Namespace, p.Labels) {
+			return true
+		}
+	}
+	_, anti := v.existingTerms(p)
+	for _, t := range anti {
+		if _, ok := label(t.key); ok && v.selfMatches(t.q, s) {
+			return true
+		}
+	}
+	return false
+}
+
+func (v *solver) columnsFor(s *shape) (cols, seats bitset) {
+	cols, seats = newBitset(len(v.m.columns)), newBitset(len(v.m.columns))
+	for _, seller := range v.m.sellers {
+		if untolerated(s.pod.Spec.Tolerations, seller.p.Spec.Taints) != nil {
+			continue
+		}
+		for i := seller.first; i < seller.end; i++ {
+			c := &v.m.columns[i]
+			label := func(key string) (string, bool) { return v.m.label(c, key) }
+			if !s.node.matches(label, unknownValue) || portsConflict(s.ports, c.daemons.ports) ||
+				slices.ContainsFunc(c.daemons.pods, func(d *daemon) bool { return v.apart(s, d.pod, label) }) {
+				continue
+			}
+			seats.set(i)
+			if c.typ.OnlyFor == "" || s.requests[c.typ.OnlyFor] > 0 {
+				cols.set(i)
+			}
+		}
+	}
+	return cols, seats
+}
+
+// usable says whether a node of the column could host a pod of the shape.
+func (v *solver) usable(s *shape, c *column) bool {
+	return v.sigs[s.sig].cols.has(c.index) && vectorFits(s.vector, c.free)
+}
+
+// seatable says whether a pod of the shape could run on a node of the column,
+// whoever the node was bought for.
+func (v *solver) seatable(s *shape, c *column) bool {
+	return v.sigs[s.sig].seats.has(c.index) && vectorFits(s.vector, c.free)
+}
+
+// attempt plans from the start. strict serves one shape after the other, by
+// priority and age; otherwise all are planned together.
+func (v *solver) attempt(strict bool) {
+	v.attempts++
+	for _, s := range v.m.sellers {
+		s.left = newLimitsLeft(s.p)
+	}
+	v.scarce, v.settled, v.closed = false, false, false
+	v.bins = nil
+	v.bins = v.existingBins()
+	v.existing = len(v.bins)
+	v.left = make([]int, len(v.shapes))
+	for _, s := range v.shapes {
+		v.left[s.id] = len(s.pods)
+	}
+	v.buildCounters()
+	v.classify()
+	v.foresee()
+
+	order := slices.Clone(v.shapes)
+	slices.SortFunc(order, func(a, b *shape) int {
+		return cmp.Or(cmp.Compare(b.priority, a.priority), a.oldest.Compare(b.oldest), cmp.Compare(a.id, b.id))
+	})
+	if strict {
+		for _, s := range order {
+			v.round([]*shape{s})
+		}
+	} else {
+		v.round(order)
+	}
+	v.violated = v.violations()
+	v.placeLate(order)
+}
+
+// placeLate seeks a place for whoever has none, now that all others count as
+// bound: first on nodes that are bought for them, then, once no more nodes will
+// come, on all.
+func (v *solver) placeLate(order []*shape) {
+	v.settle()
+	had := len(v.bins)
+	for _, s := range order {
+		if v.left[s.id] > 0 {
+			v.placeShape(s)
+		}
+	}
+	if len(v.bins) > had {
+		v.violated = append(v.violated, v.violations()...)
+	}
+	v.closed = true
+	for _, s := range order {
+		if v.left[s.id] > 0 {
+			v.forgetPhantoms(s)
+			v.joinBins(s, v.bins)
+		}
+	}
+}
+
+// round plans some shapes: first those that stand alone or can be divided among
+// domains beforehand, together; then the others pod by pod.
+func (v *solver) round(shapes []*shape) {
+	var together, careful []*shape
+	for _, s := range shapes {
+		if s.mode == modeCareful {
+			careful = append(careful, s)
+		} else {
+			together = append(together, s)
+		}
+	}
+	if items := v.divide(together); len(items) > 0 {
+		v.fillExisting(items)
+		v.pack(items)
+	}
+	// What found no place in its domain may find one after all.
+	for _, s := range together {
+		if s.mode == modeSplit && v.left[s.id] > 0 {
+			careful = append(careful, s)
+		}
+	}
+	v.placeCarefully(careful)
+}
+
+// classify chooses how each shape is planned.
+func (v *solver) classify() {
+	v.hostAffine = v.hostAffine[:0]
+	for _, s := range v.shapes {
+		if s.hostAffine() {
+			v.hostAffine = append(v.hostAffine, s)
+		}
+	}
+	for _, s := range v.shapes {
+		s.mode = v.modeOf(s)
+	}
+	// What keeps apart, across nodes, from a shape that is not divided, can only
+	// be placed once that shape has its nodes.
+	for changed := true; changed; {
+		changed = false
+		for _, s := range v.shapes {
+			if s.mode == modeSplit && v.dependsOnUndivided(s) {
+				s.mode, changed = modeCareful, true
+			}
+		}
+	}
+}
+
+func (v *solver) modeOf(s *shape) shapeMode {
+	if v.careful[s.id] || s.meetsDaemons {
+		return modeCareful
+	}
+	mode := modeLocal
+	for _, t := range s.affinity {
+		if t.key == corev1.LabelHostname {
+			return modeCareful
+		}
+		mode = modeSplit
+	}
+	for _, o := range v.hostAffine {
+		// Whoever must share a host with it needs room beside it.
+		if o != s && o.affinityMatches(v, s.pod.Namespace, s.pod.Labels) {
+			return modeCareful
+		}
+	}
+	if len(s.affinity) > 0 {
+		for _, o := range v.shapes {
+			if o != s && s.affinityMatches(v, o.pod.Namespace, o.pod.Labels) {
+				return modeCareful
+			}
+		}
+	}
+	for _, t := range s.anti {
+		if t.key != corev1.LabelHostname {
+			mode = modeSplit
+		}
+	}
+	for _, t := range s.spread {
+		if t.key != corev1.LabelHostname {
+			mode = modeSplit
+		}
+	}
+	// Others may keep it apart from them, too.
+	for _, c := range s.heldOff {
+		if c.key != corev1.LabelHostname {
+			mode = modeSplit
+		}
+	}
+	return mode
+}
+
+func (v *solver) dependsOnUndivided(s *shape) bool {
+	for _, t := range s.anti {
+		if t.key == corev1.LabelHostname {
+			continue
+		}
+		for _, o := range v.shapes {
+			if o != s && o.mode != modeSplit && v.selfMatches(t.q, o) {
+				return true
+			}
+		}
+	}
+	for _, t := range s.spread {
+		if t.key == corev1.LabelHostname || t.countsNothing {
+			continue
+		}
+		for _, o := range v.shapes {
+			tied := len(o.spread) > 0 || len(o.affinity) > 0
+			if o != s && o.mode != modeSplit && tied && v.selfMatches(t.q, o) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// foresee enters into the spread counters the domains that have no node yet but
+// could get one for the shape (for any shape, where that has turned out to
+// matter): kube-scheduler will count them once they do.
+func (v *solver) foresee() {
+	probe := &bin{host: hostValue(-1), probe: true}
+	for _, s := range v.shapes {
+		for _, c := range s.spreadCounts {
+			if c.key == corev1.LabelHostname {
+				continue
+			}
+			for i := range v.m.columns {
+				probe.col = &v.m.columns[i]
+				probe.taints = probe.col.seller.p.Spec.Taints
+				if !v.usable(s, probe.col) && !(v.strict[s.id] && c.eligible(probe)) {
+					continue
+				}
+				val, ok := v.m.label(probe.col, c.key)
+				if !ok {
+					continue
+				}
+				if _, known := c.counts[val]; !known {
+					c.counts[val] = 0
+					if c.phantom == nil {
+						c.phantom = map[string]bool{}
+					}
+					c.phantom[val] = true
+				}
+			}
+		}
+	}
+}
+
+// violations are the shapes whose spread the pods placed so far do not satisfy,
+// or whose first pods may find that a DaemonSet's pod was there before them.
+func (v *solver) violations() []*shape {
+	var list []*shape
+	for _, s := range v.shapes {
+		if len(s.affinity) > 0 && s.meetsDaemons && !s.neverFirst && v.bringsCompany(s) {
+			list = append(list, s)
+			continue
+		}
+		for i, c := range s.spreadCounts {
+			if !v.spreadHolds(s, i, c) {
+				list = append(list, s)
+				break
+			}
+		}
+	}
+	return list
+}
+
+// bringsCompany says whether a node that was bought comes with a pod that
+// matches the shape's affinity.
+func (v *solver) bringsCompany(s *shape) bool {
+	return slices.ContainsFunc(v.bins[v.existing:], func(b *bin) bool {
+		return slices.ContainsFunc(b.daemons, func(p *corev1.Pod) bool { return s.affinityMatches(v, p.Namespace, p.Labels) })
+	})
+}
+
+// repair says whether another attempt, more careful with the shapes that the
+// last one has failed, could do better.
+func (v *solver) repair() bool {
+	again := false
+	for _, s := range v.violated {
+		switch {
+		case len(s.affinity) > 0 && s.meetsDaemons && !s.neverFirst:
+			s.neverFirst, again = true, true
+		case !v.strict[s.id]:
+			v.strict[s.id], again = true, true
+		case !v.careful[s.id]:
+			v.careful[s.id], again = true, true
+		}
+	}
+	return again
+}
+
+// spreadHolds says whether some order of binding satisfies the shape's i-th
+// spread constraint: no domain that got its pods is more than maxSkew above the
+// least, as counted at the end. Then binding to the emptiest domain first works.
+func (v *solver) spreadHolds(s *shape, i int, c *counter) bool {
+	t := &s.spread[i]
+	least := c.least(t.minDomains)
+	for _, b := range v.bins {
+		if !slices.ContainsFunc(b.placed, func(p placed) bool { return p.s == s }) {
+			continue
+		}
+		val, ok := v.label(b, c.key)
+		if !ok || c.counts[val]-least > t.maxSkew {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,215 @@
+package capacity
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+)
+
+// Names that AWS volumes go by.
+const (
+	ebsDriver            = "ebs.csi.aws.com"
+	annSelectedNode      = "volume.kubernetes.io/selected-node"
+	annDefaultClass      = "storageclass.kubernetes.io/is-default-class"
+	noProvisioner        = "kubernetes.io/no-provisioner"
+	labelZoneBeta        = "failure-domain.beta.kubernetes.io/zone"
+	labelRegionBeta      = "failure-domain.beta.kubernetes.io/region"
+	fieldNodeName        = "metadata.name"
+	separatorOfZoneLists = "__"
+)
+
+// volumeNeeds is what a pod's volumes ask of its node.
+type volumeNeeds struct {
+	// selectors of the nodes from which each volume can be reached.
+	selectors []*corev1.NodeSelector
+	// attach counts volumes to attach that no other pod uses, by CSI driver;
+	// shared are the others.
+	attach map[string]int64
+	shared []attachment
+	// ids of the volumes, by driver/handle, or claim while there is no volume.
+	ids []attachment
+	// claims that only one pod at a time may use.
+	exclusive []string
+}
+
+type attachment struct{ driver, id string }
+
+// volumeNeeds looks up the pod's claims; a Reason when a claim stands in the way
+// of any node.
+func (s *Snapshot) volumeNeeds(pod *corev1.Pod) (volumeNeeds, *Reason) {
+	var n volumeNeeds
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		switch {
+		case v.PersistentVolumeClaim != nil:
+			name := pod.Namespace + "/" + v.PersistentVolumeClaim.ClaimName
+			pvc := s.PVCs[name]
+			if pvc == nil {
+				return n, volumeReason("claim %s does not exist", "create the PersistentVolumeClaim", name)
+			}
+			if r := s.claimNeeds(&n, name, pvc); r != nil {
+				return n, r
+			}
+		case v.Ephemeral != nil && v.Ephemeral.VolumeClaimTemplate != nil:
+			name := pod.Namespace + "/" + pod.Name + "-" + v.Name
+			pvc := s.PVCs[name]
+			if pvc == nil {
+				// It is made when the pod is seen; what it will say is known.
+				pvc = &corev1.PersistentVolumeClaim{Spec: v.Ephemeral.VolumeClaimTemplate.Spec}
+			}
+			if r := s.claimNeeds(&n, name, pvc); r != nil {
+				return n, r
+			}
+		}
+	}
+	return n, nil
+}
+
+func volumeReason(detail, fix string, args ...any) *Reason {
+	return &Reason{Constraint: ConstraintVolume, Detail: fmt.Sprintf(detail, args...), Fix: fix}
+}
+
+func (s *Snapshot) claimNeeds(n *volumeNeeds, name string, pvc *corev1.PersistentVolumeClaim) *Reason {
+	if pvc.DeletionTimestamp != nil {
+		return volumeReason("claim %s is being deleted", "wait, or use another claim", name)
+	}
+	if slices.Contains(pvc.Spec.AccessModes, corev1.ReadWriteOncePod) {
+		n.exclusive = append(n.exclusive, name)
+	}
+	if pv := pvc.Spec.VolumeName; pv != "" {
+		return s.boundNeeds(n, name, pv)
+	}
+	if node := pvc.Annotations[annSelectedNode]; node != "" {
+		// The volume is being made for that node.
+		n.selectors = append(n.selectors, &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
+			MatchFields: []corev1.NodeSelectorRequirement{{Key: fieldNodeName, Operator: corev1.NodeSelectorOpIn, Values: []string{node}}}}}})
+	}
+	class, r := s.classOf(name, pvc)
+	if r != nil {
+		return r
+	}
+	if class.VolumeBindingMode == nil || *class.VolumeBindingMode != storagev1.VolumeBindingWaitForFirstConsumer {
+		return volumeReason("claim %s is not bound yet, and its class %s binds immediately", "see the events of the claim, or use a class with WaitForFirstConsumer", name, class.Name)
+	}
+	if class.Provisioner == noProvisioner {
+		return volumeReason("claim %s has class %s, whose volumes nobody makes", "bind the claim to a volume, or use a class with a provisioner", name, class.Name)
+	}
+	if len(class.AllowedTopologies) > 0 {
+		n.selectors = append(n.selectors, topologySelector(class.AllowedTopologies))
+	}
+	n.add(class.Provisioner, "claim:"+name)
+	return nil
+}
+
+func (n *volumeNeeds) add(driver, id string) {
+	n.ids = append(n.ids, attachment{driver, id})
+}
+
+// sort divides the volumes into those that users says only one pod has, and
+// shared ones.
+func (n *volumeNeeds) sort(users map[attachment]int) {
+	for _, id := range n.ids {
+		if users[id] > 1 {
+			n.shared = append(n.shared, id)
+			continue
+		}
+		if n.attach == nil {
+			n.attach = map[string]int64{}
+		}
+		n.attach[id.driver]++
+	}
+}
+
+// volumeUsers counts the pods that use each volume, and lists the claims in use
+// that only one pod may have.
+func (s *Snapshot) volumeUsers() (users map[attachment]int, exclusive map[string]bool) {
+	users, exclusive = map[attachment]int{}, map[string]bool{}
+	look := func(p *corev1.Pod, running bool) {
+		if len(p.Spec.Volumes) == 0 {
+			return
+		}
+		needs, r := s.volumeNeeds(p)
+		if r != nil {
+			return
+		}
+		for _, id := range needs.ids {
+			users[id]++
+		}
+		if running {
+			for _, c := range needs.exclusive {
+				exclusive[c] = true
+			}
+		}
+	}
+	for _, n := range s.Nodes {
+		for _, p := range n.Pods {
+			look(p, true)
+		}
+	}
+	for _, p := range s.Pods {
+		look(p, false)
+	}
+	return users, exclusive
+}
+
+func (s *Snapshot) boundNeeds(n *volumeNeeds, claim, name string) *Reason {
+	pv := s.PVs[name]
+	if pv == nil {
+		return volumeReason("volume %s of claim %s does not exist", "restore the PersistentVolume, or make a new claim", name, claim)
+	}
+	if pv.Spec.NodeAffinity != nil && pv.Spec.NodeAffinity.Required != nil {
+		n.selectors = append(n.selectors, pv.Spec.NodeAffinity.Required)
+	}
+	for _, l := range []struct{ label, key string }{
+		{corev1.LabelTopologyZone, corev1.LabelTopologyZone}, {labelZoneBeta, corev1.LabelTopologyZone},
+		{corev1.LabelTopologyRegion, corev1.LabelTopologyRegion}, {labelRegionBeta, corev1.LabelTopologyRegion},
+	} {
+		if v := pv.Labels[l.label]; v != "" {
+			n.selectors = append(n.selectors, &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
+				MatchExpressions: []corev1.NodeSelectorRequirement{{Key: l.key, Operator: corev1.NodeSelectorOpIn, Values: strings.Split(v, separatorOfZoneLists)}}}}})
+		}
+	}
+	switch {
+	case pv.Spec.CSI != nil:
+		n.add(pv.Spec.CSI.Driver, pv.Spec.CSI.VolumeHandle)
+	case pv.Spec.AWSElasticBlockStore != nil:
+		n.add(ebsDriver, pv.Spec.AWSElasticBlockStore.VolumeID)
+	}
+	return nil
+}
+
+// classOf is the class of an unbound claim: the one that it names, or the
+// cluster's default.
+func (s *Snapshot) classOf(claim string, pvc *corev1.PersistentVolumeClaim) (*storagev1.StorageClass, *Reason) {
+	if pvc.Spec.StorageClassName == nil {
+		for _, name := range sortedNames(s.StorageClasses) {
+			if s.StorageClasses[name].Annotations[annDefaultClass] == "true" {
+				return s.StorageClasses[name], nil
+			}
+		}
+		return nil, volumeReason("claim %s names no class and there is no default class", "name a storage class in the claim", claim)
+	}
+	name := *pvc.Spec.StorageClassName
+	if name == "" {
+		return nil, volumeReason("claim %s is not bound and has no class", "bind the claim to a volume", claim)
+	}
+	if c := s.StorageClasses[name]; c != nil {
+		return c, nil
+	}
+	return nil, volumeReason("class %s of claim %s does not exist", "create the StorageClass, or name another", name, claim)
+}
+
+func topologySelector(terms []corev1.TopologySelectorTerm) *corev1.NodeSelector {
+	s := &corev1.NodeSelector{}
+	for i := range terms {
+		t := corev1.NodeSelectorTerm{}
+		for _, e := range terms[i].MatchLabelExpressions {
+			t.MatchExpressions = append(t.MatchExpressions, corev1.NodeSelectorRequirement{Key: e.Key, Operator: corev1.NodeSelectorOpIn, Values: e.Values})
+		}
+		s.NodeSelectorTerms = append(s.NodeSelectorTerms, t)
+	}
+	return s
+}
