@@ -1,0 +1,181 @@
+package ec2sim
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+)
+
+// pool is one kind of capacity.
+type pool struct {
+	typeName, zone string
+	spot           bool
+}
+
+// slots is how much of a pool is left; a pool that is not limited has none.
+type slots struct{ left int }
+
+// candidate is one override of a fleet request, resolved.
+type candidate struct {
+	index    int // its place in the request
+	pool     pool
+	subnet   string
+	price    float64
+	priority float64
+	// refusal is why it cannot be launched whatever the capacity.
+	refusal *apiError
+}
+
+// stock is what launches draw on. Pools that are not in it are unlimited.
+type stock struct {
+	pools   map[pool]int
+	subnets map[string]int
+}
+
+// grant is how many instances a candidate gets.
+type grant struct{ candidate, count int }
+
+// failure is why a candidate that was tried could not give all that was left.
+type failure struct {
+	candidate int
+	err       *apiError
+}
+
+// sortCandidates orders candidates by allocation strategy ("Allocation
+// strategies for EC2 Fleet"). Ties keep the order of the request.
+//
+//   - lowest-price: by price.
+//   - prioritized: by priority, the lowest number first.
+//   - capacity-optimized: by what is left, the deepest pool first.
+//   - capacity-optimized-prioritized: pools that can take all before others,
+//     then by priority.
+//   - price-capacity-optimized: pools that can take all before others, then by
+//     price.
+func sortCandidates(list []candidate, strategy string, want int, st stock) error {
+	left := func(c candidate) int {
+		n, ok := st.pools[c.pool]
+		if !ok {
+			return 1 << 30
+		}
+		return n
+	}
+	deep := func(c candidate) int {
+		if left(c) >= want {
+			return 0
+		}
+		return 1
+	}
+	var compare func(a, b candidate) int
+	switch strategy {
+	case "lowest-price", "lowestPrice":
+		compare = func(a, b candidate) int { return cmp.Compare(a.price, b.price) }
+	case "prioritized":
+		compare = func(a, b candidate) int { return cmp.Compare(a.priority, b.priority) }
+	case "capacity-optimized", "capacityOptimized":
+		compare = func(a, b candidate) int { return cmp.Compare(left(b), left(a)) }
+	case "capacity-optimized-prioritized", "capacityOptimizedPrioritized":
+		compare = func(a, b candidate) int {
+			return cmp.Or(cmp.Compare(deep(a), deep(b)), cmp.Compare(a.priority, b.priority))
+		}
+	case "price-capacity-optimized", "priceCapacityOptimized":
+		compare = func(a, b candidate) int { return cmp.Or(cmp.Compare(deep(a), deep(b)), cmp.Compare(a.price, b.price)) }
+	default:
+		return errf("InvalidParameterValue", "The allocation strategy '%s' is not valid", strategy)
+	}
+	slices.SortStableFunc(list, compare)
+	return nil
+}
+
+// fill grants want instances to the candidates in order. Each candidate that is
+// tried and cannot give all that is still wanted yields a failure; candidates
+// after the last one needed are not tried. The stock is drawn down.
+func fill(list []candidate, want int, st stock) (grants []grant, failures []failure) {
+	for i, c := range list {
+		if want == 0 {
+			break
+		}
+		if c.refusal != nil {
+			failures = append(failures, failure{i, c.refusal})
+			continue
+		}
+		take := want
+		var short *apiError
+		if left, limited := st.pools[c.pool]; limited && left < take {
+			take, short = left, noCapacity(c.pool)
+		}
+		if free := st.subnets[c.subnet]; free < take {
+			take, short = free, errf("InsufficientFreeAddressesInSubnet", "There are not enough free addresses in subnet '%s' to satisfy the requested number of instances.", c.subnet)
+		}
+		if take > 0 {
+			grants = append(grants, grant{i, take})
+			if _, limited := st.pools[c.pool]; limited {
+				st.pools[c.pool] -= take
+			}
+			st.subnets[c.subnet] -= take
+			want -= take
+		}
+		if short != nil {
+			failures = append(failures, failure{i, short})
+		}
+	}
+	return grants, failures
+}
+
+// fillSingle is fill within one group of candidates (one instance type, one
+// zone, or both): the first group in order that can give everything, else the
+// one that gives the most. Groups that were tried before it count as failed.
+func fillSingle(list []candidate, want int, st stock, group func(candidate) string) ([]grant, []failure) {
+	var names []string
+	for _, c := range list {
+		if g := group(c); !slices.Contains(names, g) {
+			names = append(names, g)
+		}
+	}
+	var best []grant
+	var failures []failure
+	bestCount := 0
+	for _, name := range names {
+		var members []candidate
+		var places []int
+		for i, c := range list {
+			if group(c) == name {
+				members, places = append(members, c), append(places, i)
+			}
+		}
+		grants, failed := fill(members, want, st.clone())
+		count := 0
+		for i := range grants {
+			count += grants[i].count
+			grants[i].candidate = places[grants[i].candidate]
+		}
+		for _, f := range failed {
+			failures = append(failures, failure{places[f.candidate], f.err})
+		}
+		if count > bestCount {
+			best, bestCount = grants, count
+		}
+		if count == want {
+			break
+		}
+	}
+	return best, failures
+}
+
+func (st stock) clone() stock {
+	out := stock{make(map[pool]int, len(st.pools)), make(map[string]int, len(st.subnets))}
+	for k, v := range st.pools {
+		out.pools[k] = v
+	}
+	for k, v := range st.subnets {
+		out.subnets[k] = v
+	}
+	return out
+}
+
+// noCapacity is EC2's refusal for a pool that is empty.
+func noCapacity(p pool) *apiError {
+	if p.spot {
+		return errf("InsufficientInstanceCapacity", "There is no Spot capacity available that matches your request.")
+	}
+	return errf("InsufficientInstanceCapacity", "%s", fmt.Sprintf("We currently do not have sufficient %[1]s capacity in the Availability Zone you requested (%[2]s). Our system will be working on provisioning additional capacity. You can currently get %[1]s capacity by not specifying an Availability Zone in your request.", p.typeName, p.zone))
+}
