@@ -1,0 +1,308 @@
+package ec2
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/ec2sim"
+)
+
+// resolve a template that must be answered.
+func resolve(t *testing.T, c *Cloud, in *v1alpha1.NodeTemplate) Resolved {
+	t.Helper()
+	r, err := c.Resolve(t.Context(), "default", in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var conditions []string
+	for _, f := range r.Findings {
+		conditions = append(conditions, f.Condition)
+		if f.Reason == "" || f.Message == "" || strings.Contains(f.Message, "\n") {
+			t.Errorf("finding %+v", f)
+		}
+	}
+	want := []string{v1alpha1.ConditionValid, v1alpha1.ConditionSubnetsReady, v1alpha1.ConditionSecurityGroupsReady, v1alpha1.ConditionAMIsReady, v1alpha1.ConditionInstanceProfileReady}
+	if diff := cmp.Diff(want, conditions); diff != "" {
+		t.Error(diff)
+	}
+	return r
+}
+
+// finding of one condition.
+func finding(r Resolved, condition string) Finding {
+	for _, f := range r.Findings {
+		if f.Condition == condition {
+			return f
+		}
+	}
+	return Finding{}
+}
+
+func TestResolveDefaults(t *testing.T) {
+	sim := newStandIn(t, nil)
+	c := sim.cloud(nil)
+	r := resolve(t, c, &v1alpha1.NodeTemplate{})
+	if !r.Ready() {
+		t.Fatalf("findings: %+v", r.Findings)
+	}
+	p := r.Planner()
+	if diff := cmp.Diff([]string{"us-west-2a", "us-west-2b", "us-west-2c", "us-west-2d"}, p.Zones); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]string{"amd64", "arm64"}, p.Archs); diff != "" {
+		t.Error(diff)
+	}
+	if !p.Ready || p.Why != "" || p.RootVolumeBytes != 20*gibibyte {
+		t.Errorf("%+v", p)
+	}
+	for _, s := range r.Subnets {
+		if s.FreeIPs <= 0 || s.VPC == "" || s.ZoneID == "" {
+			t.Errorf("%+v", s)
+		}
+	}
+	if len(r.SecurityGroups) != 1 || r.InstanceProfile != "berth-node" {
+		t.Errorf("%+v", r)
+	}
+
+	// The same questions again, and another Provisioner's, cost no calls.
+	before := sim.calls("ec2:DescribeSubnets") + sim.calls("ec2:DescribeImages") + sim.calls("ssm:GetParameters") + sim.calls("ec2:RunInstances")
+	if _, err := c.Resolve(t.Context(), "other", &v1alpha1.NodeTemplate{Labels: map[string]string{"a": "b"}}); err != nil {
+		t.Fatal(err)
+	}
+	if after := sim.calls("ec2:DescribeSubnets") + sim.calls("ec2:DescribeImages") + sim.calls("ssm:GetParameters") + sim.calls("ec2:RunInstances"); after != before {
+		t.Errorf("%d calls more", after-before)
+	}
+}
+
+func TestResolveNamesWhatIsMissing(t *testing.T) {
+	sim := newStandIn(t, nil)
+	tests := map[string]struct {
+		in        v1alpha1.EC2
+		condition string
+		reason    string
+		says      string
+	}{
+		"subnets by tag":        {v1alpha1.EC2{Subnets: []v1alpha1.SelectorTerm{{Tags: map[string]string{"team": "nobody"}}}}, v1alpha1.ConditionSubnetsReady, ReasonNotFound, "no subnet with tags team=nobody"},
+		"subnets by id":         {v1alpha1.EC2{Subnets: []v1alpha1.SelectorTerm{{ID: "subnet-0123"}, {ID: "subnet-0124"}}}, v1alpha1.ConditionSubnetsReady, ReasonNotFound, "no subnet with ids subnet-0123, subnet-0124"},
+		"security groups":       {v1alpha1.EC2{SecurityGroups: []v1alpha1.SelectorTerm{{ID: "sg-0123"}}}, v1alpha1.ConditionSecurityGroupsReady, ReasonNotFound, "no security group with id sg-0123"},
+		"an image by id":        {v1alpha1.EC2{AMIs: []v1alpha1.AMITerm{{ID: "ami-0123"}}}, v1alpha1.ConditionAMIsReady, ReasonNotFound, "id ami-0123"},
+		"an image by name":      {v1alpha1.EC2{AMIs: []v1alpha1.AMITerm{{Name: "golden-*", Owner: "self"}}}, v1alpha1.ConditionAMIsReady, ReasonNotFound, "name golden-* of self"},
+		"an image by parameter": {v1alpha1.EC2{AMIs: []v1alpha1.AMITerm{{SSMParameter: "/mine"}}}, v1alpha1.ConditionAMIsReady, ReasonNotFound, "SSM parameter /mine"},
+		"an image of a day that never was": {v1alpha1.EC2{AMIs: []v1alpha1.AMITerm{{Alias: "al2023@v19990101"}}}, v1alpha1.ConditionAMIsReady, ReasonNotFound,
+			"/aws/service/eks/optimized-ami/1.37/amazon-linux-2023/x86_64/standard/amazon-eks-node-al2023-x86_64-standard-1.37-v19990101/image_id"},
+		"an instance profile": {v1alpha1.EC2{InstanceProfile: "nobody"}, v1alpha1.ConditionInstanceProfileReady, ReasonNotFound, "instance profile nobody"},
+		"a launch template":   {v1alpha1.EC2{LaunchTemplate: &v1alpha1.LaunchTemplateRef{Name: "nobody", Version: "3"}}, v1alpha1.ConditionAMIsReady, ReasonNotFound, "launch template nobody version 3"},
+		"an alias of another family": {v1alpha1.EC2{AMIs: []v1alpha1.AMITerm{{Alias: "bottlerocket@latest"}}}, v1alpha1.ConditionValid, ReasonInvalid,
+			"set ec2.amiFamily: Bottlerocket"},
+		"user data that is none": {v1alpha1.EC2{UserData: "echo"}, v1alpha1.ConditionValid, ReasonInvalid, "ec2.userData"},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			isolate(t, sim.url)
+			r := resolve(t, sim.cloud(nil), &v1alpha1.NodeTemplate{EC2: tc.in})
+			f := finding(r, tc.condition)
+			if f.OK || f.Reason != tc.reason || !strings.Contains(f.Message, tc.says) {
+				t.Errorf("finding %+v, want %s with %q", f, tc.reason, tc.says)
+			}
+			if p := r.Planner(); p.Ready || !strings.Contains(p.Why, tc.says) {
+				t.Errorf("for the planner: %+v", p)
+			}
+			for _, other := range r.Findings {
+				if !other.OK && other.Condition != tc.condition && other.Reason != ReasonWaiting {
+					t.Errorf("also found: %+v", other)
+				}
+			}
+		})
+	}
+}
+
+func TestResolveTellsATermThatMatchesNothingBesideOthers(t *testing.T) {
+	sim := newStandIn(t, nil)
+	st := sim.state()
+	r := resolve(t, sim.cloud(nil), &v1alpha1.NodeTemplate{EC2: v1alpha1.EC2{Subnets: []v1alpha1.SelectorTerm{
+		{ID: st.Subnets[0].ID}, {Tags: map[string]string{"team": "nobody"}}}}})
+	f := finding(r, v1alpha1.ConditionSubnetsReady)
+	if !f.OK || len(r.Subnets) != 1 || !strings.Contains(f.Message, "none with tags team=nobody") {
+		t.Errorf("%+v", f)
+	}
+}
+
+func TestResolveBottlerocketAndVariants(t *testing.T) {
+	sim := newStandIn(t, nil)
+	c := sim.cloud(nil)
+	if _, err := c.Discover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for family, marks := range map[v1alpha1.AMIFamily]map[string]string{
+		v1alpha1.AMIFamilyAL2023:       {"m5.large": "x86_64-standard", "m7g.large": "arm64-standard", "g5.xlarge": "x86_64-nvidia"},
+		v1alpha1.AMIFamilyBottlerocket: {"m5.large": "x86_64", "m7g.large": "arm64", "g5.xlarge": "nvidia-x86_64"},
+	} {
+		r := resolve(t, c, &v1alpha1.NodeTemplate{EC2: v1alpha1.EC2{AMIFamily: family}})
+		if !r.Ready() {
+			t.Errorf("%s: %+v", family, r.Findings)
+		}
+		for name, mark := range marks {
+			if i, ok := r.image(c.machine(name)); !ok || !strings.Contains(i.Name, mark) {
+				t.Errorf("%s: %s runs %+v, want one named %s", family, name, i, mark)
+			}
+		}
+	}
+}
+
+func TestResolveOwnLaunchTemplate(t *testing.T) {
+	sim := newStandIn(t, nil)
+	c := sim.cloud(nil)
+	images := resolve(t, c, &v1alpha1.NodeTemplate{}).Images
+	image := images[0]
+	made, err := c.ec2.CreateLaunchTemplate(t.Context(), &ec2.CreateLaunchTemplateInput{
+		LaunchTemplateName: aws.String("mine"),
+		LaunchTemplateData: &types.RequestLaunchTemplateData{ImageId: aws.String(image.ID),
+			BlockDeviceMappings: []types.LaunchTemplateBlockDeviceMappingRequest{{DeviceName: aws.String(image.RootDevice), Ebs: &types.LaunchTemplateEbsBlockDeviceRequest{VolumeSize: aws.Int32(70)}}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	kind := "m5.large"
+	if image.Arch == "arm64" {
+		kind = "m7g.large"
+	}
+	claim := newClaim("a", offer(kind, "us-west-2a", onDemand, "0.1"))
+	claim.Spec.EC2 = v1alpha1.EC2{LaunchTemplate: &v1alpha1.LaunchTemplateRef{Name: "mine", Version: "1"}}
+	r := resolve(t, c, &claim.Spec.NodeTemplate)
+	if !r.Ready() || r.RootVolumeBytes != 70*gibibyte || len(r.Planner().Archs) != 1 {
+		t.Errorf("%+v", r)
+	}
+	record(t, c, claim)
+	if l := claim.Status.Launch; l.LaunchTemplateID != *made.LaunchTemplate.LaunchTemplateId || l.LaunchTemplateVersion != "1" {
+		t.Errorf("%+v", l)
+	}
+	if inst, err := c.Launch(t.Context(), claim); err != nil || inst.ImageID != image.ID {
+		t.Errorf("%+v, %v", inst, err)
+	}
+}
+
+func TestResolveDenied(t *testing.T) {
+	for action, condition := range map[string]string{
+		"DescribeSubnets": v1alpha1.ConditionSubnetsReady, "DescribeSecurityGroups": v1alpha1.ConditionSecurityGroupsReady,
+		"DescribeImages": v1alpha1.ConditionAMIsReady, "ssm:GetParameters": v1alpha1.ConditionAMIsReady, "RunInstances": v1alpha1.ConditionInstanceProfileReady,
+	} {
+		t.Run(action, func(t *testing.T) {
+			sim := newStandIn(t, nil)
+			c := sim.cloud(nil)
+			sim.fault(ec2sim.Fault{Action: action, Code: "UnauthorizedOperation", Message: "You are not authorized", HTTPStatus: 403, Count: -1})
+			f := finding(resolve(t, c, &v1alpha1.NodeTemplate{}), condition)
+			if f.OK || !strings.Contains(f.Message, "You are not authorized") || !strings.Contains(f.Message, "deploy/") {
+				t.Errorf("%+v", f)
+			}
+		})
+	}
+}
+
+func TestResolveWhileEC2IsAway(t *testing.T) {
+	sim := newStandIn(t, nil)
+	c := sim.cloud(nil)
+	sim.fault(ec2sim.Fault{Action: "DescribeSubnets", Code: "RequestLimitExceeded", HTTPStatus: 503, Count: 3})
+	if _, err := c.Resolve(t.Context(), "default", &v1alpha1.NodeTemplate{}); !errors.Is(err, ErrThrottled) || !strings.Contains(err.Error(), "provisioner default") {
+		t.Errorf("nothing is known yet: %v", err)
+	}
+	if r := resolve(t, c, &v1alpha1.NodeTemplate{}); !r.Ready() {
+		t.Fatalf("%+v", r.Findings)
+	}
+	c.forget()
+	sim.fault(ec2sim.Fault{Action: "DescribeSubnets", Code: "RequestLimitExceeded", HTTPStatus: 503, Count: 3})
+	if r := resolve(t, c, &v1alpha1.NodeTemplate{}); !r.Ready() {
+		t.Errorf("a throttle makes a good Provisioner bad: %+v", r.Findings)
+	}
+}
+
+// between puts a proxy before the stand-in, which sees each request's form and
+// may change the answer.
+func (s *standIn) between(see func(form url.Values, answer string) string) {
+	s.t.Helper()
+	behind, err := url.Parse(s.url)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			s.t.Error(err)
+			return
+		}
+		out := r.Clone(r.Context())
+		out.URL.Scheme, out.URL.Host, out.RequestURI = behind.Scheme, behind.Host, ""
+		out.Body = io.NopCloser(bytes.NewReader(body))
+		res, err := http.DefaultTransport.RoundTrip(out)
+		if err != nil {
+			s.t.Error(err)
+			return
+		}
+		defer res.Body.Close()
+		answer, err := io.ReadAll(res.Body)
+		if err != nil {
+			s.t.Error(err)
+			return
+		}
+		form, _ := url.ParseQuery(string(body)) // JSON requests are no forms; nobody looks at them.
+		w.WriteHeader(res.StatusCode)
+		_, _ = io.WriteString(w, see(form, string(answer)))
+	}))
+	s.t.Cleanup(proxy.Close)
+	isolate(s.t, proxy.URL)
+}
+
+func TestResolveGroupOfAnotherVPC(t *testing.T) {
+	sim := newStandIn(t, nil)
+	vpc := sim.state().VPC
+	sim.between(func(form url.Values, answer string) string {
+		if form.Get("Action") == "DescribeSecurityGroups" {
+			return strings.ReplaceAll(answer, vpc, "vpc-other")
+		}
+		return answer
+	})
+	f := finding(resolve(t, sim.cloud(nil), &v1alpha1.NodeTemplate{}), v1alpha1.ConditionSecurityGroupsReady)
+	if f.OK || f.Reason != ReasonConflict || !strings.Contains(f.Message, "vpc-other") {
+		t.Errorf("%+v", f)
+	}
+}
+
+// TestTheProfilesDryRunIsTagged: policies allow launches with the cluster's
+// tags alone, so an untagged dry run would find every profile forbidden.
+func TestTheProfilesDryRunIsTagged(t *testing.T) {
+	sim := newStandIn(t, nil)
+	tagged := map[string]bool{}
+	sim.between(func(form url.Values, answer string) string {
+		if form.Get("Action") != "RunInstances" {
+			return answer
+		}
+		for n := 1; form.Has(fmt.Sprintf("TagSpecification.%d.ResourceType", n)); n++ {
+			at := fmt.Sprintf("TagSpecification.%d.", n)
+			for k := 1; form.Has(fmt.Sprintf("%sTag.%d.Key", at, k)); k++ {
+				tag := fmt.Sprintf("%sTag.%d.", at, k)
+				tagged[form.Get(at+"ResourceType")+" "+form.Get(tag+"Key")+"="+form.Get(tag+"Value")] = true
+			}
+		}
+		return answer
+	})
+	resolve(t, sim.cloud(nil), &v1alpha1.NodeTemplate{})
+	for _, kind := range []string{"instance", "volume", "network-interface"} {
+		for _, tag := range []string{"kubernetes.io/cluster/demo=owned", v1alpha1.TagClusterUID + "=" + testConfig().ClusterUID} {
+			if !tagged[kind+" "+tag] {
+				t.Errorf("no tag %s on the %s", tag, kind)
+			}
+		}
+	}
+}
