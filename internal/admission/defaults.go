@@ -1,0 +1,196 @@
+package admission
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+)
+
+// maxRequirements is the CRD's limit on spec.requirements.
+const maxRequirements = 100
+
+// reviewDefaults answers the webhook that completes Provisioners.
+func reviewDefaults(body, clusterName string) (string, Decision, error) {
+	v, err := parseReview(body, nil)
+	if err != nil {
+		return v.uid, Decision{}, err
+	}
+	if v.kind != "Provisioner" || v.subResource != "" || v.operation != "CREATE" && v.operation != "UPDATE" {
+		return v.uid, Decision{Result: ResultSkipped}, nil
+	}
+	d, err := DefaultProvisioner([]byte(v.object), clusterName)
+	return v.uid, d, err
+}
+
+// DefaultProvisioner completes a Provisioner's JSON with what the cluster and
+// the common case imply, so that reading it says all:
+//
+//   - requirements on arch (amd64), os (linux) and capacity type (on-demand)
+//     where there is none on that label. Arch is left open where instance types
+//     or families are asked for by name: they say it themselves.
+//   - ec2.subnets and ec2.securityGroups by tag kubernetes.io/cluster/<clusterName>,
+//     when clusterName is known; ec2.amis by family. What a launch template of
+//     one's own brings is left out.
+//
+// These are the values that Berth takes anyway where nothing is said, so that a
+// Provisioner stored without the webhook means the same. What is not a
+// Provisioner in shape is left for the CRD to refuse; what is being deleted is
+// left alone. An error is one of reading JSON.
+func DefaultProvisioner(doc []byte, clusterName string) (Decision, error) {
+	skip := Decision{Result: ResultSkipped}
+	top, err := members(doc)
+	if err != nil {
+		return Decision{}, fmt.Errorf("reading the Provisioner: %w", err)
+	}
+	metadata, err := members(top["metadata"])
+	if err != nil || present(metadata["deletionTimestamp"]) {
+		return skip, nil
+	}
+	spec, err := members(top["spec"])
+	if err != nil || spec == nil {
+		return skip, nil
+	}
+	var ops []patchOp
+	ops = append(ops, defaultRequirements(spec["requirements"])...)
+	ops = append(ops, defaultEC2(spec["ec2"], clusterName)...)
+	if len(ops) == 0 {
+		return Decision{Result: ResultAllowed}, nil
+	}
+	patch, err := json.Marshal(ops)
+	if err != nil {
+		return Decision{}, fmt.Errorf("writing the patch: %w", err)
+	}
+	return Decision{Patch: patch, Result: ResultDefaulted}, nil
+}
+
+// patchOp is an operation of a JSON patch. All of ours are "add", which also
+// replaces.
+type patchOp struct {
+	Op    string `json:"op"`
+	Path  string `json:"path"`
+	Value any    `json:"value"`
+}
+
+func add(path string, value any) patchOp { return patchOp{Op: "add", Path: path, Value: value} }
+
+// members splits an object; nil when it is absent or null.
+func members(doc json.RawMessage) (map[string]json.RawMessage, error) {
+	if !present(doc) {
+		return nil, nil
+	}
+	var m map[string]json.RawMessage
+	err := json.Unmarshal(doc, &m)
+	return m, err
+}
+
+// present says whether a member is there and not null.
+func present(doc json.RawMessage) bool { return len(doc) > 0 && string(doc) != "null" }
+
+// empty says whether a member is absent, null or an empty array.
+func empty(doc json.RawMessage) bool {
+	if !present(doc) {
+		return true
+	}
+	var list []json.RawMessage
+	return json.Unmarshal(doc, &list) == nil && len(list) == 0
+}
+
+func requireIn(key string, values ...string) v1alpha1.Requirement {
+	return v1alpha1.Requirement{Key: key, Operator: v1alpha1.OperatorIn, Values: values}
+}
+
+// defaultRequirements adds what spec.requirements does not speak of.
+func defaultRequirements(doc json.RawMessage) []patchOp {
+	var have []v1alpha1.Requirement
+	if present(doc) && json.Unmarshal(doc, &have) != nil {
+		return nil
+	}
+	var missing []v1alpha1.Requirement
+	on := func(key string) bool {
+		return slices.ContainsFunc(have, func(r v1alpha1.Requirement) bool { return r.Key == key })
+	}
+	byName := slices.ContainsFunc(have, func(r v1alpha1.Requirement) bool {
+		return r.Operator == v1alpha1.OperatorIn && (r.Key == corev1.LabelInstanceTypeStable || r.Key == v1alpha1.LabelInstanceFamily)
+	})
+	if !on(corev1.LabelArchStable) && !byName {
+		missing = append(missing, requireIn(corev1.LabelArchStable, "amd64"))
+	}
+	if !on(corev1.LabelOSStable) {
+		missing = append(missing, requireIn(corev1.LabelOSStable, "linux"))
+	}
+	if !on(v1alpha1.LabelCapacityType) {
+		missing = append(missing, requireIn(v1alpha1.LabelCapacityType, v1alpha1.CapacityTypeOnDemand))
+	}
+	if len(missing) == 0 || len(have)+len(missing) > maxRequirements {
+		return nil
+	}
+	if !present(doc) {
+		return []patchOp{add("/spec/requirements", missing)}
+	}
+	ops := make([]patchOp, 0, len(missing))
+	for _, r := range missing {
+		ops = append(ops, add("/spec/requirements/-", r))
+	}
+	return ops
+}
+
+// defaultEC2 adds selectors that spec.ec2 does not have.
+func defaultEC2(doc json.RawMessage, clusterName string) []patchOp {
+	ec2, err := members(doc)
+	if err != nil {
+		return nil
+	}
+	type field struct {
+		name  string
+		value any
+	}
+	var missing []field
+	ownTemplate := present(ec2["launchTemplate"])
+	if clusterName != "" {
+		byTag := []v1alpha1.SelectorTerm{{Tags: map[string]string{v1alpha1.TagClusterPrefix + clusterName: "*"}}}
+		if empty(ec2["subnets"]) {
+			missing = append(missing, field{"subnets", byTag})
+		}
+		if empty(ec2["securityGroups"]) && !ownTemplate {
+			missing = append(missing, field{"securityGroups", byTag})
+		}
+	}
+	if alias := familyAlias(ec2["amiFamily"]); alias != "" && empty(ec2["amis"]) && !ownTemplate {
+		missing = append(missing, field{"amis", []v1alpha1.AMITerm{{Alias: alias}}})
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	if ec2 == nil {
+		whole := map[string]any{}
+		for _, f := range missing {
+			whole[f.name] = f.value
+		}
+		return []patchOp{add("/spec/ec2", whole)}
+	}
+	ops := make([]patchOp, 0, len(missing))
+	for _, f := range missing {
+		ops = append(ops, add("/spec/ec2/"+f.name, f.value))
+	}
+	return ops
+}
+
+// familyAlias is the alias of a family's newest image; empty where there is none.
+func familyAlias(doc json.RawMessage) string {
+	family := v1alpha1.AMIFamilyAL2023
+	if present(doc) && json.Unmarshal(doc, &family) != nil {
+		return ""
+	}
+	switch family {
+	case v1alpha1.AMIFamilyAL2023, "":
+		return "al2023@latest"
+	case v1alpha1.AMIFamilyBottlerocket:
+		return "bottlerocket@latest"
+	default:
+		return ""
+	}
+}

@@ -1,0 +1,250 @@
+package admission
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-logr/logr"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	toolscache "k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/capacity"
+)
+
+const (
+	// rebuildPause lets a burst of changes become one Snapshot.
+	rebuildPause = 100 * time.Millisecond
+	// rebuildEvery renews a Snapshot that nothing has changed, so that time
+	// counts: offerings grow stale, exhausted ones return.
+	rebuildEvery = time.Minute
+	// crdRetry is how often a CRD that is missing is looked for.
+	crdRetry = 2 * time.Second
+)
+
+// store is what a Feed needs of a cache.Cache.
+type store interface {
+	client.Reader
+	GetInformer(ctx context.Context, obj client.Object, opts ...cache.InformerGetOption) (cache.Informer, error)
+	WaitForCacheSync(ctx context.Context) bool
+}
+
+// FeedConfig is what a Feed needs. All fields are required.
+type FeedConfig struct {
+	// Cache of Provisioners, DaemonSets and ConfigMap berth-offerings.
+	Cache store
+	// Namespace of Berth.
+	Namespace string
+	Log       logr.Logger
+}
+
+// Feed keeps a Snapshot of what is known up to date.
+type Feed struct {
+	config  FeedConfig
+	current atomic.Pointer[Snapshot]
+	changed chan struct{}
+
+	// Of the goroutine of Run alone:
+	memory    typeMemory
+	version   string // resourceVersion of the ConfigMap that offerings is from
+	offerings *capacity.Offerings
+}
+
+// NewFeed returns a Feed that knows nothing until Run has seen the cache in sync.
+func NewFeed(c FeedConfig) (*Feed, error) {
+	if c.Cache == nil || c.Namespace == "" {
+		return nil, errors.New("admission feed: Cache and Namespace are required")
+	}
+	return &Feed{config: c, changed: make(chan struct{}, 1), memory: typeMemory{}}, nil
+}
+
+// Current is the Snapshot in force; nil while nothing is known.
+func (f *Feed) Current() *Snapshot { return f.current.Load() }
+
+// Synced reports whether the cache has been read once.
+func (f *Feed) Synced() bool { return f.current.Load() != nil }
+
+// Run watches until ctx ends. The cache must be started by the caller.
+func (f *Feed) Run(ctx context.Context) error {
+	for _, w := range []struct {
+		object  client.Object
+		matters func(old, obj any) bool
+	}{
+		{&v1alpha1.Provisioner{}, provisionerMatters},
+		{&corev1.ConfigMap{}, always},
+		{&appsv1.DaemonSet{}, daemonSetMatters},
+	} {
+		informer, err := f.informer(ctx, w.object)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("watching %s: %w", reflect.TypeOf(w.object).Elem().Name(), err)
+		}
+		if _, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
+			AddFunc: func(any) { f.poke() },
+			UpdateFunc: func(old, obj any) {
+				if w.matters(old, obj) {
+					f.poke()
+				}
+			},
+			DeleteFunc: func(any) { f.poke() },
+		}); err != nil {
+			return fmt.Errorf("watching %s: %w", reflect.TypeOf(w.object).Elem().Name(), err)
+		}
+	}
+	if !f.config.Cache.WaitForCacheSync(ctx) {
+		return nil // The end came first.
+	}
+	for {
+		if err := f.rebuild(ctx); err != nil && ctx.Err() == nil {
+			f.config.Log.Error(err, "building what is known failed; the last state stays in force")
+		}
+		if !f.wait(ctx) {
+			return nil
+		}
+	}
+}
+
+// informer waits for the kind where its CRD is not there yet: the webhook may be
+// installed first.
+func (f *Feed) informer(ctx context.Context, object client.Object) (cache.Informer, error) {
+	for said := false; ; said = true {
+		informer, err := f.config.Cache.GetInformer(ctx, object, cache.BlockUntilSynced(false))
+		if !meta.IsNoMatchError(err) {
+			return informer, err
+		}
+		if !said {
+			f.config.Log.Info("waiting for a CRD; install those in deploy/crds", "detail", err.Error())
+		}
+		retry := time.NewTimer(crdRetry)
+		select {
+		case <-ctx.Done():
+			retry.Stop()
+			return nil, ctx.Err()
+		case <-retry.C:
+		}
+	}
+}
+
+func (f *Feed) poke() {
+	select {
+	case f.changed <- struct{}{}:
+	default:
+	}
+}
+
+// wait returns true when it is time to build anew.
+func (f *Feed) wait(ctx context.Context) bool {
+	every := time.NewTimer(rebuildEvery)
+	defer every.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-every.C:
+		return true
+	case <-f.changed:
+	}
+	pause := time.NewTimer(rebuildPause)
+	defer pause.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-pause.C:
+		return true
+	}
+}
+
+func (f *Feed) rebuild(ctx context.Context) error {
+	in := Inputs{Now: time.Now()}
+	var provisioners v1alpha1.ProvisionerList
+	if err := f.config.Cache.List(ctx, &provisioners); err != nil {
+		return fmt.Errorf("listing Provisioners: %w", err)
+	}
+	for i := range provisioners.Items {
+		in.Provisioners = append(in.Provisioners, &provisioners.Items[i])
+	}
+	var daemonSets appsv1.DaemonSetList
+	if err := f.config.Cache.List(ctx, &daemonSets); err != nil {
+		return fmt.Errorf("listing DaemonSets: %w", err)
+	}
+	for i := range daemonSets.Items {
+		in.DaemonSetPods = append(in.DaemonSetPods, podOf(&daemonSets.Items[i]))
+	}
+	if err := f.readOfferings(ctx); err != nil {
+		// The last ones stay; a Snapshot with fresh Provisioners is better than none.
+		f.config.Log.Error(err, "the published offerings cannot be read")
+	}
+	in.Offerings = f.offerings
+	f.current.Store(newSnapshot(in, f.memory))
+	return nil
+}
+
+// readOfferings decodes the ConfigMap if it is another than the last.
+func (f *Feed) readOfferings(ctx context.Context) error {
+	var cm corev1.ConfigMap
+	err := f.config.Cache.Get(ctx, client.ObjectKey{Namespace: f.config.Namespace, Name: v1alpha1.OfferingsConfigMap}, &cm)
+	if apierrors.IsNotFound(err) {
+		f.offerings, f.version = nil, ""
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("reading ConfigMap %s/%s: %w", f.config.Namespace, v1alpha1.OfferingsConfigMap, err)
+	}
+	if cm.ResourceVersion == f.version {
+		return nil
+	}
+	f.version = cm.ResourceVersion // Read once, also when it cannot be decoded.
+	o, err := capacity.DecodeOfferings(cm.BinaryData[capacity.OfferingsKey])
+	if err != nil {
+		return fmt.Errorf("ConfigMap %s/%s: %w", f.config.Namespace, v1alpha1.OfferingsConfigMap, err)
+	}
+	f.offerings = o
+	return nil
+}
+
+// podOf is a pod as the DaemonSet's controller would make it, without the
+// affinity to one node.
+func podOf(ds *appsv1.DaemonSet) *corev1.Pod {
+	pod := &corev1.Pod{Spec: ds.Spec.Template.Spec}
+	pod.Namespace, pod.Name = ds.Namespace, ds.Name
+	pod.Labels = ds.Spec.Template.Labels
+	return pod
+}
+
+func always(_, _ any) bool { return true }
+
+// provisionerMatters says whether an update changes what can be bought: the
+// status does so only through limits.
+func provisionerMatters(old, obj any) bool {
+	a, ok := old.(*v1alpha1.Provisioner)
+	b, ok2 := obj.(*v1alpha1.Provisioner)
+	if !ok || !ok2 {
+		return true
+	}
+	if a.UID != b.UID || a.Generation != b.Generation || (a.DeletionTimestamp == nil) != (b.DeletionTimestamp == nil) {
+		return true
+	}
+	return len(b.Spec.Limits) > 0 && (a.Status.Nodes != b.Status.Nodes ||
+		a.Status.HourlyCost != b.Status.HourlyCost || !apiequality.Semantic.DeepEqual(a.Status.Resources, b.Status.Resources))
+}
+
+// daemonSetMatters ignores the counts in a DaemonSet's status.
+func daemonSetMatters(old, obj any) bool {
+	a, err := meta.Accessor(old)
+	if err != nil {
+		return true
+	}
+	b, err := meta.Accessor(obj)
+	return err != nil || a.GetGeneration() != b.GetGeneration() || a.GetUID() != b.GetUID()
+}

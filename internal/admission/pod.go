@@ -1,0 +1,153 @@
+package admission
+
+import (
+	"strings"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/capacity"
+)
+
+// Result is what became of a review, for the metric.
+type Result string
+
+// Results. Only a validator denies.
+const (
+	// ResultHinted: the pod carries a hint that is in force.
+	ResultHinted Result = "hinted"
+	// ResultNoHint: nothing that is known could host the pod.
+	ResultNoHint Result = "no_hint"
+	// ResultSkipped: the object is not ours to look at, or nothing is known yet.
+	ResultSkipped Result = "skipped"
+	// ResultDefaulted: a Provisioner was completed.
+	ResultDefaulted Result = "defaulted"
+	// ResultAllowed: nothing to say against it.
+	ResultAllowed Result = "allowed"
+	// ResultDenied: refused, with the reason.
+	ResultDenied Result = "denied"
+	// ResultShed: allowed or turned away unseen for want of time or room.
+	ResultShed Result = "shed"
+	// ResultError: not understood; allowed by mutators, an HTTP error otherwise.
+	ResultError Result = "error"
+)
+
+// results are all of them, so that the metric's series exist from the start.
+var results = []Result{ResultHinted, ResultNoHint, ResultSkipped, ResultDefaulted, ResultAllowed, ResultDenied, ResultShed, ResultError}
+
+// Decision is the answer to a review.
+type Decision struct {
+	// Patch is a JSON patch (RFC 6902); empty for none.
+	Patch []byte
+	// Warnings are shown to whoever made the request.
+	Warnings []string
+	// Denied says why the object is refused; empty: it is allowed.
+	Denied string
+	Result Result
+}
+
+// DecidePod hints a pod at the capacity that would be bought for it. It looks
+// at the pod and the Snapshot alone; nil knows nothing and changes nothing. The
+// patch touches no key but berth.dev/placement and berth.dev/shape.
+//
+// Pods that Berth will never place get nothing: bound, mirror and DaemonSet
+// pods. A pod without a controller, that somebody has just applied by hand, is
+// told when nothing can host it; others' warnings would go to a controller's log.
+func DecidePod(in *PodInput, s *Snapshot) Decision {
+	pod := &in.pod
+	if s == nil || !in.hasMetadata || pod.Spec.NodeName != "" || in.mirror || in.owner == "DaemonSet" {
+		return Decision{Result: ResultSkipped}
+	}
+	shape := capacity.ShapeHash(pod)
+	a, known := s.place(pod, shape)
+	d := Decision{Patch: podPatch(in, a.hint, shape)}
+	switch {
+	case a.hint != "":
+		d.Result = ResultHinted
+	case !known:
+		d.Result = ResultSkipped
+	default:
+		d.Result = ResultNoHint
+		if in.owner == "" && a.reason != nil && worthTelling(a.reason.Constraint) {
+			d.Warnings = []string{reasonText(a.reason)}
+		}
+	}
+	return d
+}
+
+// worthTelling says whether a reason is news to whoever applies a pod: a gate
+// they have set themselves, and a cluster without Provisioners buys nothing.
+func worthTelling(c capacity.Constraint) bool {
+	return c != capacity.ConstraintGated && c != capacity.ConstraintNoProvisioner
+}
+
+// reasonText is a Reason in one line. It speaks of new nodes only: one that
+// exists may have room.
+func reasonText(r *capacity.Reason) string {
+	var b strings.Builder
+	b.WriteString("berth: no new node for this pod")
+	if r.Provisioner != "" {
+		b.WriteString(" from Provisioner ")
+		b.WriteString(r.Provisioner)
+	}
+	b.WriteString(": ")
+	b.WriteString(r.Detail)
+	if r.Fix != "" {
+		b.WriteString("; ")
+		b.WriteString(r.Fix)
+	}
+	return b.String()
+}
+
+// podPatch gives the pod exactly these values of our keys; a hint that is empty
+// is one that it must not have. Nil when it is so already.
+//
+// Each operation can be applied to the object that was sent: annotations are
+// added as a whole where there are none, "add" sets a key whether it is there
+// or not, and "remove" names only a key that is there.
+func podPatch(in *PodInput, hint, shape string) []byte {
+	has, hinted := in.ours[v1alpha1.AnnotationPlacement]
+	setHint := hint != "" && (!hinted || has != hint)
+	dropHint := hint == "" && hinted
+	setShape := in.ours[v1alpha1.AnnotationShape] != shape
+	if !setHint && !dropHint && !setShape {
+		return nil
+	}
+	b := make([]byte, 0, 320)
+	if !in.annotated {
+		b = append(b, `[{"op":"add","path":"/metadata/annotations","value":{`...)
+		if hint != "" {
+			b = append(b, `"`+v1alpha1.AnnotationPlacement+`":`...)
+			b = appendString(b, hint)
+			b = append(b, ',')
+		}
+		b = append(b, `"`+v1alpha1.AnnotationShape+`":`...)
+		b = appendString(b, shape)
+		return append(b, `}}]`...)
+	}
+	op := func(verb, key, value string) {
+		if len(b) > 0 {
+			b = append(b, ',')
+		} else {
+			b = append(b, '[')
+		}
+		b = append(b, `{"op":"`...)
+		b = append(b, verb...)
+		b = append(b, `","path":"/metadata/annotations/`...)
+		b = appendPointer(b, key)
+		b = append(b, '"')
+		if verb == "add" {
+			b = append(b, `,"value":`...)
+			b = appendString(b, value)
+		}
+		b = append(b, '}')
+	}
+	switch {
+	case setHint:
+		op("add", v1alpha1.AnnotationPlacement, hint)
+	case dropHint:
+		op("remove", v1alpha1.AnnotationPlacement, "")
+	}
+	if setShape {
+		op("add", v1alpha1.AnnotationShape, shape)
+	}
+	return append(b, ']')
+}

@@ -1,0 +1,222 @@
+package admission
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/robfig/cron/v3"
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+)
+
+// maxProblems is how many problems one denial names.
+const maxProblems = 10
+
+// reviewValidation answers the webhook that validates Provisioners.
+func reviewValidation(body string, s *Snapshot) (string, Decision, error) {
+	v, err := parseReview(body, nil)
+	if err != nil {
+		return v.uid, Decision{}, err
+	}
+	if v.kind != "Provisioner" || v.subResource != "" || v.operation != "CREATE" && v.operation != "UPDATE" {
+		return v.uid, Decision{Result: ResultSkipped}, nil
+	}
+	p, old := new(v1alpha1.Provisioner), (*v1alpha1.Provisioner)(nil)
+	if err := json.Unmarshal([]byte(v.object), p); err != nil {
+		return v.uid, Decision{}, fmt.Errorf("reading the Provisioner: %w", err)
+	}
+	if v.oldObject != "" {
+		old = new(v1alpha1.Provisioner)
+		if err := json.Unmarshal([]byte(v.oldObject), old); err != nil {
+			old = nil // What was stored before is unreadable; the new one counts.
+		}
+	}
+	return v.uid, ValidateProvisioner(p, old, s), nil
+}
+
+// ValidateProvisioner says what is wrong with a Provisioner beyond what the CRD
+// can: each message names the field and the fix. old is what it replaces, nil
+// for a new one. What is being deleted, and an update that leaves the spec as
+// it is, are always allowed, so that finalizers can go and labels can change
+// whatever the spec says.
+//
+// What follows from the specification alone is denied. What follows from prices
+// and capacity is denied only on the word of recent offerings, and a warning
+// otherwise; what may be meant so is a warning always.
+func ValidateProvisioner(p, old *v1alpha1.Provisioner, s *Snapshot) Decision {
+	if p.DeletionTimestamp != nil || old != nil && apiequality.Semantic.DeepEqual(p.Spec, old.Spec) {
+		return Decision{Result: ResultAllowed}
+	}
+	var problems []string
+	warnings := notInForce(&p.Spec)
+	problems = append(problems, checkLabels(&p.Spec)...)
+	problems = append(problems, checkTaints(&p.Spec)...)
+	problems = append(problems, checkTags(p.Spec.EC2.Tags)...)
+	problems = append(problems, checkBudgets(p.Spec.Disruption)...)
+	if err := checkUserData(p.Spec.EC2.AMIFamily, p.Spec.EC2.UserData); err != nil {
+		problems = append(problems, "spec.ec2.userData: "+err.Error())
+	}
+	against := contradictions(&p.Spec)
+	problems = append(problems, against...)
+	// A contradiction explains an empty market by itself.
+	if s != nil && len(against) == 0 {
+		denied, warned := s.checkMarket(p)
+		problems = append(problems, denied...)
+		warnings = append(warnings, warned...)
+	}
+	if len(problems) == 0 {
+		return Decision{Warnings: prefixed(warnings), Result: ResultAllowed}
+	}
+	more := ""
+	if n := len(problems) - maxProblems; n > 0 {
+		problems, more = problems[:maxProblems], fmt.Sprintf("; and %d more", n)
+	}
+	return Decision{Denied: strings.Join(problems, "; ") + more, Warnings: prefixed(warnings), Result: ResultDenied}
+}
+
+// notInForce warns of settings that this version accepts and does not act upon,
+// so that nobody relies on them.
+func notInForce(spec *v1alpha1.ProvisionerSpec) []string {
+	var out []string
+	if spec.Consolidation != nil && spec.Consolidation.Enabled {
+		out = append(out, "spec.consolidation.enabled: this version does not consolidate; empty and expired nodes are removed all the same")
+	}
+	if len(spec.EC2.CapacityReservations) > 0 {
+		out = append(out, "spec.ec2.capacityReservations: this version does not use capacity reservations")
+	}
+	return out
+}
+
+func prefixed(warnings []string) []string {
+	if len(warnings) > maxProblems {
+		warnings = warnings[:maxProblems]
+	}
+	for i, w := range warnings {
+		warnings[i] = "berth: " + w
+	}
+	return warnings
+}
+
+// checkLabels wants well-formed keys and values of everything that becomes a
+// label, annotation or taint of a node.
+func checkLabels(spec *v1alpha1.ProvisionerSpec) []string {
+	var problems []string
+	say := func(path string, errs []string) {
+		for _, e := range errs {
+			problems = append(problems, path+": "+e)
+		}
+	}
+	for _, k := range slices.Sorted(maps.Keys(spec.Labels)) {
+		path := "spec.labels[" + clip(k, 80) + "]"
+		say(path, validation.IsQualifiedName(k))
+		say(path, validation.IsValidLabelValue(spec.Labels[k]))
+	}
+	for _, e := range apivalidation.ValidateAnnotations(spec.Annotations, field.NewPath("spec", "annotations")) {
+		problems = append(problems, clip(e.Error(), 200))
+	}
+	for i := range spec.Requirements {
+		r := &spec.Requirements[i]
+		say(fmt.Sprintf("spec.requirements[%d].key", i), validation.IsQualifiedName(r.Key))
+		for j, v := range r.Values {
+			say(fmt.Sprintf("spec.requirements[%d].values[%d]", i, j), validation.IsValidLabelValue(v))
+		}
+	}
+	for _, list := range []struct {
+		name   string
+		taints []corev1.Taint
+	}{{"taints", spec.Taints}, {"startupTaints", spec.StartupTaints}} {
+		for i, t := range list.taints {
+			say(fmt.Sprintf("spec.%s[%d].key", list.name, i), validation.IsQualifiedName(t.Key))
+			say(fmt.Sprintf("spec.%s[%d].value", list.name, i), validation.IsValidLabelValue(t.Value))
+		}
+	}
+	return problems
+}
+
+// checkTaints wants each key and effect once over taints and startupTaints: a
+// node cannot carry two, and one that goes at startup cannot be one that stays.
+func checkTaints(spec *v1alpha1.ProvisionerSpec) []string {
+	type identity struct {
+		key    string
+		effect corev1.TaintEffect
+	}
+	var problems []string
+	seen := map[identity]string{}
+	check := func(name string, taints []corev1.Taint) {
+		for i, t := range taints {
+			path := fmt.Sprintf("spec.%s[%d]", name, i)
+			id := identity{t.Key, t.Effect}
+			if other, ok := seen[id]; ok {
+				problems = append(problems, fmt.Sprintf("%s: %s:%s is at %s too: a node carries one taint of a key and effect; remove one", path, t.Key, t.Effect, other))
+				continue
+			}
+			seen[id] = path
+		}
+	}
+	check("taints", spec.Taints)
+	check("startupTaints", spec.StartupTaints)
+	return problems
+}
+
+// checkTags refuses what AWS does in a case that the CRD's rule does not see:
+// the prefix aws: is reserved "in any combination of upper or lowercase" (EC2
+// user guide, tag restrictions).
+func checkTags(tags map[string]string) []string {
+	var problems []string
+	for _, k := range slices.Sorted(maps.Keys(tags)) {
+		if len(k) >= 4 && strings.EqualFold(k[:4], "aws:") {
+			problems = append(problems, fmt.Sprintf("spec.ec2.tags[%s]: AWS reserves keys that begin with aws: in upper or lower case; use another key", k))
+		}
+	}
+	return problems
+}
+
+// checkBudgets wants schedules and time zones that can be followed.
+func checkBudgets(d *v1alpha1.Disruption) []string {
+	if d == nil {
+		return nil
+	}
+	var problems []string
+	for i, b := range d.Budgets {
+		path := fmt.Sprintf("spec.disruption.budgets[%d]", i)
+		if b.Schedule != "" {
+			if err := checkSchedule(b.Schedule); err != nil {
+				problems = append(problems, fmt.Sprintf("%s.schedule: %q: %v; write minute hour day month weekday, such as \"0 9 * * 1-5\"", path, b.Schedule, err))
+			}
+		}
+		if b.TimeZone != "" {
+			if _, err := time.LoadLocation(b.TimeZone); err != nil || b.TimeZone == "Local" {
+				problems = append(problems, fmt.Sprintf("%s.timeZone: %q is not known; use an IANA name such as Europe/Berlin, or leave it out for UTC", path, b.TimeZone))
+			}
+		}
+	}
+	return problems
+}
+
+// anyTime is where the search for a schedule's next time begins; any would do.
+var anyTime = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+func checkSchedule(schedule string) error {
+	// The library reads a time zone here, and panics on a malformed one.
+	if strings.HasPrefix(schedule, "TZ=") || strings.HasPrefix(schedule, "CRON_TZ=") {
+		return fmt.Errorf("the time zone goes into timeZone")
+	}
+	s, err := cron.ParseStandard(schedule)
+	if err != nil {
+		return err
+	}
+	// The library looks five years ahead.
+	if s.Next(anyTime).IsZero() {
+		return fmt.Errorf("there is no such day")
+	}
+	return nil
+}
