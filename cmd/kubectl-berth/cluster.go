@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/capacity"
+	"github.com/berth-dev/berth/internal/manifest"
+)
+
+// pageSize is the number of objects asked for at once.
+const pageSize = 1000
+
+type clusterOptions struct{ kubeconfig, context string }
+
+// connect makes a client for the cluster that the kubeconfig names.
+func (o clusterOptions) connect() (client.Client, error) {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = o.kubeconfig
+	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: o.context}).ClientConfig()
+	if err != nil {
+		return nil, fmt.Errorf("no manifests (-f) and no cluster: %w", err)
+	}
+	scheme, err := newScheme()
+	if err != nil {
+		return nil, err
+	}
+	c, err := client.New(config, client.Options{Scheme: scheme})
+	if err != nil {
+		return nil, fmt.Errorf("connecting to %s: %w", config.Host, err)
+	}
+	return c, nil
+}
+
+func newScheme() (*runtime.Scheme, error) {
+	scheme := runtime.NewScheme()
+	if err := clientgoscheme.AddToScheme(scheme); err != nil {
+		return nil, err
+	}
+	return scheme, v1alpha1.AddToScheme(scheme)
+}
+
+// readCluster reads what the planner depends on. Workloads are left out, for
+// their pods are there.
+func readCluster(ctx context.Context, c client.Reader) (*manifest.Set, error) {
+	set := &manifest.Set{}
+	lists := []client.ObjectList{
+		&corev1.NamespaceList{}, &corev1.NodeList{}, &corev1.PodList{}, &appsv1.DaemonSetList{},
+		&corev1.PersistentVolumeList{}, &corev1.PersistentVolumeClaimList{}, &storagev1.StorageClassList{}, &storagev1.CSINodeList{},
+		&v1alpha1.ProvisionerList{}, &v1alpha1.NodeClaimList{},
+	}
+	for _, l := range lists {
+		for {
+			err := c.List(ctx, l, client.Limit(pageSize), client.Continue(l.GetContinue()))
+			if meta.IsNoMatchError(err) {
+				set.Note("this cluster does not know %T: Berth's CRDs are not installed", l)
+				break
+			}
+			if err != nil {
+				return nil, fmt.Errorf("reading the cluster: %w", err)
+			}
+			err = meta.EachListItem(l, func(o runtime.Object) error {
+				object, ok := o.DeepCopyObject().(manifest.Object)
+				if !ok {
+					return fmt.Errorf("reading the cluster: unexpected %T", o)
+				}
+				set.Add(object)
+				return nil
+			})
+			if err != nil {
+				return nil, err
+			}
+			if l.GetContinue() == "" {
+				break
+			}
+		}
+	}
+	return set, nil
+}
+
+// readOfferings reads what Berth has published about what can be bought; nil
+// where there is none. Berth's namespace is not known here: the newest counts.
+func readOfferings(ctx context.Context, c client.Reader) (*capacity.Offerings, error) {
+	var list corev1.ConfigMapList
+	if err := c.List(ctx, &list, client.MatchingFields{"metadata.name": v1alpha1.OfferingsConfigMap}); err != nil {
+		return nil, fmt.Errorf("reading ConfigMap %s: %w", v1alpha1.OfferingsConfigMap, err)
+	}
+	var newest *capacity.Offerings
+	for i := range list.Items {
+		o, err := capacity.DecodeOfferings(list.Items[i].BinaryData[capacity.OfferingsKey])
+		if err != nil {
+			return nil, fmt.Errorf("ConfigMap %s/%s: %w", list.Items[i].Namespace, list.Items[i].Name, err)
+		}
+		if newest == nil || o.At.After(newest.At) {
+			newest = o
+		}
+	}
+	return newest, nil
+}

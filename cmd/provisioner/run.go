@@ -1,0 +1,286 @@
+package main
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/go-logr/zapr"
+	"github.com/spf13/pflag"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	crmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/ec2"
+	"github.com/berth-dev/berth/internal/provisioner"
+)
+
+// options are the command line.
+type options struct {
+	kubeconfig, namespace                       string
+	clusterName, clusterEndpoint, serviceCIDR   string
+	instanceProfile                             string
+	metricsAddress, healthAddress, logLevel     string
+	leaderElect                                 bool
+	batchIdle, batchMax, planBudget, regTimeout time.Duration
+	qps                                         float32
+	burst                                       int
+}
+
+func (o *options) flags(f *pflag.FlagSet) {
+	f.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig `file`; empty: $KUBECONFIG, or the Pod's service account")
+	f.StringVar(&o.namespace, "namespace", "berth-system", "`namespace` of Berth's own objects (lease, offerings)")
+	f.StringVar(&o.clusterName, "cluster-name", "", "`name` of the cluster, as in the kubernetes.io/cluster/<name> tags (required)")
+	f.StringVar(&o.clusterEndpoint, "cluster-endpoint", "", "`URL` at which nodes reach the API server; empty: the one that the provisioner itself uses")
+	f.StringVar(&o.serviceCIDR, "service-cidr", "", "`range` of Service addresses, for nodes; empty: derived from the kubernetes Service")
+	f.StringVar(&o.instanceProfile, "default-instance-profile", "", "IAM instance profile `name` for Provisioners that name none")
+	f.StringVar(&o.metricsAddress, "metrics-bind-address", "127.0.0.1:8080", "`address` of /metrics; 0 turns it off")
+	f.StringVar(&o.healthAddress, "health-probe-bind-address", ":8081", "`address` of /healthz and /readyz; 0 turns it off")
+	f.StringVar(&o.logLevel, "log-level", "info", "`level`: debug, info or error")
+	f.BoolVar(&o.leaderElect, "leader-elect", true, "wait for the lease before acting; turn off only where a single process is certain")
+	f.DurationVar(&o.batchIdle, "batch-idle", 100*time.Millisecond, "end a batch when no pod has come for that long")
+	f.DurationVar(&o.batchMax, "batch-max", 2*time.Second, "end a batch after that long at the latest")
+	f.DurationVar(&o.planBudget, "plan-budget", 100*time.Millisecond, "time for improving each plan")
+	f.DurationVar(&o.regTimeout, "registration-timeout", 15*time.Minute, "terminate instances that have not joined after that long")
+	f.Float32Var(&o.qps, "kube-api-qps", 500, "client-side limit of calls a second to the API server")
+	f.IntVar(&o.burst, "kube-api-burst", 1000, "burst above --kube-api-qps")
+}
+
+// run starts the provisioner and returns when it has stopped.
+func (o *options) run(ctx context.Context) error {
+	if o.clusterName == "" {
+		return usageError{errors.New("--cluster-name is required: the name in the kubernetes.io/cluster/<name> tags of the cluster's subnets")}
+	}
+	if o.qps <= 0 || o.burst <= 0 {
+		return usageError{errors.New("--kube-api-qps and --kube-api-burst must be positive")}
+	}
+	log, err := o.logger()
+	if err != nil {
+		return usageError{err}
+	}
+	defer func() { _ = log.Sync() }() // Nothing is left to report a failure to.
+	ctrl.SetLogger(zapr.NewLogger(log))
+	klog.SetLogger(zapr.NewLogger(log).WithName("client-go"))
+
+	kubeConfig, err := o.restConfig()
+	if err != nil {
+		return usageError{err}
+	}
+	kube, err := kubernetes.NewForConfig(kubeConfig)
+	if err != nil {
+		return usageError{fmt.Errorf("reading the kubeconfig: %w", err)}
+	}
+	facts, err := o.clusterFacts(ctx, kube, kubeConfig)
+	if err != nil {
+		return usageError{err}
+	}
+	cloud, err := ec2.New(ctx, facts)
+	if err != nil {
+		return usageError{err}
+	}
+	if err := o.checkCRDs(kube); err != nil {
+		return usageError{err}
+	}
+	if err := o.ensureNamespace(ctx, kube); err != nil {
+		return usageError{err}
+	}
+	mgr, err := o.manager(kubeConfig)
+	if err != nil {
+		return fmt.Errorf("setting up: %w", err)
+	}
+	_, err = provisioner.New(ctx, provisioner.Config{
+		Manager: mgr, Kube: kube, Cloud: cloud,
+		ClusterUID: facts.ClusterUID, Region: cloud.Region(), Namespace: o.namespace,
+		BatchIdle: o.batchIdle, BatchMax: o.batchMax, PlanBudget: o.planBudget, RegistrationTimeout: o.regTimeout,
+		Registry: crmetrics.Registry,
+	})
+	if err != nil {
+		return fmt.Errorf("setting up: %w", err)
+	}
+	log.Info("starting", zap.String("cluster", o.clusterName), zap.String("region", cloud.Region()))
+	if err := mgr.Start(ctx); err != nil {
+		return fmt.Errorf("running: %w", err)
+	}
+	return nil
+}
+
+func (o *options) logger() (*zap.Logger, error) {
+	level, err := zapcore.ParseLevel(o.logLevel)
+	if err != nil {
+		return nil, fmt.Errorf("--log-level %q: use debug, info or error", o.logLevel)
+	}
+	c := zap.NewProductionConfig()
+	c.Level = zap.NewAtomicLevelAt(level)
+	c.Sampling = nil
+	c.DisableStacktrace = true
+	c.DisableCaller = true
+	c.EncoderConfig.EncodeTime = zapcore.RFC3339NanoTimeEncoder
+	return c.Build()
+}
+
+// restConfig finds the API server.
+func (o *options) restConfig() (*rest.Config, error) {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = o.kubeconfig
+	if o.kubeconfig == "" && os.Getenv("KUBECONFIG") == "" {
+		if c, err := rest.InClusterConfig(); err == nil {
+			return o.tune(c), nil
+		}
+	}
+	c, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil).ClientConfig()
+	if err != nil {
+		return nil, fmt.Errorf("no usable cluster configuration (%w): give --kubeconfig FILE, or run in a Pod with a service account", err)
+	}
+	return o.tune(c), nil
+}
+
+func (o *options) tune(c *rest.Config) *rest.Config {
+	c.QPS, c.Burst = o.qps, o.burst
+	c.UserAgent = "berth-provisioner"
+	return c
+}
+
+// clusterFacts asks the API server what instances must know of the cluster.
+func (o *options) clusterFacts(ctx context.Context, kube kubernetes.Interface, kubeConfig *rest.Config) (ec2.Config, error) {
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	system, err := kube.CoreV1().Namespaces().Get(ctx, metav1.NamespaceSystem, metav1.GetOptions{})
+	if err != nil {
+		return ec2.Config{}, fmt.Errorf("the API server at %s does not answer as it should (%w): check --kubeconfig and the network", kubeConfig.Host, err)
+	}
+	version, err := kube.Discovery().ServerVersion()
+	if err != nil {
+		return ec2.Config{}, fmt.Errorf("reading the version of the API server at %s: %w", kubeConfig.Host, err)
+	}
+	ca, err := clusterCA(kubeConfig)
+	if err != nil {
+		return ec2.Config{}, err
+	}
+	endpoint := o.clusterEndpoint
+	if endpoint == "" {
+		endpoint = kubeConfig.Host
+	}
+	services := o.serviceCIDR
+	if services == "" {
+		if services, err = serviceRange(ctx, kube); err != nil {
+			return ec2.Config{}, err
+		}
+	}
+	return ec2.Config{
+		ClusterName: o.clusterName, ClusterUID: string(system.UID), ClusterEndpoint: endpoint, ClusterCA: ca,
+		KubernetesVersion: strings.TrimSuffix(version.Major+"."+version.Minor, "+"),
+		ServiceCIDR:       services, DefaultInstanceProfile: o.instanceProfile,
+	}, nil
+}
+
+// clusterCA is the CA that kubelets are to trust, in base64.
+func clusterCA(c *rest.Config) (string, error) {
+	pem := c.CAData
+	if len(pem) == 0 && c.CAFile != "" {
+		var err error
+		if pem, err = os.ReadFile(c.CAFile); err != nil {
+			return "", fmt.Errorf("reading the cluster's CA: %w", err)
+		}
+	}
+	if len(pem) == 0 {
+		return "", errors.New("the kubeconfig names no certificate authority, which nodes need to trust the API server: add certificate-authority-data to it")
+	}
+	return base64.StdEncoding.EncodeToString(pem), nil
+}
+
+// serviceRange reads the range of Service addresses from the API server
+// (ServiceCIDR objects, stable since Kubernetes 1.33).
+func serviceRange(ctx context.Context, kube kubernetes.Interface) (string, error) {
+	list, err := kube.NetworkingV1().ServiceCIDRs().List(ctx, metav1.ListOptions{})
+	if err == nil {
+		for _, s := range list.Items {
+			for _, c := range s.Spec.CIDRs {
+				if _, err := netip.ParsePrefix(c); err == nil {
+					return c, nil
+				}
+			}
+		}
+	}
+	return "", errors.New("the range of Service addresses is not to be had from the API server: give --service-cidr, such as 10.100.0.0/16")
+}
+
+// checkCRDs fails early where the resources are missing.
+func (o *options) checkCRDs(kube kubernetes.Interface) error {
+	list, err := kube.Discovery().ServerResourcesForGroupVersion(v1alpha1.GroupVersion.String())
+	if err != nil || len(list.APIResources) == 0 {
+		return fmt.Errorf("the cluster does not know %s: apply the CRDs first (kubectl apply -f deploy/crds)", v1alpha1.GroupVersion)
+	}
+	return nil
+}
+
+// ensureNamespace makes the namespace of Berth's own objects where it is
+// missing and may be made: a chart has made it, a process started by hand has not.
+func (o *options) ensureNamespace(ctx context.Context, kube kubernetes.Interface) error {
+	_, err := kube.CoreV1().Namespaces().Get(ctx, o.namespace, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		_, err = kube.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: o.namespace}}, metav1.CreateOptions{})
+	}
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("namespace %s is not there and cannot be made (%w): create it, or give another with --namespace", o.namespace, err)
+	}
+	return nil
+}
+
+func (o *options) manager(kubeConfig *rest.Config) (manager.Manager, error) {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return nil, err
+		}
+	}
+	// A leader that dies is replaced within leaseDuration. The lease only
+	// spares work: safety rests on tokens and preconditions.
+	leaseDuration, renew, retry, grace := 10*time.Second, 7*time.Second, time.Second, 20*time.Second
+	mgr, err := ctrl.NewManager(kubeConfig, ctrl.Options{
+		Scheme:                        scheme,
+		Metrics:                       metricsserver.Options{BindAddress: o.metricsAddress},
+		HealthProbeBindAddress:        o.healthAddress,
+		LeaderElection:                o.leaderElect,
+		LeaderElectionID:              "berth-provisioner",
+		LeaderElectionNamespace:       o.namespace,
+		LeaderElectionReleaseOnCancel: true,
+		LeaseDuration:                 &leaseDuration,
+		RenewDeadline:                 &renew,
+		RetryPeriod:                   &retry,
+		GracefulShutdownTimeout:       &grace,
+		Cache: cache.Options{
+			DefaultTransform: cache.TransformStripManagedFields(),
+			ByObject: map[client.Object]cache.ByObject{
+				&corev1.ConfigMap{}: {Namespaces: map[string]cache.Config{o.namespace: {}}},
+			},
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
+		return nil, err
+	}
+	return mgr, mgr.AddReadyzCheck("ping", healthz.Ping)
+}

@@ -1,0 +1,230 @@
+package provisioner
+
+import (
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/capacity"
+)
+
+const (
+	// seatPatience is how long a pod may stay unbound on a ready node that was
+	// bought for it before the plan is considered wrong for this pod.
+	seatPatience = 15 * time.Second
+	// breakerLimit is the number of wasted seats after which a shape is stopped.
+	breakerLimit = 2
+	// breakerPause is how long a stopped shape stays stopped.
+	breakerPause = 10 * time.Minute
+	// unseenPatience is how long a created claim may be missing from the cache
+	// before it is taken for deleted.
+	unseenPatience = time.Minute
+)
+
+// seat is room on a claim's node that was bought for one pod.
+type seat struct {
+	claim string
+	// readyAt is when the node was first seen ready with the pod still unbound.
+	readyAt time.Time
+}
+
+// book is what the loops remember between rounds: seats, claims that the cache
+// does not show yet, and shapes whose launches were wasted. All of it can be
+// lost: the next round derives it anew. Safe for concurrent use.
+type book struct {
+	mu      sync.Mutex
+	seats   map[types.UID]seat
+	byClaim map[string]map[types.UID]struct{}
+	created map[string]createdClaim
+	wasted  map[string]waste
+}
+
+type createdClaim struct {
+	claim *v1alpha1.NodeClaim
+	at    time.Time
+}
+
+type waste struct {
+	count   int
+	last    time.Time
+	message string
+}
+
+func newBook() *book {
+	return &book{
+		seats:   map[types.UID]seat{},
+		byClaim: map[string]map[types.UID]struct{}{},
+		created: map[string]createdClaim{},
+		wasted:  map[string]waste{},
+	}
+}
+
+// give records that a pod has a seat on a claim, replacing an older seat.
+func (b *book) give(pod types.UID, claim string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.takeLocked(pod)
+	b.seats[pod] = seat{claim: claim}
+	if b.byClaim[claim] == nil {
+		b.byClaim[claim] = map[types.UID]struct{}{}
+	}
+	b.byClaim[claim][pod] = struct{}{}
+}
+
+// take ends a pod's seat: it is bound, gone, or to be planned again.
+func (b *book) take(pod types.UID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.takeLocked(pod)
+}
+
+func (b *book) takeLocked(pod types.UID) {
+	s, ok := b.seats[pod]
+	if !ok {
+		return
+	}
+	delete(b.seats, pod)
+	delete(b.byClaim[s.claim], pod)
+	if len(b.byClaim[s.claim]) == 0 {
+		delete(b.byClaim, s.claim)
+	}
+}
+
+// of returns the claim that a pod has a seat on.
+func (b *book) of(pod types.UID) (string, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s, ok := b.seats[pod]
+	return s.claim, ok
+}
+
+// on returns the pods with a seat on a claim.
+func (b *book) on(claim string) []types.UID {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	out := make([]types.UID, 0, len(b.byClaim[claim]))
+	for uid := range b.byClaim[claim] {
+		out = append(out, uid)
+	}
+	return out
+}
+
+// drop ends all seats on a claim that is going away.
+func (b *book) drop(claim string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for uid := range b.byClaim[claim] {
+		delete(b.seats, uid)
+	}
+	delete(b.byClaim, claim)
+	delete(b.created, claim)
+}
+
+// overdue reports whether a pod's node has been ready for longer than
+// seatPatience while the pod is still unbound. It then ends the seat and counts
+// it against the pod's shape, with kube-scheduler's own message.
+func (b *book) overdue(pod *corev1.Pod, nodeReady bool, now time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s, ok := b.seats[pod.UID]
+	if !ok || !nodeReady {
+		return false
+	}
+	if s.readyAt.IsZero() {
+		s.readyAt = now
+		b.seats[pod.UID] = s
+		return false
+	}
+	if now.Sub(s.readyAt) < seatPatience {
+		return false
+	}
+	b.takeLocked(pod.UID)
+	shape := capacity.ShapeHash(pod)
+	w := b.wasted[shape]
+	// Pods of one shape on one node are one wasted launch, not many.
+	if now.Sub(w.last) > seatPatience/2 {
+		w.count++
+		w.last = now
+	}
+	w.message = schedulerMessage(pod)
+	b.wasted[shape] = w
+	return true
+}
+
+// bound ends the seat of a pod that was bound to a node, and forgets the
+// wasted launches of its shape when it got the node it was meant to have.
+func (b *book) bound(pod *corev1.Pod, claim string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s, ok := b.seats[pod.UID]
+	if !ok {
+		return
+	}
+	b.takeLocked(pod.UID)
+	if s.claim == claim && len(b.wasted) > 0 {
+		delete(b.wasted, capacity.ShapeHash(pod))
+	}
+}
+
+// stopped reports whether launches for a shape are stopped, since when, and
+// what kube-scheduler said.
+func (b *book) stopped(shape string, now time.Time) (string, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	w, ok := b.wasted[shape]
+	if !ok || w.count < breakerLimit {
+		return "", false
+	}
+	if now.Sub(w.last) > breakerPause {
+		// Half open: one more launch may prove the shape right.
+		w.count = breakerLimit - 1
+		b.wasted[shape] = w
+		return "", false
+	}
+	return w.message, true
+}
+
+// anyStopped reports whether any shape has wasted launches at all.
+func (b *book) anyStopped() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.wasted) > 0
+}
+
+// remember keeps a claim that was just created until the cache shows it.
+func (b *book) remember(c *v1alpha1.NodeClaim, now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.created[c.Name] = createdClaim{claim: c, at: now}
+}
+
+// merge returns the cache's claims plus those created but not yet seen there.
+func (b *book) merge(cached []*v1alpha1.NodeClaim, now time.Time) []*v1alpha1.NodeClaim {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, c := range cached {
+		delete(b.created, c.Name)
+	}
+	out := cached
+	for name, c := range b.created {
+		if now.Sub(c.at) > unseenPatience {
+			delete(b.created, name)
+			continue
+		}
+		out = append(out, c.claim)
+	}
+	return out
+}
+
+// schedulerMessage is what kube-scheduler last said about a pod.
+func schedulerMessage(pod *corev1.Pod) string {
+	for _, c := range pod.Status.Conditions {
+		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse {
+			return c.Message
+		}
+	}
+	return "kube-scheduler has not bound the pod"
+}

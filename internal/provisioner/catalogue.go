@@ -1,0 +1,280 @@
+package provisioner
+
+import (
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/capacity"
+)
+
+const (
+	// iceFirst is how long an offering that EC2 refused is left alone; each
+	// refusal doubles it, up to iceMost.
+	iceFirst = 3 * time.Minute
+	iceMost  = 30 * time.Minute
+	// blameFor is how long nothing is launched for a Provisioner whose launch
+	// EC2 refused for a reason that waiting alone does not cure.
+	blameFor = time.Minute
+)
+
+// catalogue is what can be bought: EC2's facts and prices, what discovery
+// found for each Provisioner, and what refusals have taught. Safe for
+// concurrent use.
+type catalogue struct {
+	region string
+
+	mu       sync.Mutex
+	version  int64
+	at       time.Time
+	machines []capacity.Machine
+	byName   map[string]*capacity.Machine
+	ice      map[offeringKey]ice
+	resolved map[string]capacity.Resolved
+	blamed   map[string]blame
+	// types are derived per Provisioner, as long as nothing they depend on changes.
+	types map[string]derived
+}
+
+type offeringKey struct{ instanceType, zone, capacityType string }
+
+type ice struct {
+	until  time.Time
+	streak int
+}
+
+type blame struct {
+	why   string
+	until time.Time
+}
+
+type derived struct {
+	generation, version int64
+	until               time.Time
+	types               []capacity.InstanceType
+}
+
+func newCatalogue(region string) *catalogue {
+	return &catalogue{region: region, ice: map[offeringKey]ice{}, resolved: map[string]capacity.Resolved{},
+		blamed: map[string]blame{}, types: map[string]derived{}}
+}
+
+// ready reports whether anything is known that could be bought.
+func (c *catalogue) ready() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.machines) > 0
+}
+
+// setMachines replaces EC2's facts.
+func (c *catalogue) setMachines(m []capacity.Machine, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.machines, c.at = m, now
+	c.byName = make(map[string]*capacity.Machine, len(m))
+	for i := range m {
+		c.byName[m[i].Name] = &m[i]
+	}
+	c.version++
+}
+
+// setResolved stores what discovery found for a Provisioner, and reports
+// whether that is news.
+func (c *catalogue) setResolved(provisioner string, r capacity.Resolved) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if old, ok := c.resolved[provisioner]; ok && apiEqual(old, r) {
+		return false
+	}
+	c.resolved[provisioner] = r
+	c.version++
+	return true
+}
+
+// forget drops a deleted Provisioner.
+func (c *catalogue) forget(provisioner string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.resolved, provisioner)
+	delete(c.types, provisioner)
+	delete(c.blamed, provisioner)
+	c.version++
+}
+
+// blame stops launches for a Provisioner for blameFor.
+func (c *catalogue) blame(provisioner, why string, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.blamed[provisioner] = blame{why: why, until: now.Add(blameFor)}
+}
+
+// blamedFor returns why launches for a Provisioner are stopped, if they are.
+func (c *catalogue) blamedFor(provisioner string, now time.Time) (string, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	b, ok := c.blamed[provisioner]
+	return b.why, ok && now.Before(b.until)
+}
+
+// exhausted learns that EC2 has no capacity in some offerings.
+func (c *catalogue) exhausted(refused []capacity.OfferingRef, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, o := range refused {
+		key := offeringKey{o.InstanceType, o.Zone, o.CapacityType}
+		was := c.ice[key]
+		if was.until.Add(iceMost).Before(now) {
+			was.streak = 0
+		}
+		c.ice[key] = ice{until: now.Add(min(iceFirst<<was.streak, iceMost)), streak: min(was.streak+1, 8)}
+	}
+	c.version++
+}
+
+// open returns the offerings of a claim that are not known to be exhausted.
+func (c *catalogue) open(offerings []v1alpha1.ClaimOffering, now time.Time) []v1alpha1.ClaimOffering {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []v1alpha1.ClaimOffering
+	for _, o := range offerings {
+		if !now.Before(c.ice[offeringKey{o.InstanceType, o.Zone, o.CapacityType}].until) {
+			out = append(out, o)
+		}
+	}
+	return out
+}
+
+// provisioner joins a Provisioner with what it may buy now.
+func (c *catalogue) provisioner(pr *v1alpha1.Provisioner, now time.Time) *capacity.Provisioner {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := &capacity.Provisioner{Name: pr.Name, UID: pr.UID, Spec: &pr.Spec}
+	r, known := c.resolved[pr.Name]
+	switch b := c.blamed[pr.Name]; {
+	case !known:
+		out.NotReady = "its subnets, security groups and images are still being looked up"
+	case !r.Ready:
+		out.NotReady = r.Why
+	case now.Before(b.until):
+		out.NotReady = b.why
+	}
+	d, ok := c.types[pr.Name]
+	if !ok || d.generation != pr.Generation || d.version != c.version || !now.Before(d.until) {
+		d = derived{generation: pr.Generation, version: c.version, until: now.Add(time.Minute)}
+		for _, i := range c.ice {
+			if i.until.After(now) && i.until.Before(d.until) {
+				d.until = i.until
+			}
+		}
+		d.types = capacity.InstanceTypes(c.machinesNow(now), &pr.Spec, r, now)
+		c.types[pr.Name] = d
+	}
+	out.InstanceTypes = d.types
+	return out
+}
+
+// machinesNow is machines with what refusals have taught.
+func (c *catalogue) machinesNow(now time.Time) []capacity.Machine {
+	learned := false
+	for _, i := range c.ice {
+		learned = learned || i.until.After(now)
+	}
+	if !learned {
+		return c.machines
+	}
+	out := slices.Clone(c.machines)
+	for i := range out {
+		copied := false
+		for j, o := range out[i].Offerings {
+			until := c.ice[offeringKey{out[i].Name, o.Zone, o.CapacityType}].until
+			if !until.After(now) {
+				continue
+			}
+			if !copied {
+				out[i].Offerings = slices.Clone(out[i].Offerings)
+				copied = true
+			}
+			out[i].Offerings[j].UnavailableUntil = until
+		}
+	}
+	return out
+}
+
+// facts are what is expected of an instance that EC2 has chosen.
+type facts struct {
+	price                 float64
+	labels                map[string]string
+	capacity, allocatable capacity.Resources
+}
+
+// instance says what to expect of an instance of a claim. Known is false when
+// EC2 chose a type that the catalogue does not have; the price is then the
+// claim's own.
+func (c *catalogue) instance(claim *v1alpha1.NodeClaim, instanceType, zone, capacityType string) (facts, bool) {
+	f := facts{price: claim.Spec.Offerings[0].HourlyPrice.Dollars()}
+	for _, o := range claim.Spec.Offerings {
+		if o.InstanceType == instanceType && o.Zone == zone && o.CapacityType == capacityType {
+			f.price = o.HourlyPrice.Dollars()
+		}
+	}
+	c.mu.Lock()
+	m := c.byName[instanceType]
+	r := c.resolved[claim.Spec.Provisioner.Name]
+	c.mu.Unlock()
+	if m == nil {
+		return f, false
+	}
+	types := capacity.InstanceTypes([]capacity.Machine{*m}, &v1alpha1.ProvisionerSpec{
+		NodeTemplate: claim.Spec.NodeTemplate,
+		Requirements: []v1alpha1.Requirement{
+			{Key: corev1.LabelInstanceTypeStable, Operator: v1alpha1.OperatorIn, Values: []string{instanceType}},
+			{Key: corev1.LabelArchStable, Operator: v1alpha1.OperatorExists},
+			{Key: v1alpha1.LabelCapacityType, Operator: v1alpha1.OperatorExists},
+		},
+	}, capacity.Resolved{RootVolumeBytes: r.RootVolumeBytes}, time.Now())
+	if len(types) == 0 {
+		return f, false
+	}
+	it := types[0]
+	f.capacity, f.allocatable = it.Capacity, it.Allocatable
+	f.labels = maps.Clone(it.Labels)
+	f.labels[corev1.LabelTopologyZone] = zone
+	f.labels[corev1.LabelTopologyRegion] = c.region
+	f.labels[v1alpha1.LabelCapacityType] = capacityType
+	for _, o := range m.Offerings {
+		if o.Zone == zone && o.ZoneID != "" {
+			f.labels[v1alpha1.LabelZoneID] = o.ZoneID
+		}
+	}
+	return f, true
+}
+
+// offerings is the catalogue as it is published, with the refusals in it.
+func (c *catalogue) offerings(now time.Time) capacity.Offerings {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return capacity.Offerings{Version: c.version, At: c.at, Region: c.region,
+		Machines: c.machinesNow(now), Provisioners: maps.Clone(c.resolved)}
+}
+
+// restore takes over what a former leader published: prices that are better
+// than none, and the refusals that it learned.
+func (c *catalogue) restore(o capacity.Offerings, now time.Time) {
+	if o.Region != c.region {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.version = max(c.version, o.Version) + 1
+	for i := range o.Machines {
+		for _, of := range o.Machines[i].Offerings {
+			if of.UnavailableUntil.After(now) {
+				c.ice[offeringKey{o.Machines[i].Name, of.Zone, of.CapacityType}] = ice{until: of.UnavailableUntil, streak: 1}
+			}
+		}
+	}
+}

@@ -1,0 +1,58 @@
+package provisioner
+
+import (
+	"strings"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+)
+
+// setCondition sets a condition of a claim.
+func setCondition(c *v1alpha1.NodeClaim, kind string, status metav1.ConditionStatus, reason, message string) {
+	meta.SetStatusCondition(&c.Status.Conditions, metav1.Condition{
+		Type: kind, Status: status, Reason: reason, Message: message, ObservedGeneration: c.Generation,
+	})
+}
+
+// summarize derives Ready: true when launched, registered and initialized,
+// else false with the reason of the first stage that is missing. A claim that
+// is being removed shows how far that is.
+func summarize(c *v1alpha1.NodeClaim) {
+	if c.DeletionTimestamp != nil {
+		reason, message := "Removing", "being removed"
+		if d := meta.FindStatusCondition(c.Status.Conditions, v1alpha1.ConditionDrained); d != nil {
+			reason, message = d.Reason, d.Message
+		}
+		if t := meta.FindStatusCondition(c.Status.Conditions, v1alpha1.ConditionTerminated); t != nil {
+			reason, message = t.Reason, t.Message
+		}
+		setCondition(c, v1alpha1.ConditionReady, metav1.ConditionFalse, reason, message)
+		return
+	}
+	for _, kind := range []string{v1alpha1.ConditionLaunched, v1alpha1.ConditionRegistered, v1alpha1.ConditionInitialized} {
+		stage := meta.FindStatusCondition(c.Status.Conditions, kind)
+		if stage == nil {
+			setCondition(c, v1alpha1.ConditionReady, metav1.ConditionFalse, "Not"+kind, "")
+			return
+		}
+		if stage.Status != metav1.ConditionTrue {
+			setCondition(c, v1alpha1.ConditionReady, metav1.ConditionFalse, stage.Reason, stage.Message)
+			return
+		}
+	}
+	setCondition(c, v1alpha1.ConditionReady, metav1.ConditionTrue, "Ready", "")
+}
+
+// apiEqual compares API values; nil and empty are the same.
+func apiEqual(a, b any) bool { return equality.Semantic.DeepEqual(a, b) }
+
+// clip keeps a message within what an event's note may hold (1024 bytes).
+func clip(s string) string {
+	if len(s) > 1000 {
+		return strings.ToValidUTF8(s[:1000], "") + "…"
+	}
+	return s
+}

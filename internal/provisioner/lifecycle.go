@@ -1,0 +1,475 @@
+package provisioner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/ec2"
+)
+
+// launcher is what the lifecycle needs of EC2.
+type launcher interface {
+	// PrepareLaunch puts together a launch without effect on instances.
+	PrepareLaunch(ctx context.Context, claim *v1alpha1.NodeClaim) (*v1alpha1.LaunchIntent, error)
+	// Launch carries out the recorded intent; repeating it gives the same instance.
+	Launch(ctx context.Context, claim *v1alpha1.NodeClaim) (ec2.Instance, error)
+	// Find lists the instances tagged with a claim's UID, terminated ones left out.
+	Find(ctx context.Context, claimUID string) ([]ec2.Instance, error)
+	// Instance reads one instance; ec2.ErrNotFound when EC2 does not know it (yet).
+	Instance(ctx context.Context, id string) (ec2.Instance, error)
+	// Terminate asks EC2 to terminate an instance of ours.
+	Terminate(ctx context.Context, id string) error
+}
+
+// lifecycle lifts claims from intent to initialized node, and takes them down.
+type lifecycle struct {
+	*Loops
+	cloud launcher
+}
+
+// Reconcile moves one claim as far as it can go now.
+func (r *lifecycle) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	claim := &v1alpha1.NodeClaim{}
+	if err := r.cfg.Client.Get(ctx, req.NamespacedName, claim); err != nil {
+		if apierrors.IsNotFound(err) {
+			r.book.drop(req.Name)
+			r.written.forget(req.Name)
+			return ctrl.Result{}, nil
+		}
+		return ctrl.Result{}, fmt.Errorf("reading claim %s: %w", req.Name, err)
+	}
+	claim = r.written.newer(claim)
+	if claim.DeletionTimestamp != nil {
+		return r.remove(ctx, claim)
+	}
+	if claim.Status.InstanceID == "" {
+		if res, done, err := r.launch(ctx, claim); !done || err != nil {
+			return res, err
+		}
+	}
+	if claim.Status.NodeName == "" {
+		if res, done, err := r.name(ctx, claim); !done || err != nil {
+			return res, err
+		}
+	}
+	return r.join(ctx, claim)
+}
+
+// launch records the intent, then carries it out. A crash between the two, or
+// after EC2 has acted, ends up here again with the intent recorded.
+func (r *lifecycle) launch(ctx context.Context, claim *v1alpha1.NodeClaim) (ctrl.Result, bool, error) {
+	if claim.Status.Launch == nil {
+		if done, err := r.intend(ctx, claim, 1); !done || err != nil {
+			return ctrl.Result{}, false, err
+		}
+	}
+	inst, err := r.cloud.Launch(ctx, claim)
+	if err == nil {
+		return ctrl.Result{}, true, r.launched(ctx, claim, inst)
+	}
+	return r.launchFailed(ctx, claim, err)
+}
+
+// intend stores the next attempt. It is the write that must not be lost:
+// optimistic lock, before any effect.
+func (r *lifecycle) intend(ctx context.Context, claim *v1alpha1.NodeClaim, attempt int32) (bool, error) {
+	left := r.catalogue.open(claim.Spec.Offerings, time.Now())
+	if len(left) == 0 {
+		return false, r.giveUp(ctx, claim, reasonNoCapacity,
+			fmt.Sprintf("EC2 has no capacity in any of the %d offerings that fit", len(claim.Spec.Offerings)))
+	}
+	wish := claim.DeepCopy()
+	wish.Spec.Offerings = left
+	intent, err := r.cloud.PrepareLaunch(ctx, wish)
+	if err != nil {
+		return false, r.cannotLaunch(ctx, claim, err)
+	}
+	intent.Attempt = attempt
+	intent.Token = ec2.LaunchToken(r.cfg.ClusterUID, string(claim.UID), attempt)
+	intent.StartedAt = metav1.Now()
+	return true, r.patchStatus(ctx, claim, func(c *v1alpha1.NodeClaim) {
+		c.Status.Launch = intent
+		setCondition(c, v1alpha1.ConditionLaunched, metav1.ConditionFalse, "Launching", fmt.Sprintf("attempt %d", attempt))
+	})
+}
+
+// name waits until EC2 shows the instance, which tells its host name.
+func (r *lifecycle) name(ctx context.Context, claim *v1alpha1.NodeClaim) (ctrl.Result, bool, error) {
+	inst, err := r.cloud.Instance(ctx, claim.Status.InstanceID)
+	if errors.Is(err, ec2.ErrNotFound) || err == nil && inst.PrivateDNSName == "" {
+		return ctrl.Result{RequeueAfter: time.Second}, false, nil
+	}
+	if err != nil {
+		return ctrl.Result{}, false, fmt.Errorf("reading instance %s of claim %s: %w", claim.Status.InstanceID, claim.Name, err)
+	}
+	return ctrl.Result{}, true, r.launched(ctx, claim, inst)
+}
+
+// launched stores what EC2 gave. Its answer to a launch does not tell the host
+// name; one look may save a write, and is no more than that.
+func (r *lifecycle) launched(ctx context.Context, claim *v1alpha1.NodeClaim, inst ec2.Instance) error {
+	if inst.PrivateDNSName == "" {
+		if seen, err := r.cloud.Instance(ctx, inst.ID); err == nil {
+			inst.PrivateDNSName, inst.ImageID = seen.PrivateDNSName, seen.ImageID
+		}
+	}
+	r.catalogue.exhausted(inst.Refused, time.Now())
+	first := claim.Status.InstanceID == ""
+	facts, known := r.catalogue.instance(claim, inst.Type, inst.Zone, inst.CapacityType)
+	err := r.patchStatus(ctx, claim, func(c *v1alpha1.NodeClaim) {
+		c.Status.InstanceID = inst.ID
+		c.Status.ProviderID = inst.ProviderID()
+		c.Status.NodeName = inst.PrivateDNSName
+		c.Status.InstanceType = inst.Type
+		c.Status.Zone = inst.Zone
+		c.Status.CapacityType = inst.CapacityType
+		c.Status.ImageID = inst.ImageID
+		c.Status.HourlyPrice = v1alpha1.NewPrice(facts.price)
+		if known {
+			c.Status.Capacity = facts.capacity.List()
+			c.Status.Allocatable = facts.allocatable.List()
+		}
+		setCondition(c, v1alpha1.ConditionLaunched, metav1.ConditionTrue, "Launched", inst.ID)
+		setCondition(c, v1alpha1.ConditionRegistered, metav1.ConditionFalse, "Booting", "waiting for the kubelet to join")
+	})
+	if err != nil {
+		return err
+	}
+	if known && claim.Labels[corev1.LabelInstanceTypeStable] != inst.Type || claim.Labels[corev1.LabelTopologyZone] != inst.Zone {
+		before := claim.DeepCopy()
+		for k, v := range facts.labels {
+			claim.Labels[k] = v
+		}
+		if err := r.cfg.Client.Patch(ctx, claim, client.MergeFrom(before)); err != nil {
+			return fmt.Errorf("labelling claim %s: %w", claim.Name, err)
+		}
+	}
+	r.nominator.enqueue(claim.Name)
+	if !first {
+		return nil
+	}
+	r.metrics.launched(claim, inst)
+	r.log.Info("instance launched", "claim", claim.Name, "instance", inst.ID, "type", inst.Type, "zone", inst.Zone,
+		"capacityType", inst.CapacityType, "price", facts.price, "node", inst.PrivateDNSName)
+	r.cfg.Recorder.Eventf(claim, nil, corev1.EventTypeNormal, "Launched", "Launch", "%s is %s %s in %s at $%.4f/h",
+		inst.ID, inst.Type, inst.CapacityType, inst.Zone, facts.price)
+	return nil
+}
+
+// launchFailed sorts out what a refusal means. Only a definite answer from EC2
+// leads to a new attempt; everything else repeats the same one.
+func (r *lifecycle) launchFailed(ctx context.Context, claim *v1alpha1.NodeClaim, err error) (ctrl.Result, bool, error) {
+	r.catalogue.exhausted(ec2.Refused(err), time.Now())
+	attempt := claim.Status.Launch.Attempt + 1
+	var badConfig *ec2.ConfigError
+	switch {
+	case errors.Is(err, ec2.ErrTokenMismatch):
+		return r.adopt(ctx, claim)
+	case !ec2.Definite(err), errors.As(err, &badConfig), attempt > maxAttempts:
+		return ctrl.Result{}, false, r.cannotLaunch(ctx, claim, err)
+	}
+	r.log.Info("EC2 refused; trying what is left", "claim", claim.Name, "error", err.Error(), "attempt", attempt)
+	stored, err := r.intend(ctx, claim, attempt)
+	if !stored || err != nil {
+		return ctrl.Result{}, false, err
+	}
+	// Attempts of one claim are spaced, so that a refusal that teaches nothing
+	// does not become a hot loop.
+	return ctrl.Result{RequeueAfter: time.Duration(attempt-1) * 200 * time.Millisecond}, false, nil
+}
+
+// cannotLaunch gives a claim up when EC2 has refused it for good, and else
+// leaves it to be tried again as it is.
+func (r *lifecycle) cannotLaunch(ctx context.Context, claim *v1alpha1.NodeClaim, err error) error {
+	var badConfig *ec2.ConfigError
+	switch {
+	case errors.As(err, &badConfig):
+		r.catalogue.blame(claim.Spec.Provisioner.Name, badConfig.Error(), time.Now())
+		return r.giveUp(ctx, claim, reasonRefused, badConfig.Error())
+	case ec2.Definite(err):
+		return r.giveUp(ctx, claim, reasonNoCapacity, err.Error())
+	case errors.Is(err, ec2.ErrThrottled):
+		r.metrics.throttled.Inc()
+	}
+	return fmt.Errorf("launching claim %s: %w", claim.Name, err)
+}
+
+const (
+	// maxAttempts bounds the attempts of one claim before its pods are planned anew.
+	maxAttempts = 10
+	// Reasons of a claim whose launch EC2 has definitely refused.
+	reasonNoCapacity = "InsufficientCapacity"
+	reasonRefused    = "LaunchRefused"
+)
+
+// adopt settles a token that EC2 knows under other parameters: what it
+// launched then is ours if it is there, else the next attempt is due.
+func (r *lifecycle) adopt(ctx context.Context, claim *v1alpha1.NodeClaim) (ctrl.Result, bool, error) {
+	found, err := r.cloud.Find(ctx, string(claim.UID))
+	if err != nil {
+		return ctrl.Result{}, false, fmt.Errorf("looking for the instance of claim %s: %w", claim.Name, err)
+	}
+	if len(found) > 0 {
+		return ctrl.Result{}, true, r.launched(ctx, claim, found[0])
+	}
+	if wait := adoptPatience - time.Since(claim.Status.Launch.StartedAt.Time); wait > 0 {
+		return ctrl.Result{RequeueAfter: wait}, false, nil // Tags may lag.
+	}
+	stored, err := r.intend(ctx, claim, claim.Status.Launch.Attempt+1)
+	if !stored || err != nil {
+		return ctrl.Result{}, false, err
+	}
+	return ctrl.Result{RequeueAfter: time.Millisecond}, false, nil
+}
+
+// adoptPatience is how long EC2 may take to show an instance in a filtered list.
+const adoptPatience = 30 * time.Second
+
+// giveUp ends a claim that cannot be launched; its pods are planned again.
+func (r *lifecycle) giveUp(ctx context.Context, claim *v1alpha1.NodeClaim, reason, message string) error {
+	r.log.Info("claim given up", "claim", claim.Name, "reason", reason, "message", message)
+	r.cfg.Recorder.Eventf(claim, nil, corev1.EventTypeWarning, reason, "Launch", "%s", clip(message))
+	err := r.patchStatus(ctx, claim, func(c *v1alpha1.NodeClaim) {
+		setCondition(c, v1alpha1.ConditionLaunched, metav1.ConditionFalse, reason, clip(message))
+	})
+	if err != nil {
+		return err
+	}
+	return r.deleteClaim(ctx, claim, v1alpha1.ReasonUnhealthy)
+}
+
+// join follows the node from booting to initialized.
+func (r *lifecycle) join(ctx context.Context, claim *v1alpha1.NodeClaim) (ctrl.Result, error) {
+	if isTrue(claim.Status.Conditions, v1alpha1.ConditionInitialized) && isTrue(claim.Status.Conditions, v1alpha1.ConditionReady) {
+		return ctrl.Result{}, r.follow(ctx, claim)
+	}
+	if claim.Spec.Binding == v1alpha1.BindingImmediate {
+		if err := r.ensureNode(ctx, claim); err != nil {
+			return ctrl.Result{}, err
+		}
+	}
+	node, ok := r.nodeOf(claim)
+	if !ok || !kubeletJoined(node) {
+		return r.awaitKubelet(ctx, claim)
+	}
+	if err := r.register(ctx, claim, node); err != nil {
+		return ctrl.Result{}, err
+	}
+	reason, message := notInitialized(claim, node)
+	err := r.patchStatus(ctx, claim, func(c *v1alpha1.NodeClaim) {
+		setCondition(c, v1alpha1.ConditionRegistered, metav1.ConditionTrue, "Registered", node.Name)
+		if reason != "" {
+			setCondition(c, v1alpha1.ConditionInitialized, metav1.ConditionFalse, reason, message)
+			return
+		}
+		setCondition(c, v1alpha1.ConditionInitialized, metav1.ConditionTrue, "Initialized", "")
+		c.Status.Capacity = node.Status.Capacity
+		c.Status.Allocatable = node.Status.Allocatable
+	})
+	if err != nil || reason != "" {
+		return ctrl.Result{}, err
+	}
+	r.metrics.initialized(claim)
+	r.log.Info("node initialized", "claim", claim.Name, "node", node.Name)
+	r.cfg.Recorder.Eventf(claim, nil, corev1.EventTypeNormal, "Initialized", "Join", "node %s is ready for pods", node.Name)
+	r.nominator.enqueue(claim.Name)
+	r.trigger()
+	return ctrl.Result{}, nil
+}
+
+// follow keeps the Ready condition of an initialized claim true to its node,
+// and removes the claim when somebody deletes the Node.
+func (r *lifecycle) follow(ctx context.Context, claim *v1alpha1.NodeClaim) error {
+	node, ok := r.nodeOf(claim)
+	if ok && node.DeletionTimestamp != nil {
+		return r.deleteClaim(ctx, claim, v1alpha1.ReasonDeleted)
+	}
+	return nil
+}
+
+// awaitKubelet gives up on instances that never join.
+func (r *lifecycle) awaitKubelet(ctx context.Context, claim *v1alpha1.NodeClaim) (ctrl.Result, error) {
+	c := meta.FindStatusCondition(claim.Status.Conditions, v1alpha1.ConditionLaunched)
+	if c == nil {
+		return ctrl.Result{}, nil
+	}
+	wait := r.cfg.RegistrationTimeout - time.Since(c.LastTransitionTime.Time)
+	if wait > 0 {
+		return ctrl.Result{RequeueAfter: wait}, nil
+	}
+	r.metrics.neverJoined.Inc()
+	return ctrl.Result{}, r.giveUp(ctx, claim, "NeverJoined", fmt.Sprintf(
+		"instance %s did not join within %s; look at its console output (aws ec2 get-console-output --instance-id %s), its security groups and the role of its instance profile",
+		claim.Status.InstanceID, r.cfg.RegistrationTimeout, claim.Status.InstanceID))
+}
+
+// register puts on the node what a kubelet may not, and lets pods in.
+func (r *lifecycle) register(ctx context.Context, claim *v1alpha1.NodeClaim, node *corev1.Node) error {
+	after := node.DeepCopy()
+	if !dress(after, claim) {
+		return nil
+	}
+	// Seats are taken before the doors open.
+	r.nominator.seatPods(ctx, claim)
+	if err := r.patchNode(ctx, node, after, "registering"); err != nil {
+		return err
+	}
+	r.log.Info("node registered", "claim", claim.Name, "node", node.Name)
+	return nil
+}
+
+// dress gives a node its claim's labels, annotations, taints and finalizer,
+// and takes the unregistered taint off. It reports whether anything changed.
+func dress(node *corev1.Node, claim *v1alpha1.NodeClaim) bool {
+	changed := false
+	set := func(m *map[string]string, k, v string) {
+		if *m == nil {
+			*m = map[string]string{}
+		}
+		if (*m)[k] != v {
+			(*m)[k] = v
+			changed = true
+		}
+	}
+	for k, v := range claimLabels(claim) {
+		if k != corev1.LabelHostname {
+			set(&node.Labels, k, v)
+		}
+	}
+	for k, v := range claim.Spec.Annotations {
+		set(&node.Annotations, k, v)
+	}
+	had := hasTaint(node.Spec.Taints, v1alpha1.TaintUnregistered)
+	if had {
+		var keep []corev1.Taint
+		for _, t := range node.Spec.Taints {
+			if t.Key != v1alpha1.TaintUnregistered {
+				keep = append(keep, t)
+			}
+		}
+		node.Spec.Taints = keep
+		changed = true
+		// Only now: a startup taint that its owner has removed later must not
+		// come back.
+		for _, t := range append(claim.Spec.Taints, claim.Spec.StartupTaints...) {
+			if !carries(node.Spec.Taints, t) {
+				node.Spec.Taints = append(node.Spec.Taints, t)
+			}
+		}
+	}
+	if addFinalizer(node) {
+		changed = true
+	}
+	return changed
+}
+
+func carries(taints []corev1.Taint, want corev1.Taint) bool {
+	for i := range taints {
+		if taints[i].MatchTaint(&want) {
+			return true
+		}
+	}
+	return false
+}
+
+// notInitialized says what a registered node still lacks, or nothing.
+func notInitialized(claim *v1alpha1.NodeClaim, node *corev1.Node) (reason, message string) {
+	if !nodeReady(node) {
+		return "NodeNotReady", "the kubelet does not report Ready yet"
+	}
+	if hasTaint(node.Spec.Taints, v1alpha1.TaintUnregistered) || hasTaint(node.Spec.Taints, corev1.TaintNodeNotReady) {
+		return "NodeNotReady", "the node still carries the taint of a node that is not ready"
+	}
+	for _, t := range claim.Spec.StartupTaints {
+		if carries(node.Spec.Taints, t) {
+			return "StartupTaint", fmt.Sprintf("startup taint %s is still there; whoever owns it removes it", t.ToString())
+		}
+	}
+	for name, want := range allocatableOf(claim) {
+		if want == 0 {
+			continue
+		}
+		if q, ok := node.Status.Allocatable[name]; !ok || q.IsZero() {
+			return "ResourceMissing", fmt.Sprintf("the node does not offer %s yet; is its device plugin running?", name)
+		}
+	}
+	return "", ""
+}
+
+// nodeOf returns the Node of a claim: by name, and only with our provider id,
+// so that a recycled host name is never mistaken.
+func (r *lifecycle) nodeOf(claim *v1alpha1.NodeClaim) (*corev1.Node, bool) {
+	if claim.Status.NodeName == "" {
+		return nil, false
+	}
+	node, ok := one[*corev1.Node](r.stores.nodes, claim.Status.NodeName)
+	if !ok || node.Spec.ProviderID != claim.Status.ProviderID {
+		return nil, false
+	}
+	return node, true
+}
+
+// kubeletJoined tells a Node that a kubelet has registered from one that was
+// created ahead of it for immediate binding.
+func kubeletJoined(node *corev1.Node) bool {
+	return node.Status.NodeInfo.KubeletVersion != ""
+}
+
+func nodeReady(node *corev1.Node) bool {
+	for _, c := range node.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			return c.Status == corev1.ConditionTrue
+		}
+	}
+	return false
+}
+
+// patchStatus changes a claim's status under an optimistic lock and derives
+// its Ready condition. claim is updated in place.
+func (p *Loops) patchStatus(ctx context.Context, claim *v1alpha1.NodeClaim, change func(*v1alpha1.NodeClaim)) error {
+	before := claim.DeepCopy()
+	change(claim)
+	summarize(claim)
+	if apiEqual(before.Status, claim.Status) {
+		return nil
+	}
+	err := p.cfg.Client.Status().Patch(ctx, claim, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
+	if err != nil {
+		return fmt.Errorf("storing the status of claim %s: %w", claim.Name, err)
+	}
+	p.written.note(claim)
+	return nil
+}
+
+// deleteClaim starts the removal of a claim, noting why.
+func (p *Loops) deleteClaim(ctx context.Context, claim *v1alpha1.NodeClaim, why v1alpha1.DisruptionReason) error {
+	if claim.DeletionTimestamp != nil {
+		return nil
+	}
+	before := claim.DeepCopy()
+	if claim.Annotations == nil {
+		claim.Annotations = map[string]string{}
+	}
+	claim.Annotations[v1alpha1.AnnotationDisruptionReason] = string(why)
+	if err := p.cfg.Client.Patch(ctx, claim, client.MergeFrom(before)); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	uid := claim.UID
+	err := p.cfg.Client.Delete(ctx, claim, client.Preconditions{UID: &uid})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("deleting claim %s: %w", claim.Name, err)
+	}
+	p.metrics.removed.WithLabelValues(claim.Spec.Provisioner.Name, string(why)).Inc()
+	p.log.Info("claim is being removed", "claim", claim.Name, "reason", string(why))
+	return nil
+}

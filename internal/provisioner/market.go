@@ -1,0 +1,149 @@
+package provisioner
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/capacity"
+	"github.com/berth-dev/berth/internal/ec2"
+)
+
+const (
+	// discoverEvery is how often instance types, offerings and prices are read.
+	discoverEvery = time.Hour
+	// spotEvery is how often spot prices are read.
+	spotEvery = 5 * time.Minute
+	// discoverRetry is the pause after a discovery that failed.
+	discoverRetry = 5 * time.Second
+	// publishEvery is how often a changed catalogue is published at most.
+	publishEvery = 5 * time.Second
+	// publishFirst is how often a new leader looks whether it has something to publish.
+	publishFirst = 200 * time.Millisecond
+)
+
+// discoverer is what the catalogue needs of EC2.
+type discoverer interface {
+	// Discover reads all instance types with their offerings and prices.
+	Discover(ctx context.Context) ([]capacity.Machine, error)
+	// RefreshSpotPrices reads spot prices alone; the rest is as discovered last.
+	RefreshSpotPrices(ctx context.Context) ([]capacity.Machine, error)
+	// Resolve looks up what a Provisioner's EC2 settings stand for.
+	Resolve(ctx context.Context, provisioner string, t *v1alpha1.NodeTemplate) (ec2.Resolved, error)
+	// Notes are remarks on the last discovery, such as the age of fallback prices.
+	Notes() []string
+}
+
+// market keeps the catalogue fresh and publishes it.
+type market struct {
+	*Loops
+	cloud discoverer
+}
+
+// run discovers now, then prices often and everything now and then.
+func (m *market) run(ctx context.Context) error {
+	m.restore(ctx)
+	var whole time.Time
+	for {
+		read, every := m.cloud.RefreshSpotPrices, spotEvery
+		if time.Since(whole) >= discoverEvery {
+			read = m.cloud.Discover
+		}
+		start := time.Now()
+		machines, err := read(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			m.log.Error(err, "reading what EC2 offers failed; the last answer stays in force")
+			every = discoverRetry
+		default:
+			if time.Since(whole) >= discoverEvery {
+				whole = start
+				m.log.Info("discovered", "instanceTypes", len(machines), "took", time.Since(start).String())
+				for _, n := range m.cloud.Notes() {
+					m.log.Info("about prices: " + n)
+				}
+			}
+			m.catalogue.setMachines(machines, start)
+			m.trigger()
+		}
+		if !pause(ctx, every) {
+			return nil
+		}
+	}
+}
+
+// restore takes over what the last leader published.
+func (m *market) restore(ctx context.Context) {
+	var cm corev1.ConfigMap
+	err := m.cfg.APIReader.Get(ctx, client.ObjectKey{Namespace: m.cfg.Namespace, Name: v1alpha1.OfferingsConfigMap}, &cm)
+	if err != nil {
+		return // None yet: discovery starts from nothing.
+	}
+	o, err := capacity.DecodeOfferings(cm.BinaryData[capacity.OfferingsKey])
+	if err != nil {
+		m.log.Error(err, "the published offerings cannot be read; starting without them")
+		return
+	}
+	m.catalogue.restore(*o, time.Now())
+}
+
+// publish stores the catalogue for the webhook and the next leader, whenever
+// it has changed.
+func (m *market) publish(ctx context.Context) error {
+	var published int64 = -1
+	wait := publishFirst
+	for pause(ctx, wait) {
+		o := m.catalogue.offerings(time.Now())
+		if o.Version == published || len(o.Machines) == 0 {
+			continue
+		}
+		wait = publishEvery
+		if err := m.store(ctx, &o); err != nil {
+			if ctx.Err() == nil {
+				m.log.Error(err, "publishing the offerings failed; tried again")
+			}
+			continue
+		}
+		published = o.Version
+	}
+	return nil
+}
+
+func (m *market) store(ctx context.Context, o *capacity.Offerings) error {
+	data, err := capacity.EncodeOfferings(o)
+	if err != nil {
+		return fmt.Errorf("encoding the offerings: %w", err)
+	}
+	cm := &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Namespace: m.cfg.Namespace, Name: v1alpha1.OfferingsConfigMap},
+		BinaryData: map[string][]byte{capacity.OfferingsKey: data},
+	}
+	err = m.cfg.Client.Update(ctx, cm)
+	if apierrors.IsNotFound(err) {
+		err = m.cfg.Client.Create(ctx, cm)
+	}
+	if err != nil {
+		return fmt.Errorf("storing ConfigMap %s/%s: %w", cm.Namespace, cm.Name, err)
+	}
+	return nil
+}
+
+// pause waits and reports whether to go on.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}

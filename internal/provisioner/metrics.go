@@ -1,0 +1,135 @@
+package provisioner
+
+import (
+	"fmt"
+	"iter"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/capacity"
+	"github.com/berth-dev/berth/internal/ec2"
+)
+
+// metrics of the loops. Labels are bounded: Provisioner names, zones, types of
+// capacity and our own constants; never a tenant's string.
+type metrics struct {
+	pending, gap, instances                               prometheus.Gauge
+	solve                                                 prometheus.Histogram
+	stage                                                 *prometheus.HistogramVec
+	claimsCreated, removed, launches, blocked             *prometheus.CounterVec
+	hints                                                 *prometheus.CounterVec
+	unschedulable                                         *prometheus.GaugeVec
+	roundErrors, throttled, neverJoined, nominated, bound prometheus.Counter
+	orphans, evicted, drained                             prometheus.Counter
+}
+
+// newMetrics registers all of them; gauges of claims are computed from the
+// cache when they are scraped.
+func newMetrics(reg prometheus.Registerer, p *Loops) (*metrics, error) {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "berth", Name: name, Help: help})
+	}
+	vec := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "berth", Name: name, Help: help}, labels)
+	}
+	gauge := func(name, help string) prometheus.Gauge {
+		return prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "berth", Name: name, Help: help})
+	}
+	m := &metrics{
+		pending:   gauge("pods_pending", "Pods that wait for a node, with and without a seat."),
+		gap:       gauge("plan_gap_ratio", "How far the last plan that launched something was above its proven lower bound; 0.01 is 1 %."),
+		instances: gauge("instances", "Instances of this cluster that EC2 lists."),
+		solve: prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "berth", Name: "plan_duration_seconds",
+			Help: "Time to solve one Snapshot.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 14)}),
+		stage: prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: "berth", Name: "claim_stage_duration_seconds",
+			Help: "Time from a claim's creation to the end of a stage.", Buckets: prometheus.ExponentialBuckets(0.05, 2, 15)}, []string{"stage"}),
+		claimsCreated: vec("nodeclaims_created_total", "Claims created.", "provisioner"),
+		removed:       vec("nodeclaims_removed_total", "Claims whose removal was begun by Berth.", "provisioner", "reason"),
+		launches:      vec("instances_launched_total", "Instances launched.", "provisioner", "capacity_type", "zone"),
+		blocked:       vec("disruptions_blocked_total", "Removals put off because no budget was left.", "provisioner", "reason"),
+		hints:         vec("placement_hints_total", "Pods launched for, by how the webhook's hint compares with the plan: matched, differed, missing.", "agreement"),
+		unschedulable: prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "berth", Name: "pods_unschedulable",
+			Help: "Pods that nothing can host, by their nearest obstacle."}, []string{"constraint"}),
+		roundErrors: counter("planning_errors_total", "Planning rounds that failed."),
+		throttled:   counter("launches_throttled_total", "Launches that EC2 refused for their rate."),
+		neverJoined: counter("instances_never_joined_total", "Instances that did not join in time."),
+		nominated:   counter("pods_nominated_total", "Pods whose seat was written as nominatedNodeName."),
+		bound:       counter("pods_bound_total", "Pods bound by Berth itself."),
+		orphans:     counter("orphans_terminated_total", "Instances terminated because no claim owned them."),
+		evicted:     counter("pods_evicted_total", "Pods evicted by drains."),
+		drained:     counter("nodes_drained_total", "Drains that ended."),
+	}
+	for _, c := range []prometheus.Collector{m.pending, m.gap, m.instances, m.solve, m.stage, m.claimsCreated, m.removed, m.launches,
+		m.blocked, m.hints, m.unschedulable, m.roundErrors, m.throttled, m.neverJoined, m.nominated, m.bound, m.orphans, m.evicted, m.drained, claimCollector{p}} {
+		if err := reg.Register(c); err != nil {
+			return nil, fmt.Errorf("registering metrics: %w", err)
+		}
+	}
+	return m, nil
+}
+
+func (m *metrics) setUnschedulable(counts iter.Seq2[capacity.Constraint, int]) {
+	m.unschedulable.Reset()
+	for c, n := range counts {
+		m.unschedulable.WithLabelValues(string(c)).Set(float64(n))
+	}
+}
+
+// hint counts how a pod's hint compares with what was decided for it.
+func (m *metrics) hint(pod *corev1.Pod, provisioner string) {
+	value, ok := pod.Annotations[v1alpha1.AnnotationPlacement]
+	agreement := "missing"
+	if ok {
+		agreement = "differed"
+		if h, err := capacity.ParseHint(value); err == nil && h.Provisioner == provisioner {
+			agreement = "matched"
+		}
+	}
+	m.hints.WithLabelValues(agreement).Inc()
+}
+
+func (m *metrics) launched(c *v1alpha1.NodeClaim, i ec2.Instance) {
+	m.launches.WithLabelValues(c.Spec.Provisioner.Name, i.CapacityType, i.Zone).Inc()
+	m.stage.WithLabelValues("launched").Observe(time.Since(c.CreationTimestamp.Time).Seconds())
+}
+
+func (m *metrics) initialized(c *v1alpha1.NodeClaim) {
+	m.stage.WithLabelValues("initialized").Observe(time.Since(c.CreationTimestamp.Time).Seconds())
+}
+
+// claimCollector computes the gauges of claims from the cache.
+type claimCollector struct{ p *Loops }
+
+var (
+	descClaims = prometheus.NewDesc("berth_nodeclaims", "Claims by Provisioner and whether their node is ready.", []string{"provisioner", "ready"}, nil)
+	descCost   = prometheus.NewDesc("berth_hourly_cost_dollars", "Price of all claims in dollars an hour.", []string{"provisioner", "capacity_type"}, nil)
+)
+
+func (claimCollector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- descClaims
+	ch <- descCost
+}
+
+func (c claimCollector) Collect(ch chan<- prometheus.Metric) {
+	type count struct{ name, label string }
+	claims, cost := map[count]float64{}, map[count]float64{}
+	for _, cl := range all[*v1alpha1.NodeClaim](c.p.stores.claims) {
+		ready := "false"
+		if isTrue(cl.Status.Conditions, v1alpha1.ConditionReady) {
+			ready = "true"
+		}
+		claims[count{cl.Spec.Provisioner.Name, ready}]++
+		if cl.Status.InstanceID != "" && !gone(cl) {
+			cost[count{cl.Spec.Provisioner.Name, cl.Status.CapacityType}] += priceOf(cl)
+		}
+	}
+	for k, v := range claims {
+		ch <- prometheus.MustNewConstMetric(descClaims, prometheus.GaugeValue, v, k.name, k.label)
+	}
+	for k, v := range cost {
+		ch <- prometheus.MustNewConstMetric(descCost, prometheus.GaugeValue, v, k.name, k.label)
+	}
+}

@@ -1,0 +1,351 @@
+package provisioner
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilrand "k8s.io/apimachinery/pkg/util/rand"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/capacity"
+)
+
+const (
+	// maxAlternatives bounds the offerings that a claim may fall back to.
+	maxAlternatives = 60
+	// writers is the number of claims, seats or bindings written at once.
+	writers = 16
+	// replan is how often pods without a seat are looked at again when nothing
+	// in the cluster changes.
+	replan = 10 * time.Second
+)
+
+// provision is the one goroutine that plans and creates claims. It is serial
+// on purpose: limits are counted here and nowhere else.
+func (p *Loops) provision(ctx context.Context) error {
+	tick := time.NewTicker(replan)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.wake:
+		case <-tick.C:
+		}
+		p.gather(ctx)
+		start := time.Now()
+		if err := p.round(ctx); err != nil && ctx.Err() == nil {
+			p.log.Error(err, "planning round failed; the next one starts from scratch")
+			p.metrics.roundErrors.Inc()
+		}
+		// Planning takes at most a tenth of the time: pods that keep coming
+		// are planned together.
+		if !pause(ctx, max(roundPause, 9*time.Since(start))) {
+			return nil
+		}
+	}
+}
+
+// gather waits for the burst that woke the loop to be complete: not at all
+// when the owners of all pending pods say how many they want, else until no
+// pod has come for BatchIdle, and never longer than BatchMax.
+func (p *Loops) gather(ctx context.Context) {
+	end := time.NewTimer(p.cfg.BatchMax)
+	defer end.Stop()
+	for {
+		idle := p.cfg.BatchIdle
+		if p.burstSettled() {
+			idle = settleIdle
+		}
+		quiet := time.NewTimer(idle)
+		select {
+		case <-ctx.Done():
+			quiet.Stop()
+			return
+		case <-end.C:
+			quiet.Stop()
+			return
+		case <-quiet.C:
+			return
+		case <-p.wake:
+			quiet.Stop()
+		}
+		if p.burstSettled() {
+			return
+		}
+	}
+}
+
+// roundPause is the least time between the end of a round and the next.
+const roundPause = 50 * time.Millisecond
+
+// settleIdle lets the other objects of one kubectl apply arrive.
+const settleIdle = 20 * time.Millisecond
+
+func (p *Loops) burstSettled() bool {
+	var pending []*corev1.Pod
+	for _, pod := range all[*corev1.Pod](p.stores.pods) {
+		if waiting(pod) {
+			if _, seated := p.book.of(pod.UID); !seated {
+				pending = append(pending, pod)
+			}
+		}
+	}
+	return settled(pending, p.readOwners(pending))
+}
+
+// round is one pass from reading the cluster to having stored what to do.
+func (p *Loops) round(ctx context.Context) error {
+	now := time.Now()
+	if !p.catalogue.ready() {
+		return nil // The catalogue wakes the loop when it is.
+	}
+	v := p.read(now)
+	p.metrics.pending.Set(float64(len(v.pending)))
+	p.verdicts.forget(v.pending)
+	if len(v.snapshot.Pods) == 0 {
+		p.announce(v.stopped)
+		return nil
+	}
+	start := time.Now()
+	plan := capacity.Solve(v.snapshot)
+	plan.SolveTime = time.Since(start)
+	p.metrics.solve.Observe(plan.SolveTime.Seconds())
+
+	if len(plan.Launches) > 0 {
+		p.metrics.gap.Set(plan.Gap())
+		p.log.Info("planned",
+			"pods", len(v.snapshot.Pods), "shapes", plan.Shapes, "launches", len(plan.Launches),
+			"placements", len(plan.Placements), "unschedulable", len(plan.Unschedulable),
+			"hourlyCost", plan.HourlyCost, "lowerBound", plan.LowerBound, "gap", plan.Gap(),
+			"solve", plan.SolveTime.String())
+	}
+	for _, pl := range plan.Placements {
+		if pl.Node.Claim != "" && pl.Node.InFlight && !standIn(pl.Pod) {
+			p.book.give(pl.Pod.UID, pl.Node.Claim)
+			p.nominator.enqueue(pl.Node.Claim)
+		}
+	}
+	p.announce(append(v.stopped, plan.Unschedulable...))
+	return p.create(ctx, v, plan)
+}
+
+// create stores the plan's launches as claims. Claims are the intent: from
+// here on the lifecycle reconciler makes them real, whatever happens to us.
+func (p *Loops) create(ctx context.Context, v *view, plan *capacity.Plan) error {
+	var (
+		wg   sync.WaitGroup
+		gate = make(chan struct{}, writers)
+		mu   sync.Mutex
+		errs []error
+	)
+	spare := spareCost(plan)
+	for i := range plan.Launches {
+		l := &plan.Launches[i]
+		pr := v.provisioners[l.Provisioner.Name]
+		claim := newClaim(pr, l, plan, spare[pr.Name])
+		if s, limited := spare[pr.Name]; limited {
+			spare[pr.Name] = s - (reservedPrice(claim) - l.Price)
+		}
+		wg.Add(1)
+		gate <- struct{}{}
+		go func() {
+			defer wg.Done()
+			defer func() { <-gate }()
+			if err := p.cfg.Client.Create(ctx, claim); err != nil {
+				mu.Lock()
+				errs = append(errs, fmt.Errorf("creating claim %s: %w", claim.Name, err))
+				mu.Unlock()
+				return
+			}
+			p.book.remember(claim.DeepCopy(), time.Now())
+			for _, pod := range l.Pods {
+				if standIn(pod) {
+					continue
+				}
+				p.book.give(pod.UID, claim.Name)
+				p.metrics.hint(pod, claim.Spec.Provisioner.Name)
+			}
+			p.metrics.claimsCreated.WithLabelValues(claim.Spec.Provisioner.Name).Inc()
+			p.log.Info("claim created", "claim", claim.Name, "provisioner", claim.Spec.Provisioner.Name,
+				"type", l.InstanceType, "zone", l.Zone, "capacityType", l.CapacityType,
+				"price", l.Price, "pods", len(l.Pods), "why", l.Why)
+			p.cfg.Recorder.Eventf(claim, nil, corev1.EventTypeNormal, "Decided", "Decide", "%s", claim.Annotations[v1alpha1.AnnotationDecision])
+		}()
+	}
+	wg.Wait()
+	if len(errs) > 0 {
+		p.trigger() // What was not stored is planned again.
+		return errs[0]
+	}
+	return nil
+}
+
+// newClaim turns a launch into a claim. Everything that the launch depends on
+// is copied into it, so that a later change of the Provisioner cannot change
+// what was decided.
+// spare is by how much alternatives may be dearer than the choice, in $/h.
+func newClaim(pr *v1alpha1.Provisioner, l *capacity.Launch, plan *capacity.Plan, spare float64) *v1alpha1.NodeClaim {
+	spec := v1alpha1.NodeClaimSpec{
+		NodeTemplate: *pr.Spec.NodeTemplate.DeepCopy(),
+		Provisioner:  v1alpha1.ProvisionerRef{Name: pr.Name, UID: pr.UID},
+		Offerings:    claimOfferings(pr, l, spare),
+		Capacity:     l.Capacity.List(),
+		Allocatable:  l.Allocatable.List(),
+		Requests:     l.Requests.List(),
+		Binding:      pr.Spec.Binding,
+	}
+	spec.Labels = map[string]string{}
+	labels := map[string]string{}
+	for k, val := range l.Labels {
+		switch {
+		case k == corev1.LabelHostname || k == v1alpha1.LabelNodeClaim:
+			continue
+		case instanceLabel(k):
+		default:
+			spec.Labels[k] = val
+		}
+		labels[k] = val
+	}
+	labels[v1alpha1.LabelProvisioner] = pr.Name
+	return &v1alpha1.NodeClaim{
+		ObjectMeta: metav1.ObjectMeta{
+			Name:       claimName(pr.Name),
+			Labels:     labels,
+			Finalizers: []string{v1alpha1.Finalizer},
+			Annotations: map[string]string{
+				v1alpha1.AnnotationProvisionerHash: TemplateHash(&pr.Spec),
+				v1alpha1.AnnotationDecision:        decision(l, plan),
+			},
+		},
+		Spec: spec,
+	}
+}
+
+// claimName is unique without asking: the Provisioner's name, cut so that the
+// whole stays a valid label value, and ten random characters.
+func claimName(provisioner string) string {
+	if len(provisioner) > 50 {
+		provisioner = strings.TrimRight(provisioner[:50], "-.")
+	}
+	return provisioner + "-" + utilrand.String(10)
+}
+
+// decision is the record of why a node is bought, for people.
+func decision(l *capacity.Launch, plan *capacity.Plan) string {
+	pods := "1 pod"
+	if n := len(l.Pods); n != 1 {
+		pods = fmt.Sprintf("%d pods", n)
+	}
+	return fmt.Sprintf("for %s: %s. Plan: %d to buy, %.4f $/h, at most %.1f %% above the proven minimum",
+		pods, l.Why, len(plan.Launches), plan.HourlyCost, 100*plan.Gap())
+}
+
+// spareCost is what the plan leaves of each limit on the cost, in $/h, by
+// Provisioner; absent without such a limit.
+func spareCost(plan *capacity.Plan) map[string]float64 {
+	spare := map[string]float64{}
+	for i := range plan.Launches {
+		l := &plan.Launches[i]
+		limit, limited := l.Provisioner.Spec.Limits[v1alpha1.LimitHourlyCost]
+		if !limited {
+			continue
+		}
+		if _, seen := spare[l.Provisioner.Name]; !seen {
+			spare[l.Provisioner.Name] = limit.AsApproximateFloat64() - l.Provisioner.UsedHourlyCost
+		}
+		spare[l.Provisioner.Name] -= l.Price
+	}
+	return spare
+}
+
+// claimOfferings lists the choice and its alternatives. Under a Provisioner
+// with limits only those alternatives stay that take no more of any limited
+// resource than the choice, since the choice is what was counted, and that fit
+// the spare cost: until a claim is launched, its dearest offering is reserved.
+func claimOfferings(pr *v1alpha1.Provisioner, l *capacity.Launch, spare float64) []v1alpha1.ClaimOffering {
+	out := []v1alpha1.ClaimOffering{claimOffering(l.OfferingRef)}
+	byName := map[string]*capacity.InstanceType{}
+	for i := range l.Provisioner.InstanceTypes {
+		byName[l.Provisioner.InstanceTypes[i].Machine.Name] = &l.Provisioner.InstanceTypes[i]
+	}
+	for _, a := range l.Alternatives {
+		if len(out) > maxAlternatives {
+			break
+		}
+		if it := byName[a.InstanceType]; it != nil && withinChoice(pr.Spec.Limits, l, a, it, spare) {
+			out = append(out, claimOffering(a))
+		}
+	}
+	return out
+}
+
+func withinChoice(limits corev1.ResourceList, l *capacity.Launch, a capacity.OfferingRef, it *capacity.InstanceType, spare float64) bool {
+	for name := range limits {
+		switch name {
+		case v1alpha1.LimitNodes:
+		case v1alpha1.LimitHourlyCost:
+			if a.Price-l.Price > spare {
+				return false
+			}
+		default:
+			if it.Capacity[name] > l.Capacity[name] {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func claimOffering(o capacity.OfferingRef) v1alpha1.ClaimOffering {
+	return v1alpha1.ClaimOffering{InstanceType: o.InstanceType, Zone: o.Zone, CapacityType: o.CapacityType, HourlyPrice: v1alpha1.NewPrice(o.Price)}
+}
+
+// instanceLabel reports whether a label follows from what EC2 gives.
+func instanceLabel(key string) bool {
+	return slices.Contains(v1alpha1.InstanceLabels, key) || slices.Contains(v1alpha1.OfferingLabels, key) ||
+		strings.HasPrefix(key, v1alpha1.Group+"/")
+}
+
+// announce tells pods that cannot be placed why, once for each reason.
+func (p *Loops) announce(refused []capacity.Unschedulable) {
+	byConstraint := map[capacity.Constraint]int{}
+	for _, u := range refused {
+		if len(u.Reasons) == 0 {
+			continue
+		}
+		r := u.Reasons[0]
+		byConstraint[r.Constraint]++
+		if standIn(u.Pod) || r.Constraint == capacity.ConstraintGated {
+			continue
+		}
+		if p.verdicts.tell(u.Pod.UID, r) {
+			p.cfg.Recorder.Eventf(u.Pod, nil, corev1.EventTypeWarning, "NoBerth", "Provision", "%s", verdictText(r))
+			p.log.Info("pod cannot be placed", "pod", u.Pod.Namespace+"/"+u.Pod.Name, "provisioner", r.Provisioner,
+				"constraint", string(r.Constraint), "detail", r.Detail, "fix", r.Fix)
+		}
+	}
+	p.metrics.setUnschedulable(maps.All(byConstraint))
+}
+
+// verdictText is the event that a refused pod gets.
+func verdictText(r capacity.Reason) string {
+	var b strings.Builder
+	if r.Provisioner != "" {
+		fmt.Fprintf(&b, "no node of Provisioner %s can host this pod: ", r.Provisioner)
+	} else {
+		b.WriteString("no node can be bought for this pod: ")
+	}
+	b.WriteString(r.Detail)
+	if r.Fix != "" {
+		b.WriteString(". Fix: " + r.Fix)
+	}
+	return clip(b.String())
+}

@@ -1,0 +1,376 @@
+package provisioner
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/capacity"
+)
+
+// view is one reading of the cluster: the planner's Snapshot and what the
+// loops need beside it.
+type view struct {
+	snapshot *capacity.Snapshot
+	// claims by name, those included that the cache does not show yet.
+	claims map[string]*v1alpha1.NodeClaim
+	// provisioners by name.
+	provisioners map[string]*v1alpha1.Provisioner
+	// pending are the pods that wait, with and without a seat.
+	pending []*corev1.Pod
+	// stopped are pods that are not planned for, with the reason.
+	stopped []capacity.Unschedulable
+	// owners that are known, to decide how long to wait for more pods.
+	owners map[types.UID]owner
+}
+
+// read builds a view from the stores. It plans for stand-ins of pods that are
+// expected, and leaves out pods that have a seat: they take room on the node
+// that they have it on.
+func (p *Loops) read(now time.Time) *view {
+	v := &view{
+		claims:       map[string]*v1alpha1.NodeClaim{},
+		provisioners: map[string]*v1alpha1.Provisioner{},
+	}
+	for _, c := range p.book.merge(all[*v1alpha1.NodeClaim](p.stores.claims), now) {
+		v.claims[c.Name] = c
+	}
+	for _, pr := range all[*v1alpha1.Provisioner](p.stores.provisioners) {
+		v.provisioners[pr.Name] = pr
+	}
+
+	s := &capacity.Snapshot{
+		Now:            now,
+		Region:         p.cfg.Region,
+		Budget:         p.cfg.PlanBudget,
+		Namespaces:     map[string]map[string]string{},
+		PVCs:           map[string]*corev1.PersistentVolumeClaim{},
+		PVs:            map[string]*corev1.PersistentVolume{},
+		StorageClasses: map[string]*storagev1.StorageClass{},
+	}
+	v.snapshot = s
+	for _, ns := range all[*corev1.Namespace](p.stores.namespace) {
+		s.Namespaces[ns.Name] = ns.Labels
+	}
+	for _, o := range all[*corev1.PersistentVolumeClaim](p.stores.pvcs) {
+		s.PVCs[o.Namespace+"/"+o.Name] = o
+	}
+	for _, o := range all[*corev1.PersistentVolume](p.stores.pvs) {
+		s.PVs[o.Name] = o
+	}
+	for _, o := range all[*storagev1.StorageClass](p.stores.storageClasses) {
+		s.StorageClasses[o.Name] = o
+	}
+	for _, ds := range all[*appsv1.DaemonSet](p.stores.daemonSets) {
+		s.DaemonSetPods = append(s.DaemonSetPods, daemonSetPod(ds))
+	}
+
+	nodes := p.readNodes(v)
+	p.readPods(v, nodes, now)
+	p.readProvisioners(v, now)
+	s.Nodes = nodes.all
+	return v
+}
+
+// nodeSet finds planner nodes by Node name and by claim.
+type nodeSet struct {
+	all     []*capacity.Node
+	byNode  map[string]*capacity.Node
+	byClaim map[string]*capacity.Node
+	// ready tells which claims' nodes can run pods now.
+	ready map[string]bool
+}
+
+// readNodes turns Nodes, and claims that have no Node yet, into planner nodes.
+func (p *Loops) readNodes(v *view) *nodeSet {
+	set := &nodeSet{byNode: map[string]*capacity.Node{}, byClaim: map[string]*capacity.Node{}, ready: map[string]bool{}}
+	byProvider := map[string]*v1alpha1.NodeClaim{}
+	for _, c := range v.claims {
+		if c.Status.ProviderID != "" {
+			byProvider[c.Status.ProviderID] = c
+		}
+	}
+	for _, n := range all[*corev1.Node](p.stores.nodes) {
+		claim := byProvider[n.Spec.ProviderID]
+		pn := planNode(n, claim)
+		if csi, ok := one[*storagev1.CSINode](p.stores.csiNodes, n.Name); ok {
+			pn.VolumeLimits = volumeLimits(csi)
+		}
+		set.all = append(set.all, pn)
+		set.byNode[n.Name] = pn
+		if claim != nil {
+			set.byClaim[claim.Name] = pn
+			set.ready[claim.Name] = !pn.InFlight
+		}
+	}
+	for _, c := range v.claims {
+		if set.byClaim[c.Name] != nil || gone(c) {
+			continue
+		}
+		pn := planClaim(c)
+		set.all = append(set.all, pn)
+		set.byClaim[c.Name] = pn
+		if c.Status.NodeName != "" {
+			set.byNode[c.Status.NodeName] = pn
+		}
+	}
+	slices.SortFunc(set.all, func(a, b *capacity.Node) int { return strings.Compare(a.Name, b.Name) })
+	return set
+}
+
+// planNode is a Node as the planner sees it; claim is nil for foreign nodes.
+func planNode(n *corev1.Node, claim *v1alpha1.NodeClaim) *capacity.Node {
+	pn := &capacity.Node{
+		Name:          n.Name,
+		Labels:        n.Labels,
+		Taints:        n.Spec.Taints,
+		Allocatable:   capacity.FromResourceList(n.Status.Allocatable),
+		Unschedulable: n.Spec.Unschedulable || n.DeletionTimestamp != nil || hasTaint(n.Spec.Taints, v1alpha1.TaintDisrupted),
+	}
+	if claim == nil {
+		return pn
+	}
+	pn.Claim = claim.Name
+	pn.Provisioner = claim.Spec.Provisioner.Name
+	pn.HourlyPrice = priceOf(claim)
+	pn.Unschedulable = pn.Unschedulable || claim.DeletionTimestamp != nil
+	pn.InFlight = !isTrue(claim.Status.Conditions, v1alpha1.ConditionInitialized)
+	if pn.InFlight {
+		// What it will look like: taints of the start-up go by themselves,
+		// labels and device resources are still to come.
+		pn.Taints = claim.Spec.Taints
+		pn.Labels = withDefaults(n.Labels, claimLabels(claim))
+		for name, q := range allocatableOf(claim) {
+			if pn.Allocatable[name] == 0 {
+				pn.Allocatable[name] = q
+			}
+		}
+	}
+	return pn
+}
+
+// planClaim is a claim without a Node as the planner sees it.
+func planClaim(c *v1alpha1.NodeClaim) *capacity.Node {
+	name := c.Name
+	if c.Status.NodeName != "" {
+		name = c.Status.NodeName
+	}
+	return &capacity.Node{
+		Name:          name,
+		Labels:        claimLabels(c),
+		Taints:        c.Spec.Taints,
+		Allocatable:   allocatableOf(c),
+		Provisioner:   c.Spec.Provisioner.Name,
+		Claim:         c.Name,
+		InFlight:      true,
+		Unschedulable: c.DeletionTimestamp != nil,
+		HourlyPrice:   priceOf(c),
+	}
+}
+
+// readPods sorts pods into bound, seated and waiting ones, ends seats that are
+// of no use any more, and adds stand-ins for pods that are expected.
+func (p *Loops) readPods(v *view, nodes *nodeSet, now time.Time) {
+	s := v.snapshot
+	existing := map[types.UID]int{}
+	kinds := map[types.UID]bool{}
+	for _, pod := range all[*corev1.Pod](p.stores.pods) {
+		if terminal(pod) {
+			continue
+		}
+		uid, owned := controllerOf(pod)
+		if owned && pod.DeletionTimestamp == nil {
+			existing[uid]++
+		}
+		if pod.Spec.NodeName != "" {
+			if n := nodes.byNode[pod.Spec.NodeName]; n != nil {
+				n.Pods = append(n.Pods, pod)
+				p.book.bound(pod, n.Claim)
+			}
+			continue
+		}
+		if waiting(pod) {
+			v.pending = append(v.pending, pod)
+			if !owned {
+				uid = pod.UID
+			}
+			kinds[uid] = true
+		}
+	}
+	p.contested.Store(len(kinds) > 1)
+	for _, pod := range v.pending {
+		if n := p.seatOf(pod, nodes, now); n != nil {
+			n.Pods = append(n.Pods, pod)
+			continue
+		}
+		if why, stop := p.stoppedShape(pod, now); stop {
+			v.stopped = append(v.stopped, capacity.Unschedulable{Pod: pod, Reasons: []capacity.Reason{why}})
+			continue
+		}
+		s.Pods = append(s.Pods, pod)
+	}
+	v.owners = p.readOwners(s.Pods)
+	s.Pods = append(s.Pods, expected(s.Pods, existing, v.owners, now)...)
+}
+
+// seatOf returns the node that a waiting pod has a seat on: one that Berth
+// bought for it, or one where kube-scheduler is making room by preemption.
+func (p *Loops) seatOf(pod *corev1.Pod, nodes *nodeSet, now time.Time) *capacity.Node {
+	claim, ok := p.book.of(pod.UID)
+	if ok {
+		n := nodes.byClaim[claim]
+		switch {
+		case n == nil || n.Unschedulable:
+			p.book.take(pod.UID)
+			return nil
+		case nodes.ready[claim] && !hasRoom(n, pod):
+			// Somebody else has it. That says nothing against the plan.
+			p.book.take(pod.UID)
+			return nil
+		case p.book.overdue(pod, nodes.ready[claim], now):
+			return nil
+		}
+		return n
+	}
+	n := nodes.byNode[pod.Status.NominatedNodeName]
+	if n == nil || n.Unschedulable {
+		return nil
+	}
+	if n.Claim != "" && n.InFlight {
+		// A seat that was given before a restart.
+		p.book.give(pod.UID, n.Claim)
+		return n
+	}
+	if n.Claim == "" {
+		return n
+	}
+	return nil
+}
+
+// hasRoom reports whether a pod's requests fit beside what is on a node.
+func hasRoom(n *capacity.Node, pod *corev1.Pod) bool {
+	free := n.Allocatable.Clone()
+	for _, other := range n.Pods {
+		free.Sub(capacity.PodRequests(other))
+	}
+	return capacity.PodRequests(pod).Fits(free)
+}
+
+func (p *Loops) stoppedShape(pod *corev1.Pod, now time.Time) (capacity.Reason, bool) {
+	if !p.book.anyStopped() {
+		return capacity.Reason{}, false
+	}
+	msg, stop := p.book.stopped(capacity.ShapeHash(pod), now)
+	return capacity.Reason{
+		Constraint: capacity.ConstraintNotBound,
+		Detail:     "two nodes were bought for pods like this one and none was bound there; kube-scheduler says: " + msg,
+		Fix:        "see what keeps kube-scheduler from binding the pod; launching is tried again in 10 minutes",
+	}, stop
+}
+
+// readOwners looks up the controllers of pods.
+func (p *Loops) readOwners(pods []*corev1.Pod) map[types.UID]owner {
+	out := map[types.UID]owner{}
+	for _, pod := range pods {
+		ref := metav1.GetControllerOfNoCopy(pod)
+		if ref == nil {
+			continue
+		}
+		if _, ok := out[ref.UID]; ok {
+			continue
+		}
+		key := pod.Namespace + "/" + ref.Name
+		switch ref.Kind {
+		case "ReplicaSet":
+			if o, ok := one[*appsv1.ReplicaSet](p.stores.replicaSets, key); ok && o.UID == ref.UID {
+				out[ref.UID] = ownerOfReplicaSet(o)
+			}
+		case "StatefulSet":
+			if o, ok := one[*appsv1.StatefulSet](p.stores.statefulSets, key); ok && o.UID == ref.UID {
+				out[ref.UID] = ownerOfStatefulSet(o)
+			}
+		case "Job":
+			if o, ok := one[*batchv1.Job](p.stores.jobs, key); ok && o.UID == ref.UID {
+				out[ref.UID] = ownerOfJob(o)
+			}
+		}
+	}
+	return out
+}
+
+// readProvisioners joins each Provisioner with its instance types and what its
+// claims use of its limits.
+func (p *Loops) readProvisioners(v *view, now time.Time) {
+	for _, pr := range v.provisioners {
+		if pr.DeletionTimestamp != nil {
+			continue
+		}
+		v.snapshot.Provisioners = append(v.snapshot.Provisioners, p.catalogue.provisioner(pr, now))
+	}
+	slices.SortFunc(v.snapshot.Provisioners, func(a, b *capacity.Provisioner) int { return strings.Compare(a.Name, b.Name) })
+	byName := map[string]*capacity.Provisioner{}
+	for _, pr := range v.snapshot.Provisioners {
+		pr.Used = capacity.Resources{}
+		byName[pr.Name] = pr
+	}
+	for _, c := range v.claims {
+		pr := byName[c.Spec.Provisioner.Name]
+		if pr == nil || gone(c) {
+			continue
+		}
+		for name, q := range capacityOf(c) {
+			pr.Used[name] += q
+		}
+		pr.Used[v1alpha1.LimitNodes]++
+		pr.UsedHourlyCost += reservedPrice(c)
+	}
+}
+
+// daemonSetPod is the pod that a DaemonSet's controller would make, with the
+// tolerations that it adds (k8s.io/kubernetes/pkg/controller/daemon/util).
+func daemonSetPod(ds *appsv1.DaemonSet) *corev1.Pod {
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: ds.Namespace, Name: ds.Name,
+			Labels: ds.Spec.Template.Labels, Annotations: ds.Spec.Template.Annotations,
+		},
+		Spec: *ds.Spec.Template.Spec.DeepCopy(),
+	}
+	tolerate := []struct {
+		key    string
+		effect corev1.TaintEffect
+	}{
+		{corev1.TaintNodeNotReady, corev1.TaintEffectNoExecute},
+		{corev1.TaintNodeUnreachable, corev1.TaintEffectNoExecute},
+		{corev1.TaintNodeDiskPressure, corev1.TaintEffectNoSchedule},
+		{corev1.TaintNodeMemoryPressure, corev1.TaintEffectNoSchedule},
+		{corev1.TaintNodePIDPressure, corev1.TaintEffectNoSchedule},
+		{corev1.TaintNodeUnschedulable, corev1.TaintEffectNoSchedule},
+	}
+	for _, t := range tolerate {
+		pod.Spec.Tolerations = append(pod.Spec.Tolerations, corev1.Toleration{Key: t.key, Operator: corev1.TolerationOpExists, Effect: t.effect})
+	}
+	if pod.Spec.HostNetwork {
+		pod.Spec.Tolerations = append(pod.Spec.Tolerations, corev1.Toleration{
+			Key: corev1.TaintNodeNetworkUnavailable, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoSchedule})
+	}
+	return pod
+}
+
+func volumeLimits(csi *storagev1.CSINode) map[string]int64 {
+	out := map[string]int64{}
+	for _, d := range csi.Spec.Drivers {
+		if d.Allocatable != nil && d.Allocatable.Count != nil {
+			out[d.Name] = int64(*d.Allocatable.Count)
+		}
+	}
+	return out
+}

@@ -1,0 +1,288 @@
+package provisioner
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/drain"
+)
+
+const (
+	// defaultDrainDeadline holds where the Provisioner is gone or names none.
+	defaultDrainDeadline = time.Hour
+	// terminatePoll is how often a claim looks whether its instance has ended.
+	terminatePoll = time.Second
+)
+
+// remove takes a claim down, in this order: cordon, drain, terminate the
+// instance, remove the Node, let the claim go.
+func (r *lifecycle) remove(ctx context.Context, claim *v1alpha1.NodeClaim) (ctrl.Result, error) {
+	r.book.drop(claim.Name)
+	if !controllerutil.ContainsFinalizer(claim, v1alpha1.Finalizer) {
+		return ctrl.Result{}, nil
+	}
+	if claim.Status.InstanceID == "" {
+		if res, settled, err := r.settle(ctx, claim); !settled || err != nil {
+			return res, err
+		}
+	}
+	node, hasNode := r.nodeOf(claim)
+	if hasNode && !isTrue(claim.Status.Conditions, v1alpha1.ConditionDrained) {
+		if res, done, err := r.drain(ctx, claim, node); !done || err != nil {
+			return res, err
+		}
+	}
+	if claim.Status.InstanceID != "" && !gone(claim) {
+		if res, done, err := r.terminate(ctx, claim, hasNode && nodeReady(node)); !done || err != nil {
+			return res, err
+		}
+	}
+	return ctrl.Result{}, r.release(ctx, claim)
+}
+
+// settle finds out whether a claim whose launch was begun and never answered
+// has an instance after all. Tags may lag behind a launch, so that EC2 must
+// have had time to show it.
+func (r *lifecycle) settle(ctx context.Context, claim *v1alpha1.NodeClaim) (ctrl.Result, bool, error) {
+	if claim.Status.Launch == nil {
+		return ctrl.Result{}, true, nil
+	}
+	found, err := r.cloud.Find(ctx, string(claim.UID))
+	if err != nil {
+		return ctrl.Result{}, false, fmt.Errorf("looking for the instance of claim %s: %w", claim.Name, err)
+	}
+	if len(found) > 0 {
+		return ctrl.Result{}, true, r.launched(ctx, claim, found[0])
+	}
+	c := meta.FindStatusCondition(claim.Status.Conditions, v1alpha1.ConditionLaunched)
+	if c != nil && (c.Reason == reasonNoCapacity || c.Reason == reasonRefused) {
+		return ctrl.Result{}, true, nil // EC2 has said no: there is none.
+	}
+	if wait := adoptPatience - time.Since(claim.Status.Launch.StartedAt.Time); wait > 0 {
+		return ctrl.Result{RequeueAfter: min(wait, 5*time.Second)}, false, nil
+	}
+	return ctrl.Result{}, true, nil
+}
+
+// drain makes one pass over the node's pods.
+func (r *lifecycle) drain(ctx context.Context, claim *v1alpha1.NodeClaim, node *corev1.Node) (ctrl.Result, bool, error) {
+	if !drain.Cordoned(node) {
+		after := node.DeepCopy()
+		drain.Cordon(after, time.Now())
+		if err := r.patchNode(ctx, node, after, "cordoning"); err != nil {
+			return ctrl.Result{}, false, err
+		}
+		r.log.Info("node cordoned", "node", node.Name, "claim", claim.Name, "reason", claim.Annotations[v1alpha1.AnnotationDisruptionReason])
+		return ctrl.Result{}, false, nil // The watch shows the taint and brings us back.
+	}
+	now := time.Now()
+	seen := r.taintSeen(claim, now)
+	if err := r.recordDeadline(ctx, claim, now); err != nil {
+		return ctrl.Result{}, false, err
+	}
+	in, err := r.drainInput(ctx, claim, node, seen, now)
+	if err != nil {
+		return ctrl.Result{}, false, err
+	}
+	res := drain.Pass(ctx, r.evictor, in)
+	r.reportDrain(claim, node, res)
+	err = r.patchStatus(ctx, claim, func(c *v1alpha1.NodeClaim) {
+		switch {
+		case res.Expired:
+			setCondition(c, v1alpha1.ConditionDrained, metav1.ConditionTrue, "DeadlinePassed", fmt.Sprintf("%d pods were still there", res.Remaining))
+		case res.Done:
+			setCondition(c, v1alpha1.ConditionDrained, metav1.ConditionTrue, "Drained", "")
+		case len(res.Blocked) > 0:
+			setCondition(c, v1alpha1.ConditionDrained, metav1.ConditionFalse, "Blocked", blockedText(res))
+		default:
+			setCondition(c, v1alpha1.ConditionDrained, metav1.ConditionFalse, "Draining", fmt.Sprintf("waiting for %d pods and %d volumes", res.Remaining, len(res.Attachments)))
+		}
+	})
+	if err != nil {
+		return ctrl.Result{}, false, err
+	}
+	return ctrl.Result{RequeueAfter: res.NextTry}, res.Done, nil
+}
+
+// taintSeen is when our watch first showed the claim's node with the taint; it
+// is the caller who knows that it does now.
+func (r *lifecycle) taintSeen(claim *v1alpha1.NodeClaim, now time.Time) time.Time {
+	at, _ := r.tainted.LoadOrStore(claim.UID, now)
+	return at.(time.Time)
+}
+
+// recordDeadline stores when the drain ends at the latest. It only ever moves
+// earlier.
+func (r *lifecycle) recordDeadline(ctx context.Context, claim *v1alpha1.NodeClaim, now time.Time) error {
+	patience := defaultDrainDeadline
+	if pr, ok := one[*v1alpha1.Provisioner](r.stores.provisioners, claim.Spec.Provisioner.Name); ok && pr.Spec.Drain != nil && pr.Spec.Drain.Deadline.Duration > 0 {
+		patience = pr.Spec.Drain.Deadline.Duration
+	}
+	began := now
+	if claim.DeletionTimestamp != nil {
+		began = claim.DeletionTimestamp.Time
+	}
+	var recorded time.Time
+	if claim.Status.DrainDeadline != nil {
+		recorded = claim.Status.DrainDeadline.Time
+	}
+	deadline := drain.Deadline(recorded, began.Add(patience))
+	if deadline.Equal(recorded) {
+		return nil
+	}
+	return r.patchStatus(ctx, claim, func(c *v1alpha1.NodeClaim) { c.Status.DrainDeadline = &metav1.Time{Time: deadline} })
+}
+
+// drainInput reads what a pass depends on; the pods live, since the list must
+// be newer than the taint.
+func (r *lifecycle) drainInput(ctx context.Context, claim *v1alpha1.NodeClaim, node *corev1.Node, seen, now time.Time) (drain.Input, error) {
+	var pods corev1.PodList
+	err := r.cfg.APIReader.List(ctx, &pods, &client.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", node.Name)})
+	if err != nil {
+		return drain.Input{}, fmt.Errorf("listing the pods of node %s: %w", node.Name, err)
+	}
+	in := drain.Input{
+		Node: drain.Facts(node, seen), Now: now, Started: claim.DeletionTimestamp.Time,
+		Deadline:    claim.Status.DrainDeadline.Time,
+		PDBs:        all[*policyv1.PodDisruptionBudget](r.stores.pdbs),
+		Attachments: all[*storagev1.VolumeAttachment](r.stores.attachments),
+		PVCs:        map[string]*corev1.PersistentVolumeClaim{},
+	}
+	for i := range pods.Items {
+		in.Pods = append(in.Pods, &pods.Items[i])
+	}
+	for _, c := range all[*corev1.PersistentVolumeClaim](r.stores.pvcs) {
+		in.PVCs[c.Namespace+"/"+c.Name] = c
+	}
+	return in, nil
+}
+
+// reportDrain logs what a pass did, and makes an event of who blocks it.
+func (r *lifecycle) reportDrain(claim *v1alpha1.NodeClaim, node *corev1.Node, res drain.Result) {
+	if n := len(res.Evicted); n > 0 {
+		r.metrics.evicted.Add(float64(n))
+		r.log.Info("pods evicted", "node", node.Name, "pods", n)
+	}
+	for _, pod := range res.Deleted {
+		r.log.Info("pod deleted: the drain's deadline leaves it no more time", "node", node.Name, "pod", pod)
+	}
+	before := meta.FindStatusCondition(claim.Status.Conditions, v1alpha1.ConditionDrained)
+	if len(res.Blocked) > 0 && (before == nil || before.Message != blockedText(res)) {
+		r.cfg.Recorder.Eventf(claim, nil, corev1.EventTypeWarning, "DrainBlocked", "Drain", "%s", clip(blockedText(res)))
+	}
+	if res.Done {
+		r.metrics.drained.Inc()
+		r.log.Info("node drained", "node", node.Name, "claim", claim.Name, "deadlinePassed", res.Expired, "left", res.Remaining)
+	}
+}
+
+// blockedText names the blockers, the first few in full.
+func blockedText(res drain.Result) string {
+	var lines []string
+	for _, b := range res.Blocked[:min(3, len(res.Blocked))] {
+		lines = append(lines, b.String())
+	}
+	slices.Sort(lines)
+	if more := len(res.Blocked) - len(lines); more > 0 {
+		lines = append(lines, fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(lines, "; ")
+}
+
+// terminate asks EC2 to end the instance, once, and waits until it says so.
+func (r *lifecycle) terminate(ctx context.Context, claim *v1alpha1.NodeClaim, nodeLives bool) (ctrl.Result, bool, error) {
+	ended, err := r.fleet.ended(ctx, claim.Status.InstanceID, nodeLives)
+	if err != nil {
+		return ctrl.Result{}, false, err
+	}
+	if ended {
+		r.tainted.Delete(claim.UID)
+		r.log.Info("instance terminated", "claim", claim.Name, "instance", claim.Status.InstanceID)
+		return ctrl.Result{}, true, r.patchStatus(ctx, claim, func(c *v1alpha1.NodeClaim) {
+			setCondition(c, v1alpha1.ConditionTerminated, metav1.ConditionTrue, "Terminated", claim.Status.InstanceID)
+		})
+	}
+	asked := meta.FindStatusCondition(claim.Status.Conditions, v1alpha1.ConditionTerminated)
+	if asked == nil || time.Since(asked.LastTransitionTime.Time) > 30*time.Second && !r.fleet.ending(claim.Status.InstanceID) {
+		if err := r.cloud.Terminate(ctx, claim.Status.InstanceID); err != nil {
+			return ctrl.Result{}, false, fmt.Errorf("terminating instance %s of claim %s: %w", claim.Status.InstanceID, claim.Name, err)
+		}
+		r.log.Info("instance asked to terminate", "claim", claim.Name, "instance", claim.Status.InstanceID)
+		err := r.patchStatus(ctx, claim, func(c *v1alpha1.NodeClaim) {
+			setCondition(c, v1alpha1.ConditionTerminated, metav1.ConditionFalse, "Terminating", claim.Status.InstanceID)
+		})
+		if err != nil {
+			return ctrl.Result{}, false, err
+		}
+	}
+	return ctrl.Result{RequeueAfter: terminatePoll}, false, nil
+}
+
+// release removes the Node and lets the claim go.
+func (r *lifecycle) release(ctx context.Context, claim *v1alpha1.NodeClaim) error {
+	if claim.Status.NodeName != "" {
+		if err := r.removeNode(ctx, claim); err != nil {
+			return err
+		}
+	}
+	before := claim.DeepCopy()
+	controllerutil.RemoveFinalizer(claim, v1alpha1.Finalizer)
+	err := r.cfg.Client.Patch(ctx, claim, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("releasing claim %s: %w", claim.Name, err)
+	}
+	r.log.Info("claim gone", "claim", claim.Name)
+	r.trigger()
+	return nil
+}
+
+// removeNode deletes the claim's Node and takes our finalizer off it.
+func (r *lifecycle) removeNode(ctx context.Context, claim *v1alpha1.NodeClaim) error {
+	node := &corev1.Node{}
+	err := r.cfg.APIReader.Get(ctx, client.ObjectKey{Name: claim.Status.NodeName}, node)
+	if apierrors.IsNotFound(err) || err == nil && node.Spec.ProviderID != claim.Status.ProviderID {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("reading node %s: %w", claim.Status.NodeName, err)
+	}
+	if node.DeletionTimestamp == nil {
+		uid := node.UID
+		if err := r.cfg.Client.Delete(ctx, node, client.Preconditions{UID: &uid}); client.IgnoreNotFound(err) != nil {
+			return fmt.Errorf("deleting node %s: %w", node.Name, err)
+		}
+		// The finalizer is taken off the object as it is now.
+		if err := r.cfg.APIReader.Get(ctx, client.ObjectKeyFromObject(node), node); err != nil {
+			return client.IgnoreNotFound(err)
+		}
+	}
+	before := node.DeepCopy()
+	if !controllerutil.RemoveFinalizer(node, v1alpha1.Finalizer) {
+		return nil
+	}
+	err = r.cfg.Client.Patch(ctx, node, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("releasing node %s: %w", node.Name, err)
+	}
+	return nil
+}
+
+// addFinalizer puts our finalizer on a node.
+func addFinalizer(node *corev1.Node) bool {
+	return controllerutil.AddFinalizer(node, v1alpha1.Finalizer)
+}
