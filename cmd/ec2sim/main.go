@@ -44,9 +44,10 @@ func main() {
 
 type options struct {
 	listen, region, cluster, kubeconfig, catalog, logLevel, serviceCIDR string
-	boot, terminate, devices, latency                                   time.Duration
+	boot, terminate, devices, latency, tokens                           time.Duration
 	subnets, profiles                                                   []string
-	anyAddress                                                          bool
+	anyAddress, throttle                                                bool
+	seed                                                                uint64
 }
 
 const long = `ec2sim stands in for AWS: it serves the part of EC2, SSM, SQS, Pricing and EKS
@@ -66,8 +67,10 @@ as its user data says: wrong user data means a wrong node, or none and a line on
 the instance's console. The user data must name the API server as the kubeconfig
 does.
 
-What is not AWS is under /_sim/: GET state and calls; POST pools, faults,
-interrupt and boot. GET /healthz answers when it is ready.`
+What is not AWS is under /_sim/: GET state and calls; POST orders faults (calls
+refused, slow, or answered in vain), throttle, pools, quotas, visibility, hide,
+late, health, events, event, interrupt and boot. Nothing of that is on by itself
+but EC2's published throttling. GET /healthz answers when it is ready.`
 
 func command() *cobra.Command {
 	var o options
@@ -94,6 +97,9 @@ func command() *cobra.Command {
 	f.DurationVar(&o.terminate, "terminate-delay", time.Second, "time from shutting-down to terminated")
 	f.DurationVar(&o.devices, "device-delay", 500*time.Millisecond, "time from joining until GPUs show up")
 	f.DurationVar(&o.latency, "latency", 5*time.Millisecond, "least time that a call takes")
+	f.DurationVar(&o.tokens, "token-retention", 24*time.Hour, "how long a client token is remembered")
+	f.BoolVar(&o.throttle, "throttle", true, "refuse calls beyond the rates that AWS publishes")
+	f.Uint64Var(&o.seed, "seed", 0, "seed of ids and of faults that strike at random (default: another one at each start)")
 	f.StringArrayVar(&o.subnets, "subnet", nil, "make this subnet, as `ZONE=CIDR`, instead of one /19 in each zone; can be repeated")
 	f.StringArrayVar(&o.profiles, "instance-profile", []string{"berth-node"}, "`name` of an instance profile that exists; can be repeated")
 	f.StringVar(&o.catalog, "catalog", "", "catalogue `file` of instance types, JSON, also gzip-compressed (default: the one built in)")
@@ -196,6 +202,7 @@ func (o options) config(log *zap.Logger) (ec2sim.Config, error) {
 	cfg := ec2sim.Config{
 		Region: o.region, ClusterName: o.cluster, BootDelay: o.boot, TerminateDelay: o.terminate, DeviceDelay: o.devices, Latency: o.latency,
 		InstanceProfiles: o.profiles, ServiceCIDR: o.serviceCIDR, Log: log,
+		TokenRetention: o.tokens, Unthrottled: !o.throttle, Seed: o.seed,
 	}
 	for _, text := range o.subnets {
 		zone, cidr, ok := strings.Cut(text, "=")

@@ -518,7 +518,7 @@ func TestPreflight(t *testing.T) {
 }
 
 func TestDescribeSurvivesManyPages(t *testing.T) {
-	sim := newStandIn(t, nil)
+	sim := newStandIn(t, func(cfg *ec2sim.Config) { cfg.Unthrottled = true }) // More at once than EC2 launches.
 	c := sim.cloud(nil)
 	claim := newClaim("a", m5)
 	record(t, c, claim)

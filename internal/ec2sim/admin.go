@@ -68,8 +68,9 @@ type SubnetState struct {
 
 // PoolState is a pool with a limit, in State and for POST /_sim/pools.
 type PoolState struct {
-	// InstanceType, Zone (a name) and CapacityType (on-demand, spot) may be
-	// "*" when a pool is set, which means all.
+	// InstanceType, Zone (a name) and CapacityType (on-demand, spot) may have
+	// the wildcards of PoolPattern when pools are set. Orders add up: to leave
+	// one pool, empty all and then free that one.
 	InstanceType string `json:"instanceType"`
 	Zone         string `json:"zone"`
 	CapacityType string `json:"capacityType"`
@@ -91,7 +92,16 @@ func capacityType(spot bool) string {
 //	POST /_sim/pools      PoolState
 //	POST /_sim/faults     Fault; DELETE forgets all
 //	POST /_sim/interrupt  {"instanceId", "noticeSeconds": 120, "rebalance": false}
-//	POST /_sim/boot       {"delay": "2s"}, for instances launched from now on
+//	POST /_sim/boot       {"delay": "2s", "running": "500ms", "terminate": "1s"}, for
+//	                      launches and terminations from now on; each may be absent
+//	POST /_sim/throttle   Throttle
+//	POST /_sim/quotas     Quota
+//	POST /_sim/visibility Visibility
+//	POST /_sim/hide       Hide
+//	POST /_sim/late       Late
+//	POST /_sim/health     Health
+//	POST /_sim/events     EventFaults
+//	POST /_sim/event      {"body": "…"}, a message for the cluster's queue
 func (s *Sim) serveAdmin(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	var answer any = map[string]string{"status": "ok"}
@@ -113,7 +123,23 @@ func (s *Sim) serveAdmin(w http.ResponseWriter, r *http.Request) {
 	case "POST /_sim/interrupt":
 		err = admin(r, s.interruptNow)
 	case "POST /_sim/boot":
-		err = admin(r, s.setBoot)
+		err = admin(r, s.setTimes)
+	case "POST /_sim/throttle":
+		err = admin(r, s.setThrottle)
+	case "POST /_sim/quotas":
+		err = admin(r, s.setQuota)
+	case "POST /_sim/visibility":
+		err = admin(r, s.setVisibility)
+	case "POST /_sim/hide":
+		err = admin(r, s.hide)
+	case "POST /_sim/late":
+		err = admin(r, s.setLate)
+	case "POST /_sim/health":
+		err = admin(r, s.setHealth)
+	case "POST /_sim/events":
+		err = admin(r, s.setEventFaults)
+	case "POST /_sim/event":
+		err = admin(r, s.sendEvent)
 	default:
 		writeJSON(w, http.StatusNotFound, map[string]string{"error": "there is no " + r.Method + " " + r.URL.Path})
 		return
@@ -174,7 +200,7 @@ func (s *Sim) state() *State {
 		return slices.Compare([]string{a.InstanceType, a.Zone, a.CapacityType}, []string{b.InstanceType, b.Zone, b.CapacityType})
 	})
 	for _, f := range s.faults {
-		out.Faults = append(out.Faults, *f)
+		out.Faults = append(out.Faults, f.Fault)
 	}
 	return out
 }
@@ -184,27 +210,23 @@ func (s *Sim) setPool(in *PoolState) error {
 	if in.Capacity < -1 {
 		return fmt.Errorf("capacity %d is below -1", in.Capacity)
 	}
-	if in.CapacityType != "*" && in.CapacityType != "spot" && in.CapacityType != "on-demand" {
-		return fmt.Errorf("capacityType %q is none of on-demand, spot and *", in.CapacityType)
+	pattern := PoolPattern{in.InstanceType, in.Zone, in.CapacityType}
+	if err := pattern.check(); err != nil {
+		return err
 	}
 	matched := 0
 	for _, t := range s.offeredTypes() {
-		if in.InstanceType != "*" && in.InstanceType != t.Name {
-			continue
-		}
 		for _, z := range s.cfg.Catalog.OfferedZones(s.region.Name, t.Name) {
-			if in.Zone != "*" && in.Zone != z.Name {
-				continue
-			}
 			for _, spot := range []bool{false, true} {
-				if in.CapacityType != "*" && in.CapacityType != capacityType(spot) {
+				p := pool{t.Name, z.Name, spot}
+				if !pattern.matches(p) {
 					continue
 				}
 				matched++
 				if in.Capacity == -1 {
-					delete(s.pools, pool{t.Name, z.Name, spot})
+					delete(s.pools, p)
 				} else {
-					s.pools[pool{t.Name, z.Name, spot}] = &slots{in.Capacity}
+					s.pools[p] = &slots{in.Capacity}
 				}
 			}
 		}
@@ -212,24 +234,6 @@ func (s *Sim) setPool(in *PoolState) error {
 	if matched == 0 {
 		return fmt.Errorf("no pool is %s in %s as %s", in.InstanceType, in.Zone, in.CapacityType)
 	}
-	return nil
-}
-
-func (s *Sim) addFault(in *Fault) error {
-	if in.Action == "" {
-		return errors.New("action is missing")
-	}
-	if in.Code == "" && !in.DropReply {
-		return errors.New("neither code nor dropReply is there")
-	}
-	if in.HTTPStatus != 0 && (in.HTTPStatus < 200 || in.HTTPStatus > 599) {
-		return fmt.Errorf("httpStatus %d is none", in.HTTPStatus)
-	}
-	f := *in
-	if f.Count == 0 {
-		f.Count = 1
-	}
-	s.faults = append(s.faults, &f)
 	return nil
 }
 
@@ -260,14 +264,35 @@ func (s *Sim) interruptNow(in *struct {
 	return nil
 }
 
-func (s *Sim) setBoot(in *struct {
-	Delay string `json:"delay"`
+// setTimes sets how long instances take: from launch to the kubelet's start,
+// from launch to running (without an order of its own a quarter of that), from
+// shutting-down to terminated.
+func (s *Sim) setTimes(in *struct {
+	Delay     string `json:"delay"`
+	Running   string `json:"running"`
+	Terminate string `json:"terminate"`
 }) error {
-	d, err := time.ParseDuration(in.Delay)
-	if err != nil || d < 0 {
-		return fmt.Errorf("delay %q is not a duration of 0 or more", in.Delay)
+	boot, running, terminate := s.boot, s.runningTime, s.terminateTime
+	for _, f := range []struct {
+		name, text string
+		to         *time.Duration
+	}{{"delay", in.Delay, &boot}, {"running", in.Running, &running}, {"terminate", in.Terminate, &terminate}} {
+		if f.text == "" {
+			continue
+		}
+		d, err := duration(f.name, f.text)
+		if err != nil {
+			return err
+		}
+		*f.to = d
+		if f.name == "delay" {
+			running = d / 4
+		}
 	}
-	s.boot = d
+	if in.Delay+in.Running+in.Terminate == "" {
+		return errors.New("neither delay, running nor terminate is there")
+	}
+	s.boot, s.runningTime, s.terminateTime = boot, running, terminate
 	return nil
 }
 

@@ -3,6 +3,7 @@ package ec2sim
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 )
 
@@ -22,15 +23,43 @@ type candidate struct {
 	subnet   string
 	price    float64
 	priority float64
+	vcpus    int
 	// refusal is why it cannot be launched whatever the capacity.
 	refusal *apiError
 }
 
-// stock is what launches draw on. Pools that are not in it are unlimited.
+// stock is what launches draw on. Pools and quotas that are not in it are
+// unlimited.
 type stock struct {
 	pools   map[pool]int
 	subnets map[string]int
+	// launches is how many instances the throttle lets through.
+	launches int
+	// vcpus is what is left of quotas.
+	vcpus, quotas map[quotaKey]int
 }
+
+// noLimit is more than anybody launches.
+const noLimit = 1 << 30
+
+// take draws what n instances of a candidate take.
+func (st *stock) take(c candidate, n int) {
+	if _, limited := st.pools[c.pool]; limited {
+		st.pools[c.pool] -= n
+	}
+	if key := c.quota(); st.limited(key) {
+		st.vcpus[key] -= n * c.vcpus
+	}
+	st.subnets[c.subnet] -= n
+	st.launches -= n
+}
+
+func (st *stock) limited(key quotaKey) bool {
+	_, ok := st.vcpus[key]
+	return ok
+}
+
+func (c candidate) quota() quotaKey { return quotaKey{quotaBucket(c.pool.typeName), c.pool.spot} }
 
 // grant is how many instances a candidate gets.
 type grant struct{ candidate, count int }
@@ -51,11 +80,11 @@ type failure struct {
 //     then by priority.
 //   - price-capacity-optimized: pools that can take all before others, then by
 //     price.
-func sortCandidates(list []candidate, strategy string, want int, st stock) error {
+func sortCandidates(list []candidate, strategy string, want int, st *stock) error {
 	left := func(c candidate) int {
 		n, ok := st.pools[c.pool]
 		if !ok {
-			return 1 << 30
+			return noLimit
 		}
 		return n
 	}
@@ -89,7 +118,7 @@ func sortCandidates(list []candidate, strategy string, want int, st stock) error
 // fill grants want instances to the candidates in order. Each candidate that is
 // tried and cannot give all that is still wanted yields a failure; candidates
 // after the last one needed are not tried. The stock is drawn down.
-func fill(list []candidate, want int, st stock) (grants []grant, failures []failure) {
+func fill(list []candidate, want int, st *stock) (grants []grant, failures []failure) {
 	for i, c := range list {
 		if want == 0 {
 			break
@@ -103,15 +132,19 @@ func fill(list []candidate, want int, st stock) (grants []grant, failures []fail
 		if left, limited := st.pools[c.pool]; limited && left < take {
 			take, short = left, noCapacity(c.pool)
 		}
+		if key := c.quota(); st.limited(key) && max(0, st.vcpus[key])/c.vcpus < take {
+			take, short = max(0, st.vcpus[key])/c.vcpus, overQuota(key, st.quotas[key])
+		}
 		if free := st.subnets[c.subnet]; free < take {
 			take, short = free, errf("InsufficientFreeAddressesInSubnet", "There are not enough free addresses in subnet '%s' to satisfy the requested number of instances.", c.subnet)
 		}
+		if take > 0 && st.launches < take {
+			// The whole call is HTTP 200, and this one of many errors.
+			take, short = st.launches, throttled("RunInstances")
+		}
 		if take > 0 {
 			grants = append(grants, grant{i, take})
-			if _, limited := st.pools[c.pool]; limited {
-				st.pools[c.pool] -= take
-			}
-			st.subnets[c.subnet] -= take
+			st.take(c, take)
 			want -= take
 		}
 		if short != nil {
@@ -124,7 +157,7 @@ func fill(list []candidate, want int, st stock) (grants []grant, failures []fail
 // fillSingle is fill within one group of candidates (one instance type, one
 // zone, or both): the first group in order that can give everything, else the
 // one that gives the most. Groups that were tried before it count as failed.
-func fillSingle(list []candidate, want int, st stock, group func(candidate) string) ([]grant, []failure) {
+func fillSingle(list []candidate, want int, st *stock, group func(candidate) string) ([]grant, []failure) {
 	var names []string
 	for _, c := range list {
 		if g := group(c); !slices.Contains(names, g) {
@@ -161,15 +194,8 @@ func fillSingle(list []candidate, want int, st stock, group func(candidate) stri
 	return best, failures
 }
 
-func (st stock) clone() stock {
-	out := stock{make(map[pool]int, len(st.pools)), make(map[string]int, len(st.subnets))}
-	for k, v := range st.pools {
-		out.pools[k] = v
-	}
-	for k, v := range st.subnets {
-		out.subnets[k] = v
-	}
-	return out
+func (st *stock) clone() *stock {
+	return &stock{maps.Clone(st.pools), maps.Clone(st.subnets), st.launches, maps.Clone(st.vcpus), st.quotas}
 }
 
 // noCapacity is EC2's refusal for a pool that is empty.

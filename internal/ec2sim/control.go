@@ -1,13 +1,41 @@
 package ec2sim
 
 import (
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"math/rand/v2"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
 )
 
-// Fault makes calls of one action fail. It is ordered through the admin
-// endpoint.
+// PoolPattern selects pools of capacity. InstanceType, Zone (a name) and
+// CapacityType (on-demand, spot) may have EC2's wildcards * and ?; an empty one
+// is every one.
+type PoolPattern struct {
+	InstanceType string `json:"instanceType,omitempty"`
+	Zone         string `json:"zone,omitempty"`
+	CapacityType string `json:"capacityType,omitempty"`
+}
+
+func (p PoolPattern) matches(q pool) bool {
+	is := func(pattern, text string) bool { return pattern == "" || match(pattern, text) }
+	return is(p.InstanceType, q.typeName) && is(p.Zone, q.zone) && is(p.CapacityType, capacityType(q.spot))
+}
+
+func (p PoolPattern) check() error {
+	switch p.CapacityType {
+	case "", "*", "spot", "on-demand":
+		return nil
+	}
+	return fmt.Errorf("capacityType %q is none of on-demand, spot and *", p.CapacityType)
+}
+
+// Fault makes calls of one action fail, be slow, or lose their answer. Faults
+// are tried in the order in which they were ordered; the first that refuses a
+// call or loses its answer is the last, while delays add up.
 type Fault struct {
 	// Action is what to hit, for example "CreateFleet" or "ssm:GetParameter";
 	// "*" is every call.
@@ -17,47 +45,176 @@ type Fault struct {
 	Message string `json:"message,omitempty"`
 	// HTTPStatus is the refusal's status; 0 is what EC2 gives with the code.
 	HTTPStatus int `json:"httpStatus,omitempty"`
-	// Count is how many calls are hit: 0 means 1, below 0 means all.
+	// Count is how many calls are hit: below 0 means all; 0 means all too when
+	// Rate or For bound the fault, else 1.
 	Count int `json:"count,omitempty"`
+	// Rate is the share of the calls that is hit, from 0 to 1; 0 means 1. Which
+	// ones is a function of Config.Seed and of how many came before.
+	Rate float64 `json:"rate,omitempty"`
+	// After and For bound the fault in time, from its order on: durations such
+	// as "2m". Without For it has no end.
+	After string `json:"after,omitempty"`
+	For   string `json:"for,omitempty"`
+	// Delay holds the answer back that long after the call had its effect, in
+	// real time, as Config.Latency.
+	Delay string `json:"delay,omitempty"`
 	// DropReply closes the connection after the call had its effect, instead
 	// of answering.
 	DropReply bool `json:"dropReply,omitempty"`
+	// Pool, if set, makes the code the refusal of every launch in a matching
+	// pool, and not of the call: an item of CreateFleet's errorSet, which comes
+	// with HTTP 200 (CreateFleet reference, "Errors"). EC2 tells of denied
+	// permissions on a template, and of throttled RunInstances, in this way
+	// too. Count and Rate then count overrides.
+	Pool *PoolPattern `json:"pool,omitempty"`
+}
+
+// armed is a fault that has been ordered.
+type armed struct {
+	Fault
+	from, until time.Time // until is zero without an end
+	delay       time.Duration
+	seen        int
+}
+
+func (s *Sim) addFault(in *Fault) error {
+	if in.Action == "" {
+		return errors.New("action is missing")
+	}
+	if in.Code == "" && !in.DropReply && in.Delay == "" {
+		return errors.New("neither code, dropReply nor delay is there")
+	}
+	if in.HTTPStatus != 0 && (in.HTTPStatus < 200 || in.HTTPStatus > 599) {
+		return fmt.Errorf("httpStatus %d is none", in.HTTPStatus)
+	}
+	if in.Rate < 0 || in.Rate > 1 {
+		return fmt.Errorf("rate %v is not between 0 and 1", in.Rate)
+	}
+	if in.Pool != nil {
+		if in.Code == "" || in.DropReply || in.Delay != "" || in.Action != "CreateFleet" && in.Action != "RunInstances" {
+			return errors.New("a fault of pools needs a code, and CreateFleet or RunInstances as its action")
+		}
+		if err := in.Pool.check(); err != nil {
+			return err
+		}
+	}
+	f := &armed{Fault: *in, from: s.clock.Now()}
+	if f.Count == 0 && f.Rate == 0 && f.For == "" {
+		f.Count = 1
+	}
+	after, err := duration("after", in.After)
+	if err != nil {
+		return err
+	}
+	f.from = f.from.Add(after)
+	if in.For != "" {
+		lasts, err := duration("for", in.For)
+		if err != nil {
+			return err
+		}
+		f.until = f.from.Add(lasts)
+	}
+	if f.delay, err = duration("delay", in.Delay); err != nil {
+		return err
+	}
+	s.faults = append(s.faults, f)
+	return nil
+}
+
+// duration reads an order's duration; none is 0.
+func duration(name, text string) (time.Duration, error) {
+	if text == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d < 0 {
+		return 0, fmt.Errorf("%s %q is not a duration of 0 or more", name, text)
+	}
+	return d, nil
+}
+
+// hits reports whether the fault strikes now, and counts it if so.
+func (s *Sim) hits(f *armed) bool {
+	if s.clock.Now().Before(f.from) {
+		return false
+	}
+	f.seen++
+	if f.Rate > 0 && s.draw("fault "+f.Action, f.seen) >= f.Rate {
+		return false
+	}
+	if f.Count > 0 {
+		if f.Count--; f.Count == 0 {
+			s.faults = slices.DeleteFunc(s.faults, func(o *armed) bool { return o == f })
+		}
+	}
+	return true
+}
+
+// live drops the faults whose time is over and returns the others.
+func (s *Sim) live() []*armed {
+	now := s.clock.Now()
+	s.faults = slices.DeleteFunc(s.faults, func(f *armed) bool { return !f.until.IsZero() && !now.Before(f.until) })
+	return slices.Clone(s.faults)
+}
+
+// draw is a number from 0 to 1 that is a function of the seed, of what it is
+// for and of how many came before: the same whatever else happens in between.
+func (s *Sim) draw(what string, n int) float64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(what)) // a hash takes everything
+	return rand.New(rand.NewPCG(s.seed, h.Sum64()+uint64(n)*0x9e3779b97f4a7c15)).Float64()
 }
 
 // verdict is what happens to a call.
 type verdict struct {
 	// refuse, if set, is the answer, and the call has no effect.
 	refuse *apiError
-	// drop loses the answer after the effect.
-	drop bool
+	// drop loses the answer after the effect, delay holds it back.
+	drop  bool
+	delay time.Duration
 }
 
 // intercept is the one place where calls are made to fail: every call of every
-// service passes it, after authentication and before it has any effect.
+// service passes it, after authentication and throttling and before it has any
+// effect.
 func (s *Sim) intercept(service, action string) verdict {
-	for i, f := range s.faults {
-		if f.Action != "*" && f.Action != action && f.Action != service+":"+action {
+	var v verdict
+	for _, f := range s.live() {
+		if f.Pool != nil || f.Action != "*" && f.Action != action && f.Action != service+":"+action || !s.hits(f) {
 			continue
 		}
-		if f.Count > 0 {
-			f.Count--
-			if f.Count == 0 {
-				s.faults = append(s.faults[:i:i], s.faults[i+1:]...)
-			}
-		}
-		v := verdict{drop: f.DropReply}
+		v.delay += f.delay
+		v.drop = f.DropReply
 		if f.Code != "" {
-			v.refuse = errf(f.Code, "%s", f.Message)
-			if f.Message == "" {
-				v.refuse.message = "injected fault"
-			}
-			if f.HTTPStatus != 0 {
-				v.refuse.status = f.HTTPStatus
-			}
+			v.refuse = f.refusal()
 		}
-		return v
+		if v.drop || v.refuse != nil {
+			break
+		}
 	}
-	return verdict{}
+	return v
+}
+
+// refusedPool is the order that says no to a launch in a pool, if there is one.
+func (s *Sim) refusedPool(action string, p pool) *apiError {
+	for _, f := range s.live() {
+		if f.Pool != nil && f.Action == action && f.Pool.matches(p) && s.hits(f) {
+			return f.refusal()
+		}
+	}
+	return nil
+}
+
+func (f *armed) refusal() *apiError {
+	message := f.Message
+	if message == "" {
+		message = "injected fault"
+	}
+	e := errf(f.Code, "%s", message)
+	if f.HTTPStatus != 0 {
+		e.status = f.HTTPStatus
+	}
+	return e
 }
 
 // callRecord is one line of the call log.

@@ -115,7 +115,7 @@ func (s *Sim) instanceItem(i *instance) instanceItem {
 		ID: i.id, ImageID: l.image.id, State: stateOf(i.state), Reason: i.reasonMessage, KeyName: l.data.KeyName, Index: i.index, Type: l.typ.Name,
 		Launched: query.Time(i.launched), Placement: placement{AvailabilityZone: l.subnet.zone.Name, AvailabilityZoneID: l.subnet.zone.ID, Tenancy: "default"},
 		PlatformDetails: "Linux/UNIX", Arch: l.image.arch, RootDeviceType: "ebs", RootDeviceName: l.image.devices[0].name, Virtualization: "hvm",
-		SpotRequestID: i.spotRequest, ClientToken: i.clientToken, Tags: tagList(s.tags[i.id]), Hypervisor: "xen", EnaSupport: true, BootMode: "uefi-preferred",
+		SpotRequestID: i.spotRequest, ClientToken: i.clientToken, Tags: tagList(s.instanceTags(i)), Hypervisor: "xen", EnaSupport: true, BootMode: "uefi-preferred",
 		EbsOptimized: l.data.EbsOptimized != nil && *l.data.EbsOptimized,
 	}
 	item.Monitoring.State = "disabled"
@@ -204,7 +204,7 @@ func (s *Sim) find(ids []string) ([]*instance, error) {
 		if !strings.HasPrefix(id, "i-") || len(id) != len("i-")+17 {
 			return nil, errf("InvalidInstanceID.Malformed", "Invalid id: \"%s\" (expecting \"i-...\")", id)
 		}
-		if i := s.byID[id]; i != nil {
+		if i := s.byID[id]; s.known(i) {
 			if !slices.Contains(out, i) {
 				out = append(out, i)
 			}
@@ -271,8 +271,6 @@ func (s *Sim) instanceFields() fields[*instance] {
 	}
 }
 
-func (s *Sim) instanceTags(i *instance) map[string]string { return s.tags[i.id] }
-
 type instanceIDs struct {
 	InstanceIDs []string `q:"InstanceId"`
 }
@@ -303,30 +301,12 @@ func (s *Sim) describeInstances(_ *call, in *struct {
 // each other.
 func (s *Sim) chosen(ids []string, maxResults *int32) ([]*instance, error) {
 	if len(ids) == 0 {
-		return s.instances, nil
+		return slices.DeleteFunc(slices.Clone(s.instances), func(i *instance) bool { return !s.listed(i) }), nil
 	}
 	if maxResults != nil {
 		return nil, errf("InvalidParameterCombination", "The parameter instancesSet cannot be used with the parameter maxResults")
 	}
 	return s.find(ids)
-}
-
-type statusSummary struct {
-	Status  string `xml:"status"`
-	Details []struct {
-		Name   string `xml:"name"`
-		Status string `xml:"status"`
-	} `xml:"details>item"`
-}
-
-func summary(status string) statusSummary {
-	detail := map[string]string{"ok": "passed", "initializing": "initializing", "not-applicable": "insufficient-data"}[status]
-	out := statusSummary{Status: status}
-	out.Details = append(out.Details, struct {
-		Name   string `xml:"name"`
-		Status string `xml:"status"`
-	}{"reachability", detail})
-	return out
 }
 
 type instanceStatus struct {
@@ -336,17 +316,7 @@ type instanceStatus struct {
 	State    stateItem     `xml:"instanceState"`
 	System   statusSummary `xml:"systemStatus"`
 	Instance statusSummary `xml:"instanceStatus"`
-}
-
-func (i *instance) status() string {
-	switch {
-	case i.state != stateRunning:
-		return "not-applicable"
-	case !i.booted:
-		return "initializing"
-	default:
-		return "ok"
-	}
+	Events   []statusEvent `xml:"eventsSet>item"`
 }
 
 func (s *Sim) describeInstanceStatus(_ *call, in *struct {
@@ -361,24 +331,22 @@ func (s *Sim) describeInstanceStatus(_ *call, in *struct {
 	if !in.IncludeAllInstances {
 		all = slices.DeleteFunc(slices.Clone(all), func(i *instance) bool { return i.state != stateRunning })
 	}
-	status := one((*instance).status)
 	none := func(*instance) []string { return nil }
-	reach := one(func(i *instance) string { return summary(i.status()).Details[0].Status })
 	kept, err := apply(all, in.Filters, fields[*instance]{
 		"availability-zone":            one(func(i *instance) string { return i.pool.zone }),
 		"availability-zone-id":         one(func(i *instance) string { return i.spec.subnet.zone.ID }),
 		"instance-state-name":          one(func(i *instance) string { return i.state.String() }),
 		"instance-state-code":          one(func(i *instance) string { return strconv.Itoa(stateCodes[i.state]) }),
-		"instance-status.status":       status,
-		"instance-status.reachability": reach,
-		"system-status.status":         status,
-		"system-status.reachability":   reach,
-		"attached-ebs-status.status":   status,
-		"event.code":                   none,
-		"event.description":            none,
-		"event.instance-event-id":      none,
+		"instance-status.status":       one((*instance).instanceCheck),
+		"instance-status.reachability": one(func(i *instance) string { return reachability(i.instanceCheck()) }),
+		"system-status.status":         one((*instance).systemCheck),
+		"system-status.reachability":   one(func(i *instance) string { return reachability(i.systemCheck()) }),
+		"attached-ebs-status.status":   one((*instance).systemCheck),
+		"event.code":                   eventFields(func(e scheduled) string { return e.Code }),
+		"event.description":            eventFields(func(e scheduled) string { return eventText(e.Code) }),
+		"event.instance-event-id":      eventFields(func(e scheduled) string { return e.id }),
 		"event.not-after":              none,
-		"event.not-before":             none,
+		"event.not-before":             eventFields(func(e scheduled) string { return query.Time(e.NotBefore) }),
 	}, nil)
 	if err != nil {
 		return nil, err
@@ -389,7 +357,12 @@ func (s *Sim) describeInstanceStatus(_ *call, in *struct {
 	}
 	var items []instanceStatus
 	for _, i := range list {
-		items = append(items, instanceStatus{i.id, i.pool.zone, i.spec.subnet.zone.ID, stateOf(i.state), summary(i.status()), summary(i.status())})
+		item := instanceStatus{ID: i.id, Zone: i.pool.zone, ZoneID: i.spec.subnet.zone.ID, State: stateOf(i.state),
+			System: i.summary(i.systemCheck()), Instance: i.summary(i.instanceCheck())}
+		for _, e := range i.events {
+			item.Events = append(item.Events, statusEvent{e.id, e.Code, eventText(e.Code), query.Time(e.NotBefore)})
+		}
+		items = append(items, item)
 	}
 	return &struct {
 		Items []instanceStatus `xml:"instanceStatusSet>item"`
@@ -419,6 +392,9 @@ func (s *Sim) terminateInstances(c *call, in *struct {
 		if p := i.spec.data.DisableApiTermination; p != nil && *p {
 			return nil, errf("OperationNotPermitted", "The instance '%s' may not be terminated. Modify its 'disableApiTermination' instance attribute and try again.", i.id)
 		}
+	}
+	if err := s.throttle(terminateTokens, c.action, len(list)); err != nil {
+		return nil, err
 	}
 	if err := c.commit(); err != nil {
 		return nil, err

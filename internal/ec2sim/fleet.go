@@ -329,7 +329,7 @@ func (s *Sim) fleetOptions(in *fleetInput) ([]option, error) {
 var wholeCall = []string{"InvalidSubnetID.NotFound", "MissingParameter", "MissingInput", "InvalidParameterCombination"}
 
 // plan resolves the overrides for one half and grants its instances.
-func (s *Sim) plan(h *half, options []option, st stock) error {
+func (s *Sim) plan(h *half, options []option, st *stock) error {
 	h.specs = make([]*launchSpec, len(options))
 	for n, o := range options {
 		cand := candidate{index: n}
@@ -348,11 +348,14 @@ func (s *Sim) plan(h *half, options []option, st stock) error {
 		default:
 			l.template, l.version = o.template, o.version
 			h.specs[n] = l
-			cand.pool, cand.subnet = l.pool(), l.subnet.id
+			cand.pool, cand.subnet, cand.vcpus = l.pool(), l.subnet.id, l.typ.VCPUs
 			cand.price = s.price(cand.pool)
 			cand.refusal = s.offered(cand.pool)
 			if refusal := overPrice(o.override.MaxPrice, cand.price, h.spot); cand.refusal == nil {
 				cand.refusal = refusal
+			}
+			if cand.refusal == nil {
+				cand.refusal = s.refusedPool("CreateFleet", cand.pool)
 			}
 		}
 		h.candidates = append(h.candidates, cand)
@@ -385,11 +388,7 @@ func (s *Sim) plan(h *half, options []option, st stock) error {
 		h.grants = nil
 	}
 	for _, g := range h.grants {
-		c := h.candidates[g.candidate]
-		if _, limited := st.pools[c.pool]; limited {
-			st.pools[c.pool] -= g.count
-		}
-		st.subnets[c.subnet] -= g.count
+		st.take(h.candidates[g.candidate], g.count)
 	}
 	return nil
 }

@@ -421,14 +421,18 @@ func TestFleetDryRun(t *testing.T) {
 func TestFillIsExact(t *testing.T) {
 	zones := []string{"a", "b", "c"}
 	rapid.Check(t, func(t *rapid.T) {
-		st := stock{map[pool]int{}, map[string]int{}}
+		st := &stock{pools: map[pool]int{}, subnets: map[string]int{}, launches: rapid.SampledFrom([]int{0, 3, 8, noLimit}).Draw(t, "launches"), vcpus: map[quotaKey]int{}}
+		quota := quotaKey{"standard", false}
+		if rapid.Bool().Draw(t, "quota") {
+			st.vcpus[quota] = rapid.IntRange(-2, 20).Draw(t, "vCPUs left")
+		}
 		for _, z := range zones {
 			st.subnets[z] = rapid.IntRange(0, 6).Draw(t, "free "+z)
 		}
 		var list []candidate
 		for i := range rapid.IntRange(0, 6).Draw(t, "candidates") {
 			z := rapid.SampledFrom(zones).Draw(t, "zone")
-			c := candidate{index: i, pool: pool{fmt.Sprint("t", i), z, false}, subnet: z, price: float64(rapid.IntRange(1, 3).Draw(t, "price"))}
+			c := candidate{index: i, pool: pool{fmt.Sprint("t", i), z, false}, subnet: z, vcpus: 2, price: float64(rapid.IntRange(1, 3).Draw(t, "price"))}
 			if rapid.Bool().Draw(t, "limited") {
 				st.pools[c.pool] = rapid.IntRange(0, 4).Draw(t, "left")
 			}
@@ -460,6 +464,12 @@ func TestFillIsExact(t *testing.T) {
 			if n > before.subnets[s] || st.subnets[s] != before.subnets[s]-n {
 				t.Fatalf("subnet %s had %d, gave %d, has %d", s, before.subnets[s], n, st.subnets[s])
 			}
+		}
+		if total > before.launches || st.launches != before.launches-total {
+			t.Fatalf("%d granted of %d that the throttle lets through", total, before.launches)
+		}
+		if left, ok := before.vcpus[quota]; ok && total > 0 && (2*total > left || st.vcpus[quota] != left-2*total) {
+			t.Fatalf("%d vCPUs granted of %d", 2*total, left)
 		}
 		if total > want || total < want && len(failures) != len(list) {
 			t.Fatalf("%d of %d granted, %d of %d candidates failed", total, want, len(failures), len(list))

@@ -98,7 +98,7 @@ func (s *Sim) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the request is too large or was cut short", http.StatusRequestEntityTooLarge)
 		return
 	}
-	s.pause(r.Context())
+	wait(r.Context(), s.cfg.Latency)
 	switch {
 	case r.Header.Get("X-Amz-Target") != "":
 		s.serveJSON(w, r, body)
@@ -112,12 +112,12 @@ func (s *Sim) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// pause keeps an answer from being faster than AWS could be.
-func (s *Sim) pause(ctx context.Context) {
-	if s.cfg.Latency == 0 {
+// wait keeps an answer from being faster than AWS could be.
+func wait(ctx context.Context, d time.Duration) {
+	if d == 0 {
 		return
 	}
-	timer := time.NewTimer(s.cfg.Latency)
+	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
@@ -154,6 +154,9 @@ func (s *Sim) serveQuery(w http.ResponseWriter, r *http.Request, body []byte) {
 		apiErr = errf("MalformedQueryString", "The request body is not a form")
 	}
 	if apiErr == nil {
+		apiErr = s.throttle(bucketOf(action, form), action, 1)
+	}
+	if apiErr == nil {
 		verdict = s.intercept("ec2", action)
 		apiErr = verdict.refuse
 	}
@@ -162,6 +165,7 @@ func (s *Sim) serveQuery(w http.ResponseWriter, r *http.Request, body []byte) {
 	}
 	s.record("ec2", action, start, apiErr)
 	s.mu.Unlock()
+	wait(r.Context(), verdict.delay)
 	if verdict.drop {
 		s.log.Info("reply dropped", zap.String("action", action))
 		panic(http.ErrAbortHandler)
@@ -278,6 +282,7 @@ func (s *Sim) serveJSON(w http.ResponseWriter, r *http.Request, body []byte) {
 	s.mu.Lock()
 	s.record(service, action, start, apiErr)
 	s.mu.Unlock()
+	wait(r.Context(), verdict.delay)
 	if verdict.drop {
 		panic(http.ErrAbortHandler)
 	}

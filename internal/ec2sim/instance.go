@@ -2,7 +2,6 @@ package ec2sim
 
 import (
 	"container/heap"
-	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -44,6 +43,19 @@ type instance struct {
 	launched, running, joined, ending, terminated time.Time
 	booted, failed                                bool
 	console                                       []string
+
+	// number counts the launches; draws depend on it and not on the random id.
+	number int
+	// knownAt and listedAt are from when on calls by id and lists have it;
+	// until tagsAt its tags look like tagsBefore.
+	knownAt, listedAt, tagsAt time.Time
+	tagsBefore                map[string]string
+	tagChanges                int
+	// doom is why it will never run.
+	doom                             *Late
+	impairedInstance, impairedSystem bool
+	impairedSince                    time.Time
+	events                           []scheduled
 }
 
 type volume struct {
@@ -142,7 +154,12 @@ func (s *Sim) tick(now time.Time) {
 		i := d.i
 		switch d.kind {
 		case dueRunning:
-			if i.state == statePending {
+			switch {
+			case i.state != statePending:
+			case i.doom != nil:
+				i.reasonCode, i.reasonMessage = i.doom.Code, i.doom.Message
+				s.end(i, d.at)
+			default:
 				i.state, i.running = stateRunning, d.at
 				s.announce([]*instance{i}, "running")
 			}
@@ -175,7 +192,7 @@ func (s *Sim) shutDown(i *instance, at time.Time, code, message string) {
 		s.kubelet.Stop(i.machine())
 	}
 	s.announce([]*instance{i}, "shutting-down")
-	s.schedule(at.Add(s.cfg.TerminateDelay), dueTerminated, i)
+	s.schedule(at.Add(s.terminateTime), dueTerminated, i)
 }
 
 // end frees what the instance held.
@@ -227,33 +244,6 @@ func (s *Sim) kubeletEvent(e kubelet.Event) {
 	if e.Failed {
 		i.failed = true
 	}
-}
-
-// event is an EventBridge event as it arrives in a queue (EC2 user guide,
-// "Automate Amazon EC2 with EventBridge").
-type event struct {
-	Version    string         `json:"version"`
-	ID         string         `json:"id"`
-	DetailType string         `json:"detail-type"`
-	Source     string         `json:"source"`
-	Account    string         `json:"account"`
-	Time       string         `json:"time"`
-	Region     string         `json:"region"`
-	Resources  []string       `json:"resources"`
-	Detail     map[string]any `json:"detail"`
-}
-
-// publish puts an event into the queue that is called like the cluster, if
-// somebody has made it: the rule that a provisioner's setup creates.
-func (s *Sim) publish(detailType, resource string, detail map[string]any) {
-	body, err := json.Marshal(event{
-		"0", s.newUUID(), detailType, "aws.ec2", AccountID, s.clock.Now().UTC().Format(time.RFC3339), s.cfg.Region, []string{resource}, detail,
-	})
-	if err != nil {
-		s.log.Error("an event could not be written", zap.Error(err))
-		return
-	}
-	s.queues.Deliver(s.cfg.ClusterName, string(body))
 }
 
 // announce logs a change of state and publishes it.

@@ -168,8 +168,8 @@ func (s *Sim) price(p pool) float64 {
 }
 
 // stock is what can be launched now.
-func (s *Sim) stock() stock {
-	st := stock{map[pool]int{}, map[string]int{}}
+func (s *Sim) stock() *stock {
+	st := &stock{pools: map[pool]int{}, subnets: map[string]int{}, launches: s.launchesLeft(), vcpus: s.quotasLeft(), quotas: s.quotas}
 	for p, sl := range s.pools {
 		st.pools[p] = sl.left
 	}
@@ -202,8 +202,10 @@ func (s *Sim) launch(c *call, l *launchSpec, count int, extra map[string]string,
 			sl.left--
 		}
 		s.seq++
+		s.launches++
 		i := &instance{
-			id: s.newID("i-"), reservation: reservation, index: index, seq: s.seq, spec: l, ip: ip, pool: p, price: s.price(p),
+			number: s.launches,
+			id:     s.newID("i-"), reservation: reservation, index: index, seq: s.seq, spec: l, ip: ip, pool: p, price: s.price(p),
 			launched: c.now, eni: s.newID("eni-"), clientToken: clientToken,
 		}
 		i.node = s.privateDNS(ip.String())
@@ -213,13 +215,16 @@ func (s *Sim) launch(c *call, l *launchSpec, count int, extra map[string]string,
 		for _, d := range i.devices() {
 			i.volumes = append(i.volumes, volume{s.newID("vol-"), d})
 		}
+		s.unseen(i)
 		s.setLaunchTags(i, extra)
 		s.instances = append(s.instances, i)
 		s.byID[i.id] = i
 		out = append(out, i)
-		s.schedule(c.now.Add(s.boot/4), dueRunning, i)
+		s.doom(i)
+		s.schedule(c.now.Add(s.runningTime), dueRunning, i)
 		s.schedule(c.now.Add(s.boot), dueBoot, i)
 	}
+	s.launchesDone(count)
 	s.announce(out, "pending")
 	return out
 }

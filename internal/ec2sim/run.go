@@ -74,7 +74,14 @@ func (s *Sim) runInstances(c *call, in *runInput) (any, error) {
 	if err := maxTagged(l.tags["instance"]); err != nil {
 		return nil, err
 	}
-	grants, failures := fill([]candidate{{pool: l.pool(), subnet: l.subnet.id}}, in.MaxCount, s.stock())
+	if err := s.refusedPool(c.action, l.pool()); err != nil {
+		return nil, err
+	}
+	st := s.stock()
+	if st.launches < in.MaxCount { // EC2 does not say what it does with a part
+		return nil, throttled(c.action)
+	}
+	grants, failures := fill([]candidate{{pool: l.pool(), subnet: l.subnet.id, vcpus: l.typ.VCPUs}}, in.MaxCount, st)
 	count := 0
 	for _, g := range grants {
 		count += g.count

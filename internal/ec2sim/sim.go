@@ -23,10 +23,24 @@
 // An instance that has booted joins the cluster as its user data says (package
 // kubelet), or shows on its console why it cannot.
 //
+// # Throttling
+//
+// Every EC2 call draws on the token bucket of its action, and launches and
+// terminations on a bucket of instances, in the sizes that AWS publishes. That
+// is on by default; see [Throttle].
+//
 // # Faults
 //
-// Every call passes [Sim.intercept] before it is handled; what the admin
-// endpoint has ordered there replaces or drops the answer.
+// All faults are ordered through the admin endpoint (see serveAdmin) and are
+// off by default. What is left to chance follows from Config.Seed.
+//
+//   - [Fault]: calls that are refused, slow, or lose their answer after the
+//     effect; refusals of single overrides; all bounded in number, share, time.
+//   - [PoolState]: capacity that runs out. [Quota]: limits of the account.
+//   - [Visibility], [Hide]: what is there and not seen yet, or not for a while.
+//   - [Late]: instances that fail after the launch was a success.
+//   - [Health]: impaired instances and scheduled events.
+//   - [EventFaults]: events that are lost, late, doubled, reordered, cut off.
 package ec2sim
 
 import (
@@ -64,6 +78,11 @@ type Config struct {
 	BootDelay time.Duration
 	// TerminateDelay is the time from shutting-down to terminated, at least 0.
 	TerminateDelay time.Duration
+	// Seed makes what is left to chance repeatable: which calls a fault hits,
+	// how long an instance stays unseen, the ids. 0 picks one.
+	Seed uint64
+	// Unthrottled turns the token buckets off (see Throttle).
+	Unthrottled bool
 	// Latency is the least time that a call takes, in real time, whatever the
 	// Clock; at least 0. A few milliseconds keep the answer from overtaking
 	// the end of the request: the SDK closes the body of a request as soon as
@@ -130,10 +149,21 @@ type Sim struct {
 	tokens    map[tokenKey]*tokenRecord
 	due       dueHeap
 	seq       int
-	faults    []*Fault
+	faults    []*armed
 	calls     callLog
-	boot      time.Duration
 	wake      chan struct{}
+
+	// What the admin endpoint has ordered.
+	seed                             uint64
+	unthrottled                      bool
+	buckets                          map[string]*bucket
+	quotas                           map[quotaKey]int
+	lags                             struct{ byID, list, tags lag }
+	late                             []*Late
+	spoil                            EventFaults
+	spoilLate                        time.Duration
+	boot, runningTime, terminateTime time.Duration
+	launches, published              int
 }
 
 // New makes a Sim with its network and images, and no instance.
@@ -170,11 +200,17 @@ func New(cfg Config) (*Sim, error) {
 		}
 		return nil, fmt.Errorf("region %q is not in the catalogue, which has %v", cfg.Region, names)
 	}
+	seed := cfg.Seed
+	for seed == 0 {
+		seed = rand.Uint64()
+	}
 	s := &Sim{
 		cfg: cfg, region: region, clock: cfg.Clock, log: cfg.Log, actions: ec2Actions(),
-		rng:  rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
+		rng: rand.New(rand.NewPCG(seed, 0)), seed: seed, unthrottled: cfg.Unthrottled,
+		buckets: map[string]*bucket{}, quotas: map[quotaKey]int{},
 		tags: map[string]map[string]string{}, byID: map[string]*instance{},
-		pools: map[pool]*slots{}, tokens: map[tokenKey]*tokenRecord{}, boot: cfg.BootDelay, wake: make(chan struct{}, 1),
+		pools: map[pool]*slots{}, tokens: map[tokenKey]*tokenRecord{}, wake: make(chan struct{}, 1),
+		boot: cfg.BootDelay, runningTime: cfg.BootDelay / 4, terminateTime: cfg.TerminateDelay,
 	}
 	s.queues = queue.New(queue.Config{Region: cfg.Region, AccountID: AccountID, Clock: cfg.Clock})
 	if err := s.buildNetwork(); err != nil {
@@ -228,8 +264,8 @@ func (s *Sim) Run(ctx context.Context) {
 	}
 }
 
-// newID returns a fresh id in EC2's form: the prefix and 17 hex digits. They
-// are random, so that a new Sim on an old cluster repeats none.
+// newID returns a fresh id in EC2's form: the prefix and 17 hex digits. Without
+// a seed they are random, so that a new Sim on an old cluster repeats none.
 func (s *Sim) newID(prefix string) string {
 	return fmt.Sprintf("%s0%016x", prefix, s.rng.Uint64())
 }

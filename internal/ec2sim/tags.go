@@ -134,13 +134,22 @@ func (s *Sim) taggable(ids []string) ([]map[string]string, error) {
 	var out []map[string]string
 	for _, id := range ids {
 		m, ok := s.tags[id]
-		if !ok {
+		if i := s.byID[id]; !ok || i != nil && !s.known(i) {
 			_, code := kindOf(id)
 			return nil, errf(code, "The ID '%s' does not exist", id)
 		}
 		out = append(out, m)
 	}
 	return out, nil
+}
+
+// tagsOfChange must be called before the tags of the ids change.
+func (s *Sim) tagsOfChange(ids []string) {
+	for _, id := range ids {
+		if i := s.byID[id]; i != nil {
+			s.tagsChange(i)
+		}
+	}
 }
 
 func (s *Sim) createTags(c *call, in *tagsInput) (any, error) {
@@ -173,6 +182,7 @@ func (s *Sim) createTags(c *call, in *tagsInput) (any, error) {
 	if err := c.commit(); err != nil {
 		return nil, err
 	}
+	s.tagsOfChange(in.ResourceIDs)
 	for _, m := range maps_ {
 		maps.Copy(m, set)
 	}
@@ -194,6 +204,7 @@ func (s *Sim) deleteTags(c *call, in *tagsInput) (any, error) {
 	if err := c.commit(); err != nil {
 		return nil, err
 	}
+	s.tagsOfChange(in.ResourceIDs)
 	for _, m := range maps_ {
 		if len(in.Tags) == 0 {
 			maps.DeleteFunc(m, func(k, _ string) bool { return !strings.HasPrefix(k, "aws:") })
@@ -224,7 +235,11 @@ func (s *Sim) describeTags(_ *call, in *describeTagsInput) (any, error) {
 	var all []tagDescription
 	for _, id := range slices.Sorted(maps.Keys(s.tags)) {
 		kind, _ := kindOf(id)
-		for _, t := range tagList(s.tags[id]) {
+		set := s.tags[id]
+		if i := s.byID[id]; i != nil {
+			set = s.instanceTags(i)
+		}
+		for _, t := range tagList(set) {
 			all = append(all, tagDescription{id, kind, t.Key, t.Value})
 		}
 	}

@@ -77,12 +77,19 @@ func New(cfg Config) *Service {
 	return &Service{cfg: cfg, queues: map[string]*state{}}
 }
 
-// Deliver puts a message into a queue, if the queue is there.
-func (s *Service) Deliver(name, body string) {
+// Deliver puts a message into a queue, if the queue is there. It arrives after
+// the delay, and before all that wait there when it overtakes.
+func (s *Service) Deliver(name, body string, delay time.Duration, overtakes bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if q := s.queues[name]; q != nil {
-		s.put(q, body, 0)
+	q := s.queues[name]
+	if q == nil {
+		return
+	}
+	m := s.put(q, body, delay)
+	if last := len(q.messages) - 1; overtakes {
+		copy(q.messages[1:], q.messages[:last])
+		q.messages[0] = m
 	}
 }
 
