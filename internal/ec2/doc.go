@@ -23,8 +23,9 @@
 // EC2 says "too fast" in two ways: HTTP 503 for the call, and
 // RequestLimitExceeded for a line of an otherwise successful CreateFleet. Both
 // are ErrThrottled and neither is ever among the refused offerings. A token
-// bucket for every API, with the sizes that AWS publishes, makes bursts wait
-// here and not at EC2.
+// bucket for every API, within the sizes that AWS publishes, makes bursts wait
+// here and not at EC2; refusals slow it down, since others in the account draw
+// on the same bucket at EC2 (limits.go).
 //
 // # Not found is not gone
 //

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -188,11 +189,13 @@ func (c *Cloud) Launch(ctx context.Context, claim *v1alpha1.NodeClaim) (Instance
 	if err := c.buckets.wait(ctx, ec2.ServiceID, launchResources, 1); err != nil {
 		return Instance{}, fmt.Errorf("launching claim %s: %w", claim.Name, err)
 	}
+	began := time.Now()
 	out, err := c.ec2.CreateFleet(ctx, in, c.slow)
 	var inst Instance
 	if err = translate("CreateFleet", err); err == nil {
 		var full []string
 		inst, full, err = fleetAnswer(claim, out)
+		c.buckets.learn(ec2.ServiceID, launchResources, began, err)
 		for _, subnet := range full {
 			c.addresses.exhaust(subnet)
 		}

@@ -175,6 +175,11 @@ func (r *lifecycle) launchFailed(ctx context.Context, claim *v1alpha1.NodeClaim,
 	switch {
 	case errors.Is(err, ec2.ErrTokenMismatch):
 		return r.adopt(ctx, claim)
+	case errors.Is(err, ec2.ErrThrottled):
+		r.metrics.throttled.Inc()
+		if !ec2.Definite(err) {
+			return ctrl.Result{RequeueAfter: throttlePause}, false, nil // The same attempt; package ec2 sets the pace.
+		}
 	case !ec2.Definite(err), errors.As(err, &badConfig), attempt > maxAttempts:
 		return ctrl.Result{}, false, r.cannotLaunch(ctx, claim, err)
 	}
@@ -185,7 +190,7 @@ func (r *lifecycle) launchFailed(ctx context.Context, claim *v1alpha1.NodeClaim,
 	}
 	// Attempts of one claim are spaced, so that a refusal that teaches nothing
 	// does not become a hot loop.
-	return ctrl.Result{RequeueAfter: time.Duration(attempt-1) * 200 * time.Millisecond}, false, nil
+	return ctrl.Result{RequeueAfter: min(time.Duration(attempt-1)*200*time.Millisecond, attemptPause)}, false, nil
 }
 
 // cannotLaunch gives a claim up when EC2 has refused it for good, and else
@@ -205,6 +210,10 @@ func (r *lifecycle) cannotLaunch(ctx context.Context, claim *v1alpha1.NodeClaim,
 }
 
 const (
+	// attemptPause is the longest time between two attempts of a claim.
+	attemptPause = 5 * time.Second
+	// throttlePause lets others have the worker while EC2 says "too fast".
+	throttlePause = time.Second
 	// maxAttempts bounds the attempts of one claim before its pods are planned anew.
 	maxAttempts = 10
 	// Reasons of a claim whose launch EC2 has definitely refused.
