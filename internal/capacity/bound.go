@@ -3,12 +3,14 @@ package capacity
 import (
 	"cmp"
 	"slices"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
 // lowerBound is a cost in $/h that no plan can beat which seats the same number
 // of pods of each shape: launches of this and of every such plan cost at least
 // as much. It looks at resources and at which nodes may host which pods, and
-// takes the larger of two proofs.
+// takes the largest of three proofs.
 //
 // The first is the dual of the resource LP. Prices y per unit of resource, such
 // that no node that can be bought is worth more than it costs, bound the cost of
@@ -20,6 +22,8 @@ import (
 //
 // The second: a shape with more pods than the existing nodes could ever take
 // needs at least the cheapest node that hosts one.
+//
+// The third is Farley's (1990), at any worths of pods: see patternBound.
 func (v *solver) lowerBound(seated []int, room [][]int64) float64 {
 	net := make([]float64, len(v.dims.names))
 	gross := make([]float64, len(v.dims.names))
@@ -57,6 +61,7 @@ func (v *solver) lowerBound(seated []int, room [][]int64) float64 {
 			bound = max(bound, v.dualBound(y, cols, seated, room, reach))
 		}
 	}
+	bound = max(bound, v.patternBound(union, seated, room, reach))
 	// Floating point may have rounded up.
 	return max(0, bound*(1-1e-9))
 }
@@ -193,4 +198,130 @@ func (v *solver) singleBound(seated []int, room [][]int64) float64 {
 		}
 	}
 	return bound
+}
+
+const (
+	// maxBoundShapes is up to how many shapes the third proof is tried.
+	maxBoundShapes = 400
+	// boundWork is spent on making it tighter, in units of packer.work.
+	boundWork = 2e6
+)
+
+// patternBound is the third proof. Let pods be worth pi ≥ 0. If no node of a
+// column can hold pods that are worth more than its price, then every node costs
+// at least what its pods are worth, and all launches together at least what all
+// pods are worth less what the nodes that exist can hold. Any pi can be scaled
+// to be such prices: divided by the largest ratio of what a column can hold,
+// as proven by the knapsack's upper bound, to its price.
+func (v *solver) patternBound(union bitset, seated []int, room [][]int64, reach [][]int) float64 {
+	p := &packer{width: len(v.dims.names)}
+	var pi []float64
+	var have []int
+	index := make([]int, len(v.shapes))
+	for _, s := range v.shapes {
+		index[s.id] = -1
+		if seated[s.id] == 0 {
+			continue
+		}
+		index[s.id] = len(p.items)
+		p.items = append(p.items, &packItem{it: &item{s: s, n: seated[s.id], cols: v.sigs[s.sig].seats}, req: s.vector, most: v.alone(s)})
+		pi = append(pi, v.worth[s.id])
+		have = append(have, seated[s.id])
+	}
+	if len(p.items) == 0 || len(p.items) > maxBoundShapes || slices.Max(pi) <= 0 {
+		return 0
+	}
+	p.conflict = make([]bitset, len(p.items))
+	v.boundKinds(p, union)
+	ratio := make([]float64, len(p.kinds))
+	steps := make([]int, len(p.kinds))
+	for t, k := range p.kinds {
+		ratio[t] = p.knap.bound(p, k, pi, have, 0) / k.price
+	}
+	// The largest ratio decides; look closer at whoever has it.
+	worst := 0
+	for {
+		for t := range ratio {
+			if ratio[t] > ratio[worst] {
+				worst = t
+			}
+		}
+		if steps[worst] > 1e6 || p.work > boundWork {
+			break
+		}
+		steps[worst] = max(64, 4*steps[worst])
+		before := ratio[worst]
+		ratio[worst] = min(before, p.knap.bound(p, p.kinds[worst], pi, have, steps[worst])/p.kinds[worst].price)
+		if ratio[worst] >= before && p.knap.steps > 0 {
+			break // that is what it can hold
+		}
+	}
+	if ratio[worst] <= 0 {
+		return 0
+	}
+	value := 0.0
+	for j, x := range pi {
+		value += x * float64(have[j])
+	}
+	// What the nodes that exist may take.
+	fits := make([][]int32, len(room))
+	for _, s := range v.shapes {
+		for _, i := range reach[s.id] {
+			if j := index[s.id]; j >= 0 {
+				fits[i] = append(fits[i], int32(j))
+			}
+		}
+	}
+	for i, free := range room {
+		if len(fits[i]) > 0 {
+			value -= p.knap.bound(p, &kind{free: free, allowed: fits[i]}, pi, have, 0)
+		}
+	}
+	return value / ratio[worst]
+}
+
+// alone is how many pods of the shape any node may ever hold, resources aside.
+func (v *solver) alone(s *shape) int {
+	if len(s.ports) > 0 {
+		return 1
+	}
+	for i, t := range s.anti {
+		if t.key == corev1.LabelHostname && slices.Contains(s.adds, s.antiCounts[i]) {
+			return 1
+		}
+	}
+	return 1 << 30
+}
+
+// boundKinds are all columns of the set but those that hold no more, for no
+// other items, at no lower price than another.
+func (v *solver) boundKinds(p *packer, union bitset) {
+	type candidate struct {
+		col *column
+		in  bitset
+	}
+	var kept []candidate
+	in := newBitset(len(v.sigs))
+	for _, c := range v.priced(union) {
+		clear(in)
+		for k, sig := range v.sigs {
+			if sig.seats.has(c.index) {
+				in.set(k)
+			}
+		}
+		if !slices.ContainsFunc(kept, func(k candidate) bool { return in.within(k.in) && dominates(k.col.free, c.free) }) {
+			kept = append(kept, candidate{c, slices.Clone(in)})
+		}
+	}
+	for _, k := range kept {
+		kd := &kind{col: k.col, price: k.col.price, free: k.col.free}
+		for j, it := range p.items {
+			if k.in.has(it.it.s.sig) && vectorFits(it.req, kd.free) {
+				kd.allowed = append(kd.allowed, int32(j))
+			}
+		}
+		if len(kd.allowed) > 0 {
+			p.kinds = append(p.kinds, kd)
+		}
+	}
 }

@@ -100,46 +100,41 @@ func (v *solver) chooseColumn(s *shape, extra []int64) *column {
 	together := s.hostAffine()
 	most := v.worthwhile(s)
 	probe := &bin{host: hostValue(-1), probe: true}
-	for _, large := range []bool{false, true} {
-		var best *column
-		bestScore, bestFit := math.Inf(1), 0
-		for _, seller := range v.m.sellers {
-			if best != nil && seller.p.Spec.Weight < best.seller.p.Spec.Weight {
-				break
-			}
-			for i := seller.first; i < seller.end; i++ {
-				c := &v.m.columns[i]
-				if !large && c.typ.Machine.VCPUs > maxNodeVCPUs || !v.usable(s, c) {
-					continue
-				}
-				fit := v.fitWith(s, extra, c, most)
-				if fit == 0 {
-					continue
-				}
-				score := c.price / float64(fit)
-				if together {
-					if fit < bestFit || fit == bestFit && score >= bestScore {
-						continue
-					}
-				} else if score > bestScore*(1-1e-9) {
-					continue
-				}
-				probe.col, probe.taints = c, seller.p.Spec.Taints
-				if v.blocked(s, probe, everything) != "" {
-					continue
-				}
-				if seller.left.room(c) == 0 {
-					v.scarce = true
-					continue
-				}
-				best, bestScore, bestFit = c, score, fit
-			}
+	var best *column
+	bestScore, bestFit := math.Inf(1), 0
+	for _, seller := range v.m.sellers {
+		if best != nil && seller.p.Spec.Weight < best.seller.p.Spec.Weight {
+			break
 		}
-		if best != nil {
-			return best
+		for i := seller.first; i < seller.end; i++ {
+			c := &v.m.columns[i]
+			if !v.usable(s, c) {
+				continue
+			}
+			fit := v.fitWith(s, extra, c, most)
+			if fit == 0 {
+				continue
+			}
+			score := c.price / float64(fit)
+			if together {
+				if fit < bestFit || fit == bestFit && score >= bestScore {
+					continue
+				}
+			} else if score > bestScore*(1-1e-9) {
+				continue
+			}
+			probe.col, probe.taints = c, seller.p.Spec.Taints
+			if v.blocked(s, probe, everything) != "" {
+				continue
+			}
+			if seller.left.room(c) == 0 {
+				v.scarce = true
+				continue
+			}
+			best, bestScore, bestFit = c, score, fit
 		}
 	}
-	return nil
+	return best
 }
 
 // fitWith is how many pods of the shape, each with what follows it, the column

@@ -6,15 +6,12 @@ import (
 )
 
 // greedy packs rem pods of each item at worths pi and returns the patterns,
-// their cost and how many pods have no place (limits only).
-func (p *packer) greedy(pi []float64, rem []int) (ps []pattern, cost float64, left int) {
-	k := len(p.kinds)
-	ratio := make([]float64, k)
-	fresh := make([]int, k)
-	load := make([][]share, k)
-	for i := range ratio {
-		ratio[i], fresh[i] = inf, -1
-	}
+// their cost and how many pods have no place (limits only). It gives up, with
+// an infinite cost, once that reaches most. Kinds in banned are not bought. The
+// patterns are valid until the next call.
+func (p *packer) greedy(pi []float64, rem []int, most float64, banned bitset) (ps []pattern, cost float64, left int) {
+	g := &p.grd
+	g.start(p)
 	total, value := 0, 0.0
 	for j, n := range rem {
 		total += n
@@ -22,36 +19,40 @@ func (p *packer) greedy(pi []float64, rem []int) (ps []pattern, cost float64, le
 	}
 	limits := p.limitsCopy()
 	closing := closeOut{cost: inf}
-	sum := make([]int64, p.width)
 	for step := 0; total > 0; {
-		p.tryToClose(rem, sum, cost, len(ps), limits, &closing)
-		t := p.argmax(ratio, value)
-		p.work += int64(k)
+		p.tryToClose(rem, g.sum, cost, len(g.out), limits, &closing)
+		// What is left is worth something everywhere; that much it will cost.
+		if cost >= most {
+			break
+		}
+		t := p.argmax(g.ratio, value, banned)
+		p.work += int64(len(p.kinds))
 		if t < 0 {
 			break
 		}
-		if fresh[t] != step {
-			if limits.room(p.kinds[t].col) == 0 {
-				ratio[t] = -1
+		k := p.kinds[t]
+		if g.fresh[t] != step {
+			if limits.room(k.col) == 0 {
+				g.ratio[t] = -1
 				continue
 			}
 			var v float64
-			load[t], v = p.knap.best(p, p.kinds[t], pi, rem, load[t][:0])
-			ratio[t], fresh[t] = v/p.kinds[t].price, step
+			g.load[t], v = p.knap.best(p, k, pi, rem, g.load[t][:0])
+			g.ratio[t], g.fresh[t] = v/k.price, step
 			if v <= 0 {
-				ratio[t] = -1
+				g.ratio[t] = -1
 			}
 			continue
 		}
-		chosen := p.downsize(p.kinds[t], load[t], limits)
+		chosen := p.downsize(k, g.load[t], limits, banned)
 		times := limits.room(chosen.col)
-		for _, l := range load[t] {
+		for _, l := range g.load[t] {
 			times = min(times, rem[l.item]/l.n)
 		}
-		ps = append(ps, pattern{chosen, slices.Clone(load[t]), times})
-		cost += chosen.price * float64(times)
+		g.add(chosen, g.load[t], times)
+		cost += chosen.cost(g.load[t]) * float64(times)
 		limits.take(chosen.col, times)
-		for _, l := range load[t] {
+		for _, l := range g.load[t] {
 			rem[l.item] -= l.n * times
 			total -= l.n * times
 			value -= pi[l.item] * float64(l.n*times)
@@ -59,17 +60,57 @@ func (p *packer) greedy(pi []float64, rem []int) (ps []pattern, cost float64, le
 		step++
 	}
 	if closing.cost < inf && (total > 0 || closing.cost < cost) {
-		return append(ps[:closing.patterns:closing.patterns], closing.last), closing.cost, 0
+		g.out = g.out[:closing.patterns]
+		g.add(closing.kind, closing.load, 1)
+		return g.out, closing.cost, 0
 	}
-	return ps, cost, total
+	if cost >= most {
+		return nil, inf, total
+	}
+	return g.out, cost, total
+}
+
+// greedyState are the greedy's buffers, reused.
+type greedyState struct {
+	ratio []float64
+	fresh []int
+	load  [][]share
+	sum   []int64
+	out   []pattern
+	arena []share
+}
+
+func (g *greedyState) start(p *packer) {
+	n := len(p.kinds)
+	g.ratio, g.fresh, g.load = resized(g.ratio, n), resized(g.fresh, n), resized(g.load, n)
+	for i := range n {
+		g.ratio[i], g.fresh[i] = inf, -1
+	}
+	g.sum = resized(g.sum, p.width)
+	g.out, g.arena = g.out[:0], g.arena[:0]
+}
+
+func (g *greedyState) add(k *kind, load []share, times int) {
+	from := len(g.arena)
+	g.arena = append(g.arena, load...)
+	g.out = append(g.out, pattern{kind: k, load: g.arena[from:len(g.arena):len(g.arena)], times: times})
+}
+
+// keep copies patterns out of the greedy's buffers.
+func keep(ps []pattern) []pattern {
+	out := slices.Clone(ps)
+	for i := range out {
+		out[i].load = slices.Clone(out[i].load)
+	}
+	return out
 }
 
 // argmax is the kind with the best ratio of value to price; no node can be
 // worth more than all that is left. -1: none.
-func (p *packer) argmax(ratio []float64, value float64) int {
+func (p *packer) argmax(ratio []float64, value float64, banned bitset) int {
 	best, r := -1, 0.0
 	for t, x := range ratio {
-		if x < 0 {
+		if x < 0 || banned != nil && banned.has(t) {
 			continue
 		}
 		x = math.Min(x, value/p.kinds[t].price)
@@ -81,17 +122,20 @@ func (p *packer) argmax(ratio []float64, value float64) int {
 	return best
 }
 
-// downsize is the cheapest kind that holds the load.
-func (p *packer) downsize(t *kind, load []share, limits sellerLimits) *kind {
-	for _, k := range p.kinds {
-		if k.price >= t.price {
+// downsize is the kind that holds the load at the least cost.
+func (p *packer) downsize(t *kind, load []share, limits sellerLimits, banned bitset) *kind {
+	best, cost := t, t.cost(load)
+	for i, k := range p.kinds {
+		if k.price >= cost {
 			break
 		}
-		if k.holds(p, load) && limits.room(k.col) > 0 {
-			return k
+		if (banned == nil || !banned.has(i)) && k.holds(p, load) && limits.room(k.col) > 0 {
+			if c := k.cost(load); c < cost {
+				best, cost = k, c
+			}
 		}
 	}
-	return t
+	return best
 }
 
 func (k *kind) holds(p *packer, load []share) bool {
@@ -116,7 +160,8 @@ func (k *kind) holds(p *packer, load []share) bool {
 type closeOut struct {
 	cost     float64
 	patterns int
-	last     pattern
+	kind     *kind
+	load     []share
 }
 
 // tryToClose notes the cost of one node for all that is left, if there is such
@@ -134,6 +179,7 @@ func (p *packer) tryToClose(rem []int, sum []int64, cost float64, patterns int, 
 			sum[r] += x * int64(n)
 		}
 	}
+	var load []share
 	for _, k := range p.kinds {
 		if cost+k.price >= best.cost {
 			return
@@ -141,17 +187,20 @@ func (p *packer) tryToClose(rem []int, sum []int64, cost float64, patterns int, 
 		if !vectorFits(sum, k.free) || limits.room(k.col) == 0 {
 			continue
 		}
-		var load []share
-		for j, n := range rem {
-			if n > 0 {
-				load = append(load, share{j, n})
+		if load == nil {
+			for j, n := range rem {
+				if n > 0 {
+					load = append(load, share{j, n})
+				}
+			}
+			if p.anyConflict(load) {
+				return
 			}
 		}
-		if !k.holds(p, load) || p.anyConflict(load) {
+		if !k.holds(p, load) || cost+k.cost(load) >= best.cost {
 			continue
 		}
-		*best = closeOut{cost + k.price, patterns, pattern{k, load, 1}}
-		return
+		*best = closeOut{cost + k.cost(load), patterns, k, load}
 	}
 }
 

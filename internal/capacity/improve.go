@@ -4,63 +4,101 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
-	"time"
 )
 
 // Ruin and recreate: take a few nodes of the plan apart and pack their pods
-// anew at slightly different worths; keep what is cheaper. The number of rounds
-// follows from the time budget through counted work, never from a clock, and
-// the random numbers from a fixed seed, so that a Snapshot has one plan.
+// anew at slightly different worths, sometimes without some of the kinds. What
+// costs a little more is accepted too, ever less of it, so that the search does
+// not stay in the first dead end; the best plan seen is kept. How many rounds
+// there are follows from counted work, never from a clock, and the random
+// numbers from a fixed seed, so that a Snapshot has one plan.
 const (
 	// workPerSecond is how much of packer.work a slow core does in a second.
-	workPerSecond = 10e6
+	workPerSecond = 100e6
 	// maxRuined nodes are taken apart at once.
 	maxRuined = 4
+	// temperature is how much dearer, as a share of an average node, a change
+	// may be at first.
+	temperature = 0.02
 )
 
 // builtNode is one node of a plan under improvement.
 type builtNode struct {
 	kind *kind
 	load []share
-	// waste is its price less what its pods are worth.
-	waste float64
+	// cost and waste: the latter is its cost less what its pods are worth.
+	cost, waste float64
 }
 
-// improve spends the budget on making patterns cheaper.
-func (p *packer) improve(patterns []pattern, pi []float64, budget time.Duration) []pattern {
-	if budget <= 0 || p.limited || len(patterns) == 0 {
-		return patterns
+func newBuiltNode(pt pattern, pi []float64) builtNode {
+	b := builtNode{kind: pt.kind, load: pt.load, cost: pt.kind.cost(pt.load)}
+	b.waste = b.cost
+	for _, l := range pt.load {
+		b.waste -= pi[l.item] * float64(l.n)
 	}
+	return b
+}
+
+// build makes nodes of patterns.
+func build(ps []pattern, pi []float64) []builtNode {
 	var built []builtNode
-	for _, pt := range patterns {
+	for _, pt := range ps {
+		b := newBuiltNode(pt, pi)
 		for range pt.times {
-			built = append(built, builtNode{kind: pt.kind, load: pt.load, waste: waste(pt.kind, pt.load, pi)})
+			built = append(built, b)
 		}
 	}
+	return built
+}
+
+// improve works on the patterns until p.work has reached end.
+func (p *packer) improve(patterns []pattern, pi []float64, end int64) []pattern {
+	if p.limited || p.work >= end || len(patterns) == 0 {
+		return patterns
+	}
+	built := build(patterns, pi)
+	cost := 0.0
+	for i := range built {
+		cost += built[i].cost
+	}
+	best, bestCost, atBest := slices.Clone(built), cost, true
+	begin := p.work
 	r := rand.New(rand.NewPCG(uint64(len(built)), uint64(len(p.items))))
 	rem := make([]int, len(p.items))
 	worth := make([]float64, len(pi))
-	end := p.work + int64(budget.Seconds()*workPerSecond)
-	for p.work < end && len(built) > 0 {
+	banned := newBitset(len(p.kinds))
+	for p.work < end {
+		// Work that leads nowhere counts too, so that the loop ends.
+		p.work += 10
+		heat := temperature * cost / float64(len(built)) * math.Max(0, 1-1.25*float64(p.work-begin)/float64(end-begin))
 		chosen := ruin(built, r)
 		clear(rem)
 		old := 0.0
 		for _, i := range chosen {
-			old += built[i].kind.price
+			old += built[i].cost
 			for _, l := range built[i].load {
 				rem[l.item] += l.n
 			}
 		}
-		sigma := [...]float64{0, 0.01, 0.03, 0.1}[r.IntN(4)]
-		for j := range worth {
-			worth[j] = pi[j] * math.Max(0.1, 1+sigma*r.NormFloat64())
+		p.shake(worth, pi, r)
+		var without bitset
+		if r.IntN(2) == 0 {
+			without = banned
+			clear(without)
+			for t := range p.kinds {
+				if r.IntN(3) == 0 {
+					without.set(t)
+				}
+			}
 		}
-		ps, cost, left := p.greedy(worth, rem)
-		// Work that leads nowhere counts too, so that the loop ends.
-		p.work++
-		if left > 0 || cost > old-1e-9 && (cost > old+1e-9 || nodes(ps) >= len(chosen)) {
+		ps, c, left := p.greedy(worth, rem, old+heat+1e-9, without)
+		if left > 0 || c > old+heat || c > old-1e-9 && c < old+1e-9 && nodes(ps) > len(chosen) {
 			continue
 		}
+		if c > old+1e-9 && atBest {
+			best, atBest = append(best[:0], built...), false
+		}
+		cost += c - old
 		slices.Sort(chosen)
 		for k := len(chosen) - 1; k >= 0; k-- {
 			last := len(built) - 1
@@ -68,10 +106,18 @@ func (p *packer) improve(patterns []pattern, pi []float64, budget time.Duration)
 			built = built[:last]
 		}
 		for _, pt := range ps {
+			pt.load = slices.Clone(pt.load)
+			b := newBuiltNode(pt, pi)
 			for range pt.times {
-				built = append(built, builtNode{kind: pt.kind, load: pt.load, waste: waste(pt.kind, pt.load, pi)})
+				built = append(built, b)
 			}
 		}
+		if cost < bestCost+1e-9 {
+			bestCost, atBest = cost, true
+		}
+	}
+	if !atBest {
+		built = best
 	}
 	out := make([]pattern, len(built))
 	for i, b := range built {
@@ -80,12 +126,15 @@ func (p *packer) improve(patterns []pattern, pi []float64, budget time.Duration)
 	return out
 }
 
-func waste(k *kind, load []share, pi []float64) float64 {
-	w := k.price
-	for _, l := range load {
-		w -= pi[l.item] * float64(l.n)
+// shake sets worth to pi with some noise, sometimes none.
+func (p *packer) shake(worth, pi []float64, r *rand.Rand) {
+	sigma := [...]float64{0, 0.01, 0.03, 0.1}[r.IntN(4)]
+	for j := range worth {
+		worth[j] = pi[j]
+		if sigma > 0 {
+			worth[j] *= math.Max(0.1, 1+sigma*r.NormFloat64())
+		}
 	}
-	return w
 }
 
 // ruin picks one to maxRuined different nodes, those that waste more rather.

@@ -6,22 +6,35 @@ import (
 	"slices"
 )
 
-// knapsack finds a valuable content for one node: linear relaxation, rounded
-// down, filled up by value per resource at the relaxation's prices, improved by
-// single exchanges. Its buffers are reused.
+// knapsack finds the most valuable content for one node: linear relaxation,
+// rounded down, filled up by value per resource at the relaxation's prices,
+// improved by single exchanges and by a bounded depth-first search. The same
+// search proves how valuable any content can be. Its buffers are reused.
 type knapsack struct {
 	lp    simplex
 	cand  []candidateItem
 	free  []int64
 	taken bitset
+
+	// Of the search: the weights of the surrogate constraint and what is left of
+	// it, the best value so far, and how many more places may be looked at.
+	value  float64
+	steps  int
+	trial  []int32
+	chosen []int32
+	// y are the relaxation's duals per unit of resource.
+	y []float64
 }
 
 type candidateItem struct {
-	item    int
-	upper   int
-	n       int
-	x       float64
-	density float64
+	item  int
+	upper int
+	n     int
+	// value of one pod.
+	value float64
+	// x is the relaxation's answer; weight what one pod takes of the surrogate
+	// constraint: its resources at the relaxation's prices.
+	x, weight float64
 }
 
 const (
@@ -30,6 +43,8 @@ const (
 	// maxCandidates bounds the items that one knapsack chooses from. Where there
 	// are more, most are much alike, and every so manieth will do.
 	maxCandidates = 256
+	// searchSteps are spent on the search for each pattern of the greedy.
+	searchSteps = 50
 )
 
 // best appends the content for kind t to load and returns its value at worths
@@ -37,6 +52,8 @@ const (
 func (k *knapsack) best(p *packer, t *kind, pi []float64, rem []int, load []share) ([]share, float64) {
 	k.cand = k.cand[:0]
 	k.free = append(k.free[:0], t.free...)
+	k.taken = resized(k.taken, (len(p.items)+63)/64)
+	clear(k.taken)
 	all := true
 	conflicts := false
 	left := 0
@@ -47,41 +64,71 @@ func (k *knapsack) best(p *packer, t *kind, pi []float64, rem []int, load []shar
 	}
 	stride := max(1, left/maxCandidates)
 	for _, j := range t.allowed {
-		it := p.items[j]
-		if rem[j] == 0 || pi[j] <= 0 {
+		if rem[j] == 0 {
+			continue
+		}
+		value := t.worth(pi, int(j))
+		if value <= 0 {
+			all = false
 			continue
 		}
 		if left--; stride > 1 && left%stride != 0 {
 			all = false
 			continue
 		}
+		it := p.items[j]
 		u := min(rem[j], it.most, copies(it.req, t.free))
 		all = all && u == rem[j]
 		conflicts = conflicts || p.conflict[j] != nil
-		k.cand = append(k.cand, candidateItem{item: int(j), upper: u})
+		k.cand = append(k.cand, candidateItem{item: int(j), upper: u, value: value})
 	}
-	p.work += int64(len(t.allowed)/16 + 4*len(k.cand))
+	p.work += int64(len(t.allowed)/16 + len(k.cand))
 	if len(k.cand) == 0 {
 		return load, 0
 	}
 	if all && !conflicts && k.takeAll(p) {
-		return k.result(pi, load)
+		return k.result(load)
 	}
-	if conflicts {
-		k.taken = resized(k.taken, (len(p.items)+63)/64)
-		clear(k.taken)
-	}
-	k.relax(p, t, pi)
+	k.relax(p, t)
 	// Denser ones first, so that of two that conflict the better one stays.
 	for i := range k.cand {
 		c := &k.cand[i]
 		if n := min(int(c.x+1e-9), c.upper); n > 0 && !k.conflicts(p, c.item) {
-			k.take(p, c, n)
+			k.take(p, c, min(n, copies(p.items[c.item].req, k.free)))
 		}
 	}
 	k.topUp(p)
-	k.exchange(p, pi)
-	return k.result(pi, load)
+	k.exchange(p)
+	if len(k.cand) > 1 {
+		k.search(p, t, searchSteps)
+	}
+	return k.result(load)
+}
+
+// bound is an upper bound, proven, of the value at worths pi of any content of
+// kind t, of which there are at most have pods of each item. More steps give a
+// tighter bound.
+func (k *knapsack) bound(p *packer, t *kind, pi []float64, have []int, steps int) float64 {
+	k.cand = k.cand[:0]
+	k.free = append(k.free[:0], t.free...)
+	k.taken = resized(k.taken, (len(p.items)+63)/64)
+	clear(k.taken)
+	for _, j := range t.allowed {
+		value := t.worth(pi, int(j))
+		if have[j] == 0 || value <= 0 {
+			continue
+		}
+		it := p.items[j]
+		if u := min(have[j], it.most, copies(it.req, t.free)); u > 0 {
+			k.cand = append(k.cand, candidateItem{item: int(j), upper: u, value: value})
+		}
+	}
+	if len(k.cand) == 0 {
+		return 0
+	}
+	k.relax(p, t)
+	k.topUp(p)
+	return k.search(p, t, steps)
 }
 
 func (k *knapsack) conflicts(p *packer, item int) bool {
@@ -129,8 +176,8 @@ func (k *knapsack) takeAll(p *packer) bool {
 }
 
 // relax solves the linear relaxation and orders the candidates by value per
-// resource at its prices.
-func (k *knapsack) relax(p *packer, t *kind, pi []float64) {
+// weight at its prices.
+func (k *knapsack) relax(p *packer, t *kind) {
 	k.lp.reset(p.width)
 	for r, f := range t.free {
 		k.lp.b[r] = 0
@@ -140,11 +187,11 @@ func (k *knapsack) relax(p *packer, t *kind, pi []float64) {
 	}
 	top := 0.0
 	for i := range k.cand {
-		top = math.Max(top, pi[k.cand[i].item])
+		top = math.Max(top, k.cand[i].value)
 	}
 	for i := range k.cand {
 		c := &k.cand[i]
-		a := k.lp.add(pi[c.item]/top, float64(c.upper))
+		a := k.lp.add(c.value/top, float64(c.upper))
 		for r, x := range p.items[c.item].req {
 			if x > 0 {
 				a[r] = float64(x) / float64(t.free[r])
@@ -152,18 +199,24 @@ func (k *knapsack) relax(p *packer, t *kind, pi []float64) {
 		}
 	}
 	k.lp.solve()
+	p.work += int64(k.lp.pivots * len(k.cand))
+	k.y = resized(k.y, p.width)
+	for r := range k.y {
+		k.y[r] = 0
+		if t.free[r] > 0 {
+			k.y[r] = math.Max(0, k.lp.y[r]) * top / float64(t.free[r])
+		}
+	}
 	for i := range k.cand {
 		c := &k.cand[i]
-		cost := 1e-12
+		c.x, c.weight = k.lp.x[i], 0
 		for r, x := range p.items[c.item].req {
-			if x > 0 {
-				cost += (k.lp.y[r] + 1e-9) * float64(x) / float64(t.free[r])
-			}
+			c.weight += k.y[r] * float64(x)
 		}
-		c.x, c.density = k.lp.x[i], pi[c.item]/cost
 	}
 	slices.SortFunc(k.cand, func(a, b candidateItem) int {
-		return cmp.Or(cmp.Compare(b.density, a.density), cmp.Compare(a.item, b.item))
+		// Cross-multiplied, so that a weight of 0 is the best there is.
+		return cmp.Or(cmp.Compare(b.value*a.weight, a.value*b.weight), cmp.Compare(a.item, b.item))
 	})
 }
 
@@ -181,22 +234,23 @@ func (k *knapsack) topUp(p *packer) {
 }
 
 // exchange gives up one pod for others where that gains.
-func (k *knapsack) exchange(p *packer, pi []float64) {
+func (k *knapsack) exchange(p *packer) {
 	n := min(len(k.cand), maxExchange)
+	p.work += int64(n * n / 4)
 	for out := range n {
 		a := &k.cand[out]
 		if a.n == 0 {
 			continue
 		}
 		k.take(p, a, -1)
-		best, many, gain := -1, 0, pi[a.item]*(1+1e-9)
+		best, many, gain := -1, 0, a.value*(1+1e-9)
 		for in := range n {
 			b := &k.cand[in]
 			if in == out || b.n == b.upper || k.conflicts(p, b.item) {
 				continue
 			}
 			m := min(b.upper-b.n, copies(p.items[b.item].req, k.free))
-			if g := pi[b.item] * float64(m); m > 0 && g > gain {
+			if g := b.value * float64(m); m > 0 && g > gain {
 				best, many, gain = in, m, g
 			}
 		}
@@ -209,13 +263,104 @@ func (k *knapsack) exchange(p *packer, pi []float64) {
 	}
 }
 
-func (k *knapsack) result(pi []float64, load []share) ([]share, float64) {
+// search looks for a better content depth first, densest candidates first, in
+// at most that many steps, and returns a proven upper bound of any content's
+// value. The bound of a branch is the fractional knapsack under the surrogate
+// constraint (the resources added up at the relaxation's prices), which by weak
+// duality holds at any prices.
+func (k *knapsack) search(p *packer, t *kind, steps int) float64 {
+	k.value = 0
+	for i := range k.cand {
+		k.value += k.cand[i].value * float64(k.cand[i].n)
+	}
+	room := 0.0
+	for r, f := range t.free {
+		room += k.y[r] * float64(max(f, 0))
+	}
+	k.free = append(k.free[:0], t.free...)
+	clear(k.taken)
+	k.trial = resized(k.trial, len(k.cand))
+	k.chosen = k.chosen[:0]
+	clear(k.trial)
+	k.steps = steps
+	top := k.descend(p, 0, room, 0)
+	p.work += int64((steps - k.steps) * len(k.cand) / 2)
+	if len(k.chosen) > 0 {
+		for i := range k.cand {
+			k.cand[i].n = int(k.chosen[i])
+		}
+	}
+	// Floating point may have rounded down.
+	return math.Max(top, k.value) * (1 + 1e-9)
+}
+
+// fraction bounds what the candidates from i on add with that much room.
+func (k *knapsack) fraction(i int, room float64) float64 {
+	v := 0.0
+	for ; i < len(k.cand); i++ {
+		c := &k.cand[i]
+		w := c.weight * float64(c.upper)
+		if w > room {
+			return v + c.value*room/c.weight
+		}
+		v += c.value * float64(c.upper)
+		room -= w
+	}
+	return v
+}
+
+// descend decides on candidate i and those behind it, value being what has been
+// taken, and returns an upper bound of the value of any content that has it.
+func (k *knapsack) descend(p *packer, i int, room, value float64) float64 {
+	if i == len(k.cand) {
+		if value > k.value*(1+1e-12) {
+			k.value = value
+			k.chosen = append(k.chosen[:0], k.trial...)
+		}
+		return value
+	}
+	c := &k.cand[i]
+	req := p.items[c.item].req
+	top := 0.0
+	n := min(c.upper, copies(req, k.free))
+	picky := p.conflict[c.item] != nil
+	if picky && k.conflicts(p, c.item) {
+		n = 0
+	}
+	for ; n >= 0; n-- {
+		left := math.Max(0, room-c.weight*float64(n))
+		above := value + c.value*float64(n) + k.fraction(i+1, left)
+		// Taking fewer of the densest candidate can only lower the bound.
+		if above <= k.value*(1+1e-9) || k.steps <= 0 {
+			return math.Max(top, above)
+		}
+		k.steps--
+		for r, x := range req {
+			k.free[r] -= x * int64(n)
+		}
+		k.trial[i] = int32(n)
+		if picky && n > 0 {
+			k.taken.set(c.item)
+		}
+		top = math.Max(top, k.descend(p, i+1, left, value+c.value*float64(n)))
+		k.trial[i] = 0
+		if picky {
+			k.taken.clear(c.item)
+		}
+		for r, x := range req {
+			k.free[r] += x * int64(n)
+		}
+	}
+	return top
+}
+
+func (k *knapsack) result(load []share) ([]share, float64) {
 	v := 0.0
 	for i := range k.cand {
 		c := &k.cand[i]
 		if c.n > 0 {
 			load = append(load, share{c.item, c.n})
-			v += pi[c.item] * float64(c.n)
+			v += c.value * float64(c.n)
 		}
 	}
 	slices.SortFunc(load, func(a, b share) int { return cmp.Compare(a.item, b.item) })

@@ -2,16 +2,11 @@ package capacity
 
 import (
 	"math"
+	"math/rand/v2"
 	"slices"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 )
-
-// maxNodeVCPUs is the largest node that is bought as long as smaller ones will
-// do: one node's loss should not be the loss of a whole workload. Costs less
-// than 1.2 %.
-const maxNodeVCPUs = 64
 
 // manyItems is from how many on the greedy is tried with fewer worths.
 const manyItems = 500
@@ -31,6 +26,7 @@ type packer struct {
 
 	lp      simplex
 	knap    knapsack
+	grd     greedyState
 	limited bool
 	// work counts what knapsacks and the greedy have looked at.
 	work int64
@@ -49,6 +45,8 @@ type kind struct {
 	col   *column
 	free  []int64
 	price float64
+	// pen is what a pod of each item costs more on this kind; nil: nothing.
+	pen []float64
 	// allowed items, those that fit an empty node.
 	allowed []int32
 	allows  bitset
@@ -67,8 +65,8 @@ type share struct {
 	n    int
 }
 
-// pack buys nodes for the items. What needs large or accelerated nodes goes
-// first; the others may use the room that remains there.
+// pack buys nodes for the items. What needs accelerated nodes goes first; the
+// others may use the room that remains there.
 func (v *solver) pack(items []*item) {
 	var special, ordinary []*item
 	for _, it := range items {
@@ -89,20 +87,14 @@ func (v *solver) pack(items []*item) {
 	v.packAll(ordinary)
 }
 
-// special says whether the item needs accelerators or nodes above maxNodeVCPUs.
+// special says whether the item needs accelerators.
 func (v *solver) special(it *item) bool {
 	for name := range it.s.requests {
 		if accelerated(name) {
 			return true
 		}
 	}
-	for i := range v.m.columns {
-		c := &v.m.columns[i]
-		if c.typ.Machine.VCPUs <= maxNodeVCPUs && v.usable(it.s, c) {
-			return false
-		}
-	}
-	return true
+	return false
 }
 
 // packAll buys nodes for the items until all have a place or nothing more can
@@ -141,7 +133,6 @@ type setKey struct {
 	sig    int
 	cell   string
 	weight int32
-	large  bool
 }
 
 // chooseLevel finds the columns of the heaviest Provisioners that can host the
@@ -158,7 +149,7 @@ func (v *solver) chooseLevel(it *item, sets map[setKey]bitset) bool {
 	if sets[all] == nil {
 		sets[all] = v.columnsOf(it)
 	}
-	found, small, full := false, false, false
+	found, full := false, false
 	for _, s := range v.m.sellers {
 		if found && s.p.Spec.Weight < it.level {
 			break
@@ -173,17 +164,14 @@ func (v *solver) chooseLevel(it *item, sets map[setKey]bitset) bool {
 				continue
 			}
 			found, it.level = true, s.p.Spec.Weight
-			if c.typ.Machine.VCPUs <= maxNodeVCPUs {
-				small = true
-				break
-			}
+			break
 		}
 	}
 	if !found {
 		v.scarce = v.scarce || full
 		return false
 	}
-	key := setKey{it.s.sig, name, it.level, !small}
+	key := setKey{it.s.sig, name, it.level}
 	if sets[key] == nil {
 		set := newBitset(len(v.m.columns))
 		for _, s := range v.m.sellers {
@@ -191,7 +179,7 @@ func (v *solver) chooseLevel(it *item, sets map[setKey]bitset) bool {
 				continue
 			}
 			for i := s.first; i < s.end; i++ {
-				if sets[all].has(i) && (!small || v.m.columns[i].typ.Machine.VCPUs <= maxNodeVCPUs) {
+				if sets[all].has(i) {
 					set.set(i)
 				}
 			}
@@ -210,43 +198,161 @@ func (v *solver) planNodes(items []*item) []pattern {
 	if len(p.kinds) == 0 {
 		return nil
 	}
-	worth := p.worths()
-	rem := make([]int, len(p.items))
-	var best []pattern
-	bestCost, bestLeft := math.Inf(1), math.MaxInt
-	pi, bestPi := make([]float64, len(p.items)), make([]float64, len(p.items))
-	weights := []float64{0, 0.5, 1, 0.25, 0.75}
-	if len(p.items) > manyItems {
-		weights = weights[:2]
+	begin, budget := p.work, v.share(items)
+	best, pi, left := p.startPlan(begin + budget/8)
+	if left == 0 && budget > 0 && !p.limited {
+		if rounded, duals, ok := p.generate(best, begin+budget/2); ok {
+			pi = duals
+			if ps := p.complete(rounded, pi); cost(ps) < cost(best)-1e-9 {
+				best = ps
+			}
+		}
+		p.weigh()
+		best = p.improve(best, pi, begin+budget)
 	}
-	for _, w := range weights {
-		for j := range pi {
-			pi[j] = w*worth.unit[j] + (1-w)*worth.linear[j]
-		}
-		for j, it := range p.items {
-			rem[j] = it.it.n
-		}
-		ps, cost, left := p.greedy(pi, rem)
-		if left < bestLeft || left == bestLeft && (cost < bestCost-1e-9 || cost < bestCost+1e-9 && nodes(ps) < nodes(best)) {
-			best, bestCost, bestLeft = ps, cost, left
-			copy(bestPi, pi)
-		}
-	}
-	if bestLeft == 0 {
-		best = p.improve(best, bestPi, v.share(items))
+	for j, it := range p.items {
+		v.worth[it.it.s.id] += pi[j] * float64(it.it.n) / float64(len(it.it.s.pods))
 	}
 	return best
 }
 
-// share is what of the budget may go into these items: by their number of pods,
-// and less for each attempt that has been made before.
-func (v *solver) share(items []*item) time.Duration {
+// What money does not show, as part of the price of a node.
+const (
+	// nodePrice in $/h stands for what each node costs besides: an address, API
+	// objects, image pulls.
+	nodePrice = 0.001
+	// concentration is the share of its price that a node is dearer per share of
+	// the whole cost that it makes up. Over all nodes that adds up to the
+	// Herfindahl index: how much is lost when a node is.
+	concentration = 0.02
+)
+
+// weigh adds to the kinds' prices what money does not show.
+func (p *packer) weigh() {
+	total := 0.0
+	y := p.resourcePrices()
+	for _, it := range p.items {
+		for r, x := range it.req {
+			total += y[r] * float64(x) * float64(it.it.n)
+		}
+	}
+	for _, k := range p.kinds {
+		share := 1.0
+		if total > k.col.price {
+			share = k.col.price / total
+		}
+		k.price = k.col.price*(1+concentration*share) + nodePrice
+	}
+}
+
+// startPlan is the best that the greedy finds from several worths, with these
+// worths, and how many pods it leaves (limits only). It tries more of them until
+// p.work has reached end.
+func (p *packer) startPlan(end int64) (best []pattern, bestPi []float64, left int) {
+	worth := p.worths()
+	rem := make([]int, len(p.items))
+	bestCost, left := math.Inf(1), math.MaxInt
+	pi := make([]float64, len(p.items))
+	bestPi = make([]float64, len(p.items))
+	weights := []float64{0, 0.5, 1, 0.25, 0.75}
+	if len(p.items) > manyItems {
+		weights = weights[:2]
+	}
+	try := func(pi []float64) {
+		for j, it := range p.items {
+			rem[j] = it.it.n
+		}
+		ps, cost, n := p.greedy(pi, rem, inf, nil)
+		if n < left || n == left && (cost < bestCost-1e-9 || cost < bestCost+1e-9 && nodes(ps) < nodes(best)) {
+			best, bestCost, left = keep(ps), cost, n
+			copy(bestPi, pi)
+		}
+	}
+	mix := func(w float64) {
+		for j := range pi {
+			pi[j] = w*worth.unit[j] + (1-w)*worth.linear[j]
+		}
+	}
+	for _, w := range weights {
+		mix(w)
+		try(pi)
+	}
+	if left > 0 {
+		return best, bestPi, left
+	}
+	r := rand.New(rand.NewPCG(uint64(len(p.items)), uint64(len(p.kinds))))
+	shaken := make([]float64, len(pi))
+	for p.work < end {
+		mix(r.Float64())
+		p.shake(shaken, pi, r)
+		try(shaken)
+	}
+	return best, bestPi, 0
+}
+
+// complete makes a plan for all pods of the patterns of a mixture that was
+// rounded down: what they do not hold is packed at worths pi.
+func (p *packer) complete(rounded []pattern, pi []float64) []pattern {
+	rem := make([]int, len(p.items))
+	for j, it := range p.items {
+		rem[j] = it.it.n
+	}
+	var out []pattern
+	for _, pt := range rounded {
+		for range pt.times {
+			var load []share
+			for _, l := range pt.load {
+				if n := min(l.n, rem[l.item]); n > 0 {
+					load = append(load, share{l.item, n})
+					rem[l.item] -= n
+				}
+			}
+			if len(load) > 0 {
+				out = append(out, pattern{p.downsize(pt.kind, load, nil, nil), load, 1})
+			}
+		}
+	}
+	rest, _, _ := p.greedy(pi, rem, inf, nil)
+	return append(out, keep(rest)...)
+}
+
+// cost of all the patterns.
+func cost(ps []pattern) float64 {
+	c := 0.0
+	for i := range ps {
+		c += ps[i].kind.cost(ps[i].load) * float64(ps[i].times)
+	}
+	return c
+}
+
+// cost of a node of the kind with that load.
+func (k *kind) cost(load []share) float64 {
+	c := k.price
+	if k.pen != nil {
+		for _, l := range load {
+			c += k.pen[l.item] * float64(l.n)
+		}
+	}
+	return c
+}
+
+// worth of one pod of the item on a node of the kind, at worths pi.
+func (k *kind) worth(pi []float64, item int) float64 {
+	if k.pen == nil {
+		return pi[item]
+	}
+	return pi[item] - k.pen[item]
+}
+
+// share is how much work of the budget may go into these items: by their number
+// of pods, and less for each attempt that has been made before.
+func (v *solver) share(items []*item) int64 {
 	n := 0
 	for _, it := range items {
 		n += it.n
 	}
-	part := 0.6 * math.Pow(0.4, float64(v.attempts-1)) * float64(n) / float64(len(v.snap.Pods))
-	return time.Duration(float64(v.snap.Budget) * part)
+	part := math.Pow(0.4, float64(v.attempts-1)) * float64(n) / float64(len(v.snap.Pods))
+	return int64(v.snap.Budget.Seconds() * part * workPerSecond)
 }
 
 func nodes(ps []pattern) int {

@@ -17,8 +17,10 @@ type simplex struct {
 	// slackCost is the gain per unit of slack, 0 for plain inequalities.
 	slackCost []float64
 
-	// x and y are the answer: values, and the duals of the rows.
-	x, y []float64
+	// x and y are the answer: values, and the duals of the rows; pivots how many
+	// steps it took.
+	x, y   []float64
+	pivots int
 
 	inv   []float64 // rows × rows
 	basis []int32   // column, or -1-r for the slack of row r
@@ -75,7 +77,9 @@ func (s *simplex) solve() {
 		s.basis[i] = int32(-1 - i)
 		s.xb[i] = s.b[i]
 	}
+	s.pivots = 0
 	for i := range 200 + 20*r*r {
+		s.pivots++
 		s.duals()
 		// Bland's rule, once the steepest gain may be going in circles.
 		careful := i > 50+10*r

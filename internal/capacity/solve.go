@@ -69,6 +69,8 @@ type solver struct {
 	requests map[*corev1.Pod]Resources
 	terms    map[*corev1.Pod][2][]term
 	pk       packer
+	// worth of one pod of each shape, in $/h, as the packing has found it.
+	worth []float64
 }
 
 // signature is what some shapes have in common: the columns that may be bought
@@ -109,6 +111,7 @@ func (v *solver) prepare() {
 	}
 	v.dims = newDimensions(rs...)
 	v.m = newMarket(v.snap.Region, v.snap.Provisioners, v.snap.DaemonSetPods, wanted, v.dims)
+	v.worth = make([]float64, len(v.shapes))
 	v.careful, v.strict = make([]bool, len(v.shapes)), make([]bool, len(v.shapes))
 	byKey := map[string]int{}
 	for _, s := range v.shapes {
@@ -202,6 +205,7 @@ func (v *solver) seatable(s *shape, c *column) bool {
 // priority and age; otherwise all are planned together.
 func (v *solver) attempt(strict bool) {
 	v.attempts++
+	clear(v.worth)
 	for _, s := range v.m.sellers {
 		s.left = newLimitsLeft(s.p)
 	}
