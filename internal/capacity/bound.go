@@ -203,8 +203,8 @@ func (v *solver) singleBound(seated []int, room [][]int64) float64 {
 const (
 	// maxBoundShapes is up to how many shapes the third proof is tried.
 	maxBoundShapes = 400
-	// boundWork is spent on making it tighter, in units of packer.work.
-	boundWork = 2e6
+	// boundWork is spent at least on making it tighter, in units of packer.work.
+	boundWork = 1e6
 )
 
 // patternBound is the third proof. Let pods be worth pi ≥ 0. If no node of a
@@ -238,6 +238,7 @@ func (v *solver) patternBound(union bitset, seated []int, room [][]int64, reach 
 	for t, k := range p.kinds {
 		ratio[t] = p.knap.bound(p, k, pi, have, 0) / k.price
 	}
+	limit := max(boundWork, int64(v.snap.Budget.Seconds()*workPerSecond/10))
 	// The largest ratio decides; look closer at whoever has it.
 	worst := 0
 	for {
@@ -246,7 +247,7 @@ func (v *solver) patternBound(union bitset, seated []int, room [][]int64, reach 
 				worst = t
 			}
 		}
-		if steps[worst] > 1e6 || p.work > boundWork {
+		if steps[worst] > 1e8 || p.work > limit {
 			break
 		}
 		steps[worst] = max(64, 4*steps[worst])
@@ -276,6 +277,9 @@ func (v *solver) patternBound(union bitset, seated []int, room [][]int64, reach 
 		if len(fits[i]) > 0 {
 			value -= p.knap.bound(p, &kind{free: free, allowed: fits[i]}, pi, have, 0)
 		}
+	}
+	if debugCG {
+		println("bound: value", int(value*1e4), "ratio", int(ratio[worst]*1e6), "steps", steps[worst], "work", p.work, "kinds", len(p.kinds), p.kinds[worst].col.typ.Machine.Name, int(value/ratio[worst]*1e4))
 	}
 	return value / ratio[worst]
 }

@@ -14,12 +14,12 @@ import (
 // worth, and prove a lower bound.
 type master struct {
 	// demand, inverse of the basis (rows × rows), values of the basis, duals.
-	demand   []float64
-	inv      []float64
-	x, pi    []float64
-	w        []float64
-	basis    []masterColumn
-	pivots   int
+	demand []float64
+	inv    []float64
+	x, pi  []float64
+	w      []float64
+	basis  []masterColumn
+	pivots int
 }
 
 // masterColumn is a pattern with its cost; without a kind it is the surplus of
@@ -50,6 +50,11 @@ type pricedPattern struct {
 const (
 	// refactorAfter pivots the inverse is computed afresh: errors add up.
 	refactorAfter = 150
+	// naps is how many rounds a kind is left out per 100 % that its best content
+	// is short of its price.
+	naps = 100
+	// smoothing is the center's share in the worths that patterns are sought at.
+	smoothing = 0.8
 	// maxMasterItems bounds the rows: a pivot costs their square.
 	maxMasterItems = 400
 )
@@ -71,47 +76,86 @@ func (p *packer) generate(start []pattern, end int64) (rounded []pattern, pi []f
 	}
 	var found []pricedPattern
 	var load []share
+	// Duals jump about while they are far from the best; so patterns are sought
+	// at a mean of the duals and of the worths that have proven most so far
+	// (Wentges, 1997).
+	center, sought := slices.Clone(m.pi), make([]float64, len(m.pi))
+	proven, steps, rounds := 0.0, searchSteps, 0
+	smooth := smoothing
+	// Kinds that are far from being worth their price are left out for a while.
+	asleep := make([]int, len(p.kinds))
 	for p.work < end {
 		// Where more pods than wanted would cost less, let there be more.
-		surplus := false
 		for j, y := range m.pi {
 			if y < -1e-10 && p.work < end {
-				surplus = m.enter(p, masterColumn{load: []share{{j, 1}}}) || surplus
+				m.enter(p, masterColumn{load: []share{{j, 1}}})
 			}
 		}
+		rounds++
+		worth := 0.0
+		for j := range sought {
+			sought[j] = max(0, smooth*center[j]+(1-smooth)*m.pi[j])
+			worth += sought[j] * m.demand[j]
+		}
 		found = found[:0]
-		for _, k := range p.kinds {
+		top := 0.0
+		whole := true
+		for t, k := range p.kinds {
+			if asleep[t] > rounds {
+				whole = false
+				continue
+			}
 			var v float64
-			load, v = p.knap.best(p, k, m.pi, have, load[:0])
-			if gain := v - k.price; gain > 1e-7*k.price {
+			load, v = p.knap.best(p, k, sought, have, load[:0], steps)
+			top = max(top, v/k.price)
+			asleep[t] = rounds + 1 + int(min(20, max(0, 1-v/k.price)*naps))
+			v = -k.price
+			for _, l := range load {
+				v += k.worth(m.pi, l.item) * float64(l.n)
+			}
+			if v > 1e-7*k.price {
 				found = append(found, pricedPattern{masterColumn{k, slices.Clone(load), k.cost(load)}, v / k.price})
 			}
 		}
+		if top > 0 && worth/top > proven {
+			proven = worth / top
+			copy(center, sought)
+		}
+		if whole && proven >= m.cost()*(1-1e-5) {
+			break
+		}
 		if len(found) == 0 {
-			if surplus {
-				continue
+			clear(asleep)
+			switch {
+			case !whole:
+			case smooth > 0:
+				smooth = 0
+			case steps < 20000:
+				steps *= 8
+			default:
+				end = p.work
 			}
-			break
+			continue
 		}
+		smooth = smoothing
 		slices.SortStableFunc(found, func(a, b pricedPattern) int { return cmp.Compare(b.gain, a.gain) })
-		entered := false
 		for i := range found[:min(len(found), 12)] {
-			entered = m.enter(p, found[i].masterColumn) || entered
+			m.enter(p, found[i].masterColumn)
 		}
-		if !entered && !surplus {
-			break
+	}
+	if debugCG {
+		lp := 0.0
+		for i, c := range m.basis {
+			lp += c.cost * m.x[i]
 		}
+		println("cg: items", len(p.items), "kinds", len(p.kinds), "pivots", m.pivots, "rounds", rounds, "lp", int(lp*1e4), "work left", end-p.work, "found", len(found), "steps", steps, "proven", int(proven*1e4))
 	}
 	for i, c := range m.basis {
 		if times := int(m.x[i] + 1e-6); times > 0 && c.kind != nil {
 			rounded = append(rounded, pattern{c.kind, c.load, times})
 		}
 	}
-	pi = slices.Clone(m.pi)
-	for j := range pi {
-		pi[j] = max(pi[j], 0)
-	}
-	return rounded, pi, true
+	return rounded, center, true
 }
 
 // newMaster starts with a pattern for each item alone, on the kind that is
@@ -146,6 +190,14 @@ func newMaster(p *packer) *master {
 	}
 	m.duals()
 	return m
+}
+
+func (m *master) cost() float64 {
+	c := 0.0
+	for i := range m.basis {
+		c += m.basis[i].cost * m.x[i]
+	}
+	return c
 }
 
 func (m *master) duals() {
@@ -271,3 +323,5 @@ func (m *master) invert(p *packer) {
 	}
 	m.duals()
 }
+
+var debugCG = true

@@ -37,7 +37,7 @@ func (p *packer) greedy(pi []float64, rem []int, most float64, banned bitset) (p
 				continue
 			}
 			var v float64
-			g.load[t], v = p.knap.best(p, k, pi, rem, g.load[t][:0])
+			g.load[t], v = p.knap.best(p, k, pi, rem, g.load[t][:0], searchSteps)
 			g.ratio[t], g.fresh[t] = v/k.price, step
 			if v <= 0 {
 				g.ratio[t] = -1

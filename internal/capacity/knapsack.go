@@ -22,6 +22,10 @@ type knapsack struct {
 	steps  int
 	trial  []int32
 	chosen []int32
+	// Of ladder and rebuild: the best value by rung, lots and the rungs they took.
+	rung []float64
+	lots []lot
+	took []uint64
 	// y are the relaxation's duals per unit of resource.
 	y []float64
 }
@@ -43,13 +47,16 @@ const (
 	// maxCandidates bounds the items that one knapsack chooses from. Where there
 	// are more, most are much alike, and every so manieth will do.
 	maxCandidates = 256
+	// rebuildBelow is how far below the relaxation's value a content must be for
+	// dynamic programming to be worth the time.
+	rebuildBelow = 0.005
 	// searchSteps are spent on the search for each pattern of the greedy.
 	searchSteps = 50
 )
 
 // best appends the content for kind t to load and returns its value at worths
-// pi. rem bounds the pods of each item.
-func (k *knapsack) best(p *packer, t *kind, pi []float64, rem []int, load []share) ([]share, float64) {
+// pi. rem bounds the pods of each item, steps the search.
+func (k *knapsack) best(p *packer, t *kind, pi []float64, rem []int, load []share, steps int) ([]share, float64) {
 	k.cand = k.cand[:0]
 	k.free = append(k.free[:0], t.free...)
 	k.taken = resized(k.taken, (len(p.items)+63)/64)
@@ -100,7 +107,10 @@ func (k *knapsack) best(p *packer, t *kind, pi []float64, rem []int, load []shar
 	k.topUp(p)
 	k.exchange(p)
 	if len(k.cand) > 1 {
-		k.search(p, t, searchSteps)
+		if !conflicts && k.worthOf() < k.relaxed(t)*(1-rebuildBelow) {
+			k.rebuild(p, t, k.scarcest(t))
+		}
+		k.search(p, t, steps)
 	}
 	return k.result(load)
 }
@@ -128,7 +138,212 @@ func (k *knapsack) bound(p *packer, t *kind, pi []float64, have []int, steps int
 	}
 	k.relax(p, t)
 	k.topUp(p)
-	return k.search(p, t, steps)
+	top := k.search(p, t, steps)
+	if steps > 0 {
+		for r := range k.y {
+			if k.y[r] > 0 {
+				top = math.Min(top, k.ladder(p, t, r))
+			}
+		}
+	}
+	return top
+}
+
+// rungs is how finely ladder divides a resource: to prove, and to find.
+const (
+	provingRungs = 2048
+	findingRungs = 256
+)
+
+// ladder is an upper bound of the value of any content: exact in resource r, of
+// which whole pods must fit, while the other resources are bought at the
+// relaxation's prices (Lagrange). Dynamic programming over units of r, requests
+// rounded down to units.
+func (k *knapsack) ladder(p *packer, t *kind, r int) float64 {
+	unit := k.unit(p, t, r, provingRungs)
+	n := int(t.free[r] / unit)
+	k.rung = resized(k.rung, n+1)
+	clear(k.rung)
+	base := 0.0
+	for q, f := range t.free {
+		if q != r {
+			base += k.y[q] * float64(max(f, 0))
+		}
+	}
+	for i := range k.cand {
+		c := &k.cand[i]
+		v := k.valueBeside(p, c, r)
+		if v <= 0 {
+			continue
+		}
+		w := int(p.items[c.item].req[r] / unit)
+		if w == 0 {
+			base += v * float64(c.upper)
+			continue
+		}
+		k.climb(p, n, w, min(c.upper, n/w), v, nil)
+	}
+	// Floating point may have rounded down.
+	return (base + k.rung[n]) * (1 + 1e-9)
+}
+
+// unit is the finest division of the resource into that many rungs that helps.
+func (k *knapsack) unit(p *packer, t *kind, r, rungs int) int64 {
+	unit := int64(0)
+	for i := range k.cand {
+		unit = gcd(unit, p.items[k.cand[i].item].req[r])
+	}
+	return max(unit, (t.free[r]+int64(rungs)-1)/int64(rungs), 1)
+}
+
+// valueBeside is the candidate's value less the prices of what it takes of all
+// resources but r.
+func (k *knapsack) valueBeside(p *packer, c *candidateItem, r int) float64 {
+	v := c.value
+	for q, x := range p.items[c.item].req {
+		if q != r {
+			v -= k.y[q] * float64(x)
+		}
+	}
+	return v
+}
+
+// climb lets up to upper pods of weight w and value v onto the ladder, in lots
+// of 1, 2, 4, …, so that every number can be made. It notes which lots took which
+// rung, when asked.
+func (k *knapsack) climb(p *packer, n, w, upper int, v float64, note func(lot int) bitset) {
+	for left, lot := upper, 1; left > 0; lot *= 2 {
+		lot = min(lot, left)
+		left -= lot
+		weight, value := w*lot, v*float64(lot)
+		var took bitset
+		if note != nil {
+			took = note(lot)
+		}
+		rung := k.rung[:n+1]
+		for x := n; x >= weight; x-- {
+			if b := rung[x-weight] + value; b > rung[x] {
+				rung[x] = b
+				if took != nil {
+					took.set(x)
+				}
+			}
+		}
+		p.work += int64(n / 8)
+	}
+}
+
+// lot is a number of pods of a candidate that are taken together.
+type lot struct{ cand, n, weight int }
+
+// rebuild looks for a better content by dynamic programming over resource r, as
+// ladder does, requests rounded up. What then exceeds other resources is taken
+// out again.
+func (k *knapsack) rebuild(p *packer, t *kind, r int) {
+	before := k.worthOf()
+	k.trial = resized(k.trial, len(k.cand))
+	for i := range k.cand {
+		k.trial[i] = int32(k.cand[i].n)
+	}
+	unit := k.unit(p, t, r, findingRungs)
+	n := int(t.free[r] / unit)
+	k.rung = resized(k.rung, n+1)
+	clear(k.rung)
+	k.lots, k.took = k.lots[:0], k.took[:0]
+	words := (n + 64) / 64
+	for i := range k.cand {
+		c := &k.cand[i]
+		v := k.valueBeside(p, c, r)
+		w := int((p.items[c.item].req[r] + unit - 1) / unit)
+		if v <= 0 || w == 0 {
+			continue
+		}
+		k.climb(p, n, w, min(c.upper, n/w), v, func(size int) bitset {
+			k.lots = append(k.lots, lot{i, size, w * size})
+			from := len(k.took)
+			for range words {
+				k.took = append(k.took, 0)
+			}
+			return bitset(k.took[from : from+words])
+		})
+	}
+	for i := range k.cand {
+		k.take(p, &k.cand[i], -k.cand[i].n)
+	}
+	for i, x := len(k.lots)-1, n; i >= 0; i-- {
+		if bitset(k.took[i*words : (i+1)*words]).has(x) {
+			k.take(p, &k.cand[k.lots[i].cand], k.lots[i].n)
+			x -= k.lots[i].weight
+		}
+	}
+	// The least dense leave first.
+	for i := len(k.cand) - 1; i >= 0; i-- {
+		c := &k.cand[i]
+		req := p.items[c.item].req
+		for c.n > 0 && k.overfull(req) {
+			k.take(p, c, -1)
+		}
+	}
+	k.topUp(p)
+	k.exchange(p)
+	if k.worthOf() > before {
+		return
+	}
+	for i := range k.cand {
+		c := &k.cand[i]
+		k.take(p, c, int(k.trial[i])-c.n)
+	}
+}
+
+// overfull says whether a resource of which req takes some is exceeded.
+func (k *knapsack) overfull(req []int64) bool {
+	for r, x := range req {
+		if x > 0 && k.free[r] < 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// relaxed is the value of the linear relaxation, by its dual.
+func (k *knapsack) relaxed(t *kind) float64 {
+	v := 0.0
+	for r, f := range t.free {
+		v += k.y[r] * float64(max(f, 0))
+	}
+	for i := range k.cand {
+		if c := &k.cand[i]; c.value > c.weight {
+			v += (c.value - c.weight) * float64(c.upper)
+		}
+	}
+	return v
+}
+
+// scarcest is the resource that makes up most of the relaxation's value.
+func (k *knapsack) scarcest(t *kind) int {
+	best := 0
+	for r, f := range t.free {
+		if k.y[r]*float64(f) > k.y[best]*float64(t.free[best]) {
+			best = r
+		}
+	}
+	return best
+}
+
+func gcd(a, b int64) int64 {
+	for b != 0 {
+		a, b = b, a%b
+	}
+	return a
+}
+
+// worthOf is the value of what is taken.
+func (k *knapsack) worthOf() float64 {
+	v := 0.0
+	for i := range k.cand {
+		v += k.cand[i].value * float64(k.cand[i].n)
+	}
+	return v
 }
 
 func (k *knapsack) conflicts(p *packer, item int) bool {
@@ -269,10 +484,7 @@ func (k *knapsack) exchange(p *packer) {
 // constraint (the resources added up at the relaxation's prices), which by weak
 // duality holds at any prices.
 func (k *knapsack) search(p *packer, t *kind, steps int) float64 {
-	k.value = 0
-	for i := range k.cand {
-		k.value += k.cand[i].value * float64(k.cand[i].n)
-	}
+	k.value = k.worthOf()
 	room := 0.0
 	for r, f := range t.free {
 		room += k.y[r] * float64(max(f, 0))
