@@ -201,7 +201,8 @@ func (v *solver) singleBound(seated []int, room [][]int64) float64 {
 }
 
 const (
-	// maxBoundShapes is up to how many shapes the third proof is tried.
+	// maxBoundShapes is up to how many shapes the third proof is tried. With more,
+	// it proves little: a knapsack finds the few that are worth most.
 	maxBoundShapes = 400
 	// boundWork is spent at least on making it tighter, in units of packer.work.
 	boundWork = 1e6
@@ -277,9 +278,6 @@ func (v *solver) patternBound(union bitset, seated []int, room [][]int64, reach 
 		if len(fits[i]) > 0 {
 			value -= p.knap.bound(p, &kind{free: free, allowed: fits[i]}, pi, have, 0)
 		}
-	}
-	if debugCG {
-		println("bound: value", int(value*1e4), "ratio", int(ratio[worst]*1e6), "steps", steps[worst], "work", p.work, "kinds", len(p.kinds), p.kinds[worst].col.typ.Machine.Name, int(value/ratio[worst]*1e4))
 	}
 	return value / ratio[worst]
 }

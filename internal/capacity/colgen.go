@@ -60,9 +60,10 @@ const (
 )
 
 // generate solves the master until nothing better is found or p.work has
-// reached end. start are patterns that seat all pods. It returns the mixture's
+// reached end. start are patterns that seat all pods, worth what pods are worth
+// there. It returns the mixture's
 // patterns, rounded down, and the duals; not ok when the start was no basis.
-func (p *packer) generate(start []pattern, end int64) (rounded []pattern, pi []float64, ok bool) {
+func (p *packer) generate(start []pattern, worth []float64, end int64) (rounded []pattern, pi []float64, ok bool) {
 	m := newMaster(p)
 	if m == nil {
 		return nil, nil, false
@@ -79,7 +80,7 @@ func (p *packer) generate(start []pattern, end int64) (rounded []pattern, pi []f
 	// Duals jump about while they are far from the best; so patterns are sought
 	// at a mean of the duals and of the worths that have proven most so far
 	// (Wentges, 1997).
-	center, sought := slices.Clone(m.pi), make([]float64, len(m.pi))
+	center, sought := slices.Clone(worth), make([]float64, len(m.pi))
 	proven, steps, rounds := 0.0, searchSteps, 0
 	smooth := smoothing
 	// Kinds that are far from being worth their price are left out for a while.
@@ -92,10 +93,10 @@ func (p *packer) generate(start []pattern, end int64) (rounded []pattern, pi []f
 			}
 		}
 		rounds++
-		worth := 0.0
+		value := 0.0
 		for j := range sought {
 			sought[j] = max(0, smooth*center[j]+(1-smooth)*m.pi[j])
-			worth += sought[j] * m.demand[j]
+			value += sought[j] * m.demand[j]
 		}
 		found = found[:0]
 		top := 0.0
@@ -117,8 +118,8 @@ func (p *packer) generate(start []pattern, end int64) (rounded []pattern, pi []f
 				found = append(found, pricedPattern{masterColumn{k, slices.Clone(load), k.cost(load)}, v / k.price})
 			}
 		}
-		if top > 0 && worth/top > proven {
-			proven = worth / top
+		if top > 0 && value/top > proven {
+			proven = value / top
 			copy(center, sought)
 		}
 		if whole && proven >= m.cost()*(1-1e-5) {
@@ -142,13 +143,6 @@ func (p *packer) generate(start []pattern, end int64) (rounded []pattern, pi []f
 		for i := range found[:min(len(found), 12)] {
 			m.enter(p, found[i].masterColumn)
 		}
-	}
-	if debugCG {
-		lp := 0.0
-		for i, c := range m.basis {
-			lp += c.cost * m.x[i]
-		}
-		println("cg: items", len(p.items), "kinds", len(p.kinds), "pivots", m.pivots, "rounds", rounds, "lp", int(lp*1e4), "work left", end-p.work, "found", len(found), "steps", steps, "proven", int(proven*1e4))
 	}
 	for i, c := range m.basis {
 		if times := int(m.x[i] + 1e-6); times > 0 && c.kind != nil {
@@ -323,5 +317,3 @@ func (m *master) invert(p *packer) {
 	}
 	m.duals()
 }
-
-var debugCG = true

@@ -14,7 +14,7 @@ import (
 // numbers from a fixed seed, so that a Snapshot has one plan.
 const (
 	// workPerSecond is how much of packer.work a slow core does in a second.
-	workPerSecond = 100e6
+	workPerSecond = 60e6
 	// maxRuined nodes are taken apart at once.
 	maxRuined = 4
 	// temperature is how much dearer, as a share of an average node, a change

@@ -106,12 +106,11 @@ func (k *knapsack) best(p *packer, t *kind, pi []float64, rem []int, load []shar
 	}
 	k.topUp(p)
 	k.exchange(p)
-	if len(k.cand) > 1 {
-		if !conflicts && k.worthOf() < k.relaxed(t)*(1-rebuildBelow) {
-			k.rebuild(p, t, k.scarcest(t))
-		}
-		k.search(p, t, steps)
+	if k.prune(t) > rebuildBelow && !conflicts {
+		k.rebuild(p, t, k.scarcest(t))
+		k.prune(t)
 	}
+	k.search(p, t, steps)
 	return k.result(load)
 }
 
@@ -138,6 +137,7 @@ func (k *knapsack) bound(p *packer, t *kind, pi []float64, have []int, steps int
 	}
 	k.relax(p, t)
 	k.topUp(p)
+	k.prune(t)
 	top := k.search(p, t, steps)
 	if steps > 0 {
 		for r := range k.y {
@@ -303,6 +303,16 @@ func (k *knapsack) overfull(req []int64) bool {
 		}
 	}
 	return false
+}
+
+// prune drops the candidates that no better content can have: one pod of them
+// costs more of the relaxation's value than what is taken is short of it. It
+// returns by what share the latter is short.
+func (k *knapsack) prune(t *kind) float64 {
+	top := k.relaxed(t) * (1 + 1e-9)
+	gap := top - k.worthOf()
+	k.cand = slices.DeleteFunc(k.cand, func(c candidateItem) bool { return c.n == 0 && c.weight-c.value > gap })
+	return gap / top
 }
 
 // relaxed is the value of the linear relaxation, by its dual.

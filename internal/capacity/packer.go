@@ -8,8 +8,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
+// bucketWork is spent at least when items are put into buckets.
+const bucketWork = 3e6
+
 // manyItems is from how many on the greedy is tried with fewer worths.
-const manyItems = 500
+const manyItems = 300
 
 // packer finds out which nodes to buy for items, without regard to others'
 // nodes: price-guided pattern greedy. A pattern is what one node holds; the
@@ -199,9 +202,14 @@ func (v *solver) planNodes(items []*item) []pattern {
 		return nil
 	}
 	begin, budget := p.work, v.share(items)
+	if len(p.items) > manyItems && !p.limited {
+		if ps := p.planBuckets(p.resourcePrices(), begin+max(budget, bucketWork)); ps != nil {
+			return ps
+		}
+	}
 	best, pi, left := p.startPlan(begin + budget/8)
 	if left == 0 && budget > 0 && !p.limited {
-		if rounded, duals, ok := p.generate(best, begin+budget/2); ok {
+		if rounded, duals, ok := p.generate(best, pi, begin+budget/2); ok {
 			pi = duals
 			if ps := p.complete(rounded, pi); cost(ps) < cost(best)-1e-9 {
 				best = ps
@@ -210,10 +218,15 @@ func (v *solver) planNodes(items []*item) []pattern {
 		p.weigh()
 		best = p.improve(best, pi, begin+budget)
 	}
-	for j, it := range p.items {
+	v.learn(pi)
+	return best
+}
+
+// learn notes what pods turned out to be worth, for the lower bound.
+func (v *solver) learn(pi []float64) {
+	for j, it := range v.pk.items {
 		v.worth[it.it.s.id] += pi[j] * float64(it.it.n) / float64(len(it.it.s.pods))
 	}
-	return best
 }
 
 // What money does not show, as part of the price of a node.
