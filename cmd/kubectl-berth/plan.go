@@ -32,6 +32,7 @@ type planOptions struct {
 	capacityTypes []string
 	budget        time.Duration
 	output        string
+	explain       string
 	cluster       clusterOptions
 }
 
@@ -57,6 +58,12 @@ would be there once they were applied:
 
 Everything else is ignored, with a note on standard error.
 
+How to read the table: a LAUNCH is a node to buy, at $/H dollars an hour; NEXT
+BEST is what the next three types that could host the same pods would cost; CPU
+and MEMORY are how much of the node its pods and DaemonSets take. The gap is how
+far the plan is, at most, above the cheapest one possible. For a pod that can run
+nowhere the nearest miss is shown with its fix; --explain shows all of them.
+
 Without -f it reads the current cluster through your kubeconfig, and what can be
 bought from the ConfigMap berth-offerings that Berth publishes there.
 
@@ -72,7 +79,10 @@ nowhere, 2 when the input is wrong, 1 when the cluster cannot be read.`,
   helm template my-chart | kubectl berth plan -f - -o json
 
   # what would Berth do now for the pods that are pending?
-  kubectl berth plan`,
+  kubectl berth plan
+
+  # why can this pod run nowhere, or: why is this node bought for it?
+  kubectl berth plan --explain shop/web-0`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 && len(o.files) == 0 {
 				return usageError{fmt.Errorf("unexpected argument %q: name files with -f", args[0])}
@@ -88,6 +98,7 @@ nowhere, 2 when the input is wrong, 1 when the cluster cannot be read.`,
 	f.StringVar(&o.region, "region", "", "AWS `region` to buy in; default: that of the nodes or Provisioners given, $AWS_REGION, or "+fallbackRegion)
 	f.StringSliceVar(&o.capacityTypes, "capacity-types", nil, "`types` that every Provisioner is restricted to: on-demand, spot, reserved; default: what each Provisioner says (on-demand, if it says nothing)")
 	f.DurationVar(&o.budget, "budget", 100*time.Millisecond, "`time` given to improving the first plan")
+	f.StringVar(&o.explain, "explain", "", "`pod`, as namespace/name: say only where this pod goes and why, or, for each Provisioner, what keeps it from a node and what to change")
 	f.StringVarP(&o.output, "output", "o", "table", "table or json")
 	f.StringVar(&o.cluster.kubeconfig, "kubeconfig", "", "kubeconfig `file`, without -f; default: $KUBECONFIG or ~/.kube/config")
 	f.StringVar(&o.cluster.context, "context", "", "kubeconfig `context`, without -f; default: the current one")
@@ -132,15 +143,26 @@ func (o *planOptions) run(ctx context.Context, s streams) error {
 	r := newReport(plan, len(snapshot.Pods), snapshot.Nodes)
 	r.PeakMemoryBytes = peakMemory()
 	out := bufio.NewWriter(s.out)
-	if o.output == "json" {
-		err = r.writeJSON(out)
-	} else {
+	switch {
+	case o.explain != "":
+		x, unknown := explain(r, snapshot, o.explain)
+		if unknown != nil {
+			return usageError{unknown}
+		}
+		if o.output == "json" {
+			err = writeJSON(out, x)
+		} else {
+			err = writeExplanation(out, x)
+		}
+	case o.output == "json":
+		err = writeJSON(out, r)
+	default:
 		err = writeTable(out, r, plan)
 	}
 	if err = errors.Join(err, out.Flush()); err != nil {
 		return fmt.Errorf("writing the plan: %w", err)
 	}
-	if n := len(plan.Unschedulable); n > 0 {
+	if n := len(plan.Unschedulable); n > 0 && o.explain == "" {
 		fmt.Fprintf(s.err, "note: %s can run nowhere; the plan says why\n", count(n, "pod"))
 	}
 	return nil

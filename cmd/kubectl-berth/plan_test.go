@@ -68,6 +68,10 @@ func TestPlanLooksAsExpected(t *testing.T) {
 		"arm64-on-demand":         {"-f", filepath.Join(examples, "arm64-pod.yaml"), "-f", filepath.Join(examples, "provisioner-default.yaml"), "--capacity-types", "on-demand"},
 		"nodes-first":             {"-f", filepath.Join("testdata", "nodes-first.yaml")},
 		"nothing-to-do":           {"-f", filepath.Join(examples, "provisioner-default.yaml")},
+		"explain-impossible":      {"-f", filepath.Join("testdata", "explain.yaml"), "--explain", "shop/big"},
+		"explain-impossible-json": {"-f", filepath.Join("testdata", "explain.yaml"), "--explain", "shop/big", "-o", "json"},
+		"explain-bought":          {"-f", filepath.Join("testdata", "explain.yaml"), "--explain", "shop/fits"},
+		"explain-unknown":         {"-f", filepath.Join("testdata", "explain.yaml"), "--explain", "fits"},
 	}
 	for name, args := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -100,6 +104,8 @@ func TestReportShowsAllOfAPlan(t *testing.T) {
 			Alternatives: []capacity.OfferingRef{
 				{InstanceType: "m7i.large", CapacityType: "spot", Zone: "us-west-2b", Price: 0.05},
 				{InstanceType: "m7i.xlarge", CapacityType: "on-demand", Zone: "us-west-2a", Price: 0.2}},
+			Next:        []capacity.OfferingRef{{InstanceType: "m7i.xlarge", CapacityType: "on-demand", Zone: "us-west-2a", Price: 0.2}},
+			Why:         "spot m7i.large in us-west-2a at 0.0400 $/h; next best on-demand m7i.xlarge in us-west-2a at 0.2000",
 			Labels:      map[string]string{"topology.kubernetes.io/zone": "us-west-2a"},
 			Taints:      []corev1.Taint{{Key: "t", Value: "v", Effect: corev1.TaintEffectNoSchedule}},
 			Allocatable: capacity.Resources{"cpu": 1930, "memory": 7 << 30, "pods": 29, "nvidia.com/gpu": 1},
@@ -117,7 +123,7 @@ func TestReportShowsAllOfAPlan(t *testing.T) {
 	r := newReport(plan, 9, []*capacity.Node{node})
 	r.PeakMemoryBytes = 32 << 20
 	var asJSON, asTable strings.Builder
-	if err := errors.Join(r.writeJSON(&asJSON), writeTable(&asTable, r, plan)); err != nil {
+	if err := errors.Join(writeJSON(&asJSON, r), writeTable(&asTable, r, plan)); err != nil {
 		t.Fatal(err)
 	}
 	expect(t, "report.json", asJSON.String())
@@ -179,7 +185,7 @@ spec: {containers: [{name: c, resources: {requests: {cpu: 1000}}}]}
 	}
 	keys("plan", plan, "launches", "placements", "unschedulable", "hourlyCost", "lowerBound", "gap", "pods", "shapes", "solveSeconds", "peakMemoryBytes")
 	l := keys("launches", first("launches", plan["launches"]),
-		"name", "provisioner", "instanceType", "capacityType", "zone", "hourlyPrice", "alternatives", "labels", "taints", "allocatable", "pods")
+		"name", "provisioner", "instanceType", "capacityType", "zone", "hourlyPrice", "why", "next", "alternatives", "labels", "taints", "allocatable", "pods")
 	if first("pods", l["pods"]) != "default/new" {
 		t.Errorf("launched for %v", l["pods"])
 	}

@@ -34,8 +34,8 @@ type report struct {
 	PeakMemoryBytes int64   `json:"peakMemoryBytes"`
 }
 
-// launch is a node to buy. Labels, Taints and Allocatable are what the planner
-// assumes of it.
+// launch is a node to buy. Why says why this one, Next what the next three types
+// would cost. Labels, Taints and Allocatable are what the planner assumes of it.
 type launch struct {
 	Name         string              `json:"name"`
 	Provisioner  string              `json:"provisioner"`
@@ -43,11 +43,21 @@ type launch struct {
 	CapacityType string              `json:"capacityType"`
 	Zone         string              `json:"zone"`
 	HourlyPrice  float64             `json:"hourlyPrice"`
+	Why          string              `json:"why"`
+	Next         []offering          `json:"next"`
 	Alternatives []string            `json:"alternatives"`
 	Labels       map[string]string   `json:"labels"`
 	Taints       []corev1.Taint      `json:"taints"`
 	Allocatable  corev1.ResourceList `json:"allocatable"`
 	Pods         []string            `json:"pods"`
+}
+
+// offering is what could be bought instead.
+type offering struct {
+	InstanceType string  `json:"instanceType"`
+	CapacityType string  `json:"capacityType"`
+	Zone         string  `json:"zone"`
+	HourlyPrice  float64 `json:"hourlyPrice"`
 }
 
 type placement struct {
@@ -98,8 +108,11 @@ func newReport(p *capacity.Plan, pods int, nodes []*capacity.Node) *report {
 		out := launch{
 			Name: name, Provisioner: l.Provisioner.Name,
 			InstanceType: l.InstanceType, CapacityType: l.CapacityType, Zone: l.Zone, HourlyPrice: l.Price,
-			Alternatives: []string{}, Labels: labels, Taints: append([]corev1.Taint{}, l.Taints...),
+			Why: l.Why, Next: []offering{}, Alternatives: []string{}, Labels: labels, Taints: append([]corev1.Taint{}, l.Taints...),
 			Allocatable: quantities(l.Allocatable), Pods: podNames(l.Pods),
+		}
+		for _, n := range l.Next {
+			out.Next = append(out.Next, offering{n.InstanceType, n.CapacityType, n.Zone, n.Price})
 		}
 		for _, a := range l.Alternatives {
 			out.Alternatives = append(out.Alternatives, a.InstanceType+"/"+a.CapacityType+"/"+a.Zone)
@@ -148,22 +161,22 @@ func quantities(r capacity.Resources) corev1.ResourceList {
 	return out
 }
 
-// writeJSON writes the report as one object.
-func (r *report) writeJSON(w io.Writer) error {
+// writeJSON writes a report or an explanation as one object.
+func writeJSON(w io.Writer, v any) error {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
 	e.SetEscapeHTML(false)
-	return e.Encode(r)
+	return e.Encode(v)
 }
 
 // writeTable writes a plan for people.
 func writeTable(w io.Writer, r *report, p *capacity.Plan) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	if len(p.Launches) > 0 {
-		fmt.Fprintln(t, "LAUNCH\tTYPE\tCAPACITY\tZONE\t$/H\tCPU\tMEMORY\tPODS")
+		fmt.Fprintln(t, "LAUNCH\tTYPE\tCAPACITY\tZONE\t$/H\tNEXT BEST\tCPU\tMEMORY\tPODS")
 		for i := range p.Launches {
 			l := &p.Launches[i]
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%.4f\t%s\t%s\t%s\n", r.Launches[i].Name, l.InstanceType, l.CapacityType, l.Zone, l.Price,
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%.4f\t%s\t%s\t%s\t%s\n", r.Launches[i].Name, l.InstanceType, l.CapacityType, l.Zone, l.Price, nextBest(l),
 				share(l, corev1.ResourceCPU), share(l, corev1.ResourceMemory), workloads(l.Pods))
 		}
 		fmt.Fprintln(t)
@@ -234,6 +247,19 @@ func writeUnschedulable(w io.Writer, p *capacity.Plan) {
 		}
 		fmt.Fprintln(w)
 	}
+}
+
+// nextBest are the types that the choice was weighed against, with their prices;
+// in which zone, and how they are bought, stands in the JSON form.
+func nextBest(l *capacity.Launch) string {
+	var out []string
+	for _, n := range l.Next {
+		out = append(out, fmt.Sprintf("%s %.4f", n.InstanceType, n.Price))
+	}
+	if len(out) == 0 {
+		return "-"
+	}
+	return strings.Join(out, ", ")
 }
 
 // share is how much of a launch's resource its pods and DaemonSets take.

@@ -197,10 +197,22 @@ func judgeLaunch(s *capacity.Snapshot, l *capacity.Launch) []string {
 	last := 0.0
 	for _, a := range l.Alternatives {
 		t := offering(a)
-		if t == nil || a == l.OfferingRef || a.Price < last || a.CapacityType != l.CapacityType || !l.Requests.Fits(t.Allocatable) {
+		if t == nil || t.OnlyFor != "" && l.Requests[t.OnlyFor] == 0 || a == l.OfferingRef || a.Price < last || a.CapacityType != l.CapacityType || !l.Requests.Fits(t.Allocatable) {
 			complain("alternative %v of %v is no alternative", a, l.OfferingRef)
 		}
 		last = a.Price
+	}
+	types := map[string]bool{l.InstanceType: true}
+	last = 0
+	for _, n := range l.Next {
+		t := offering(n)
+		if t == nil || t.OnlyFor != "" && l.Requests[t.OnlyFor] == 0 || types[n.InstanceType] || n.Price < last || !l.Requests.Fits(t.Allocatable) || !strings.Contains(l.Why, n.InstanceType) {
+			complain("next best %v of %v, explained by %q, is not", n, l.OfferingRef, l.Why)
+		}
+		types[n.InstanceType], last = true, n.Price
+	}
+	if len(l.Next) > 3 {
+		complain("%d next best", len(l.Next))
 	}
 	if len(l.Alternatives) > 60 || l.Why == "" {
 		complain("%d alternatives, why %q", len(l.Alternatives), l.Why)

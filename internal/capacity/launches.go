@@ -14,6 +14,9 @@ import (
 // maxAlternatives bounds a Launch's alternatives: as many as EC2 takes.
 const maxAlternatives = 60
 
+// maxNext bounds a Launch's Next.
+const maxNext = 3
+
 // plan turns the last attempt into a Plan: pods, oldest first, take the places
 // that their shapes have.
 func (v *solver) plan() *Plan {
@@ -72,8 +75,8 @@ func (v *solver) plan() *Plan {
 
 // choice is a launch as far as it depends on the content of the node alone.
 type choice struct {
-	alternatives []OfferingRef
-	why          string
+	alternatives, next []OfferingRef
+	why                string
 }
 
 // launch describes the node to buy for a bin. Equal contents are looked into
@@ -96,14 +99,14 @@ func (v *solver) launch(b *bin, known map[string]*choice) Launch {
 		ch = v.choose(b, l.Requests)
 		known[string(key)] = ch
 	}
-	l.Alternatives, l.Why = ch.alternatives, ch.why
+	l.Alternatives, l.Next, l.Why = ch.alternatives, ch.next, ch.why
 	return l
 }
 
 // choose finds the alternatives of a bin's column: offerings of the same
 // Provisioner, own labels and capacity type that may host all that is on the
 // bin, in the same place as far as that matters to anybody, and no nearer to a
-// limit than the choice, cheapest first.
+// limit than the choice, cheapest first; and what the next types would cost.
 func (v *solver) choose(b *bin, requests Resources) *choice {
 	c := b.col
 	pinned := v.pinnedKeys(b)
@@ -114,10 +117,12 @@ func (v *solver) choose(b *bin, requests Resources) *choice {
 		}
 	}
 	ch := &choice{}
-	runner := (*column)(nil)
 	for _, i := range v.m.byPrice() {
 		d := &v.m.columns[i]
 		if d.seller != c.seller || d.variant != c.variant || d == c || !vectorFits(need, d.free) || !requests.Fits(d.typ.Allocatable) || !v.suits(b, d) {
+			continue
+		}
+		if d.typ.OnlyFor != "" && requests[d.typ.OnlyFor] == 0 {
 			continue
 		}
 		if slices.ContainsFunc(pinned, func(key string) bool {
@@ -127,17 +132,17 @@ func (v *solver) choose(b *bin, requests Resources) *choice {
 		}) {
 			continue
 		}
-		if runner == nil && d.typ != c.typ {
-			runner = d
+		if d.typ != c.typ && len(ch.next) < maxNext && !slices.ContainsFunc(ch.next, func(o OfferingRef) bool { return o.InstanceType == d.typ.Machine.Name }) {
+			ch.next = append(ch.next, d.ref())
 		}
 		if d.offer.CapacityType == c.offer.CapacityType && c.withinLimitsOf(d) && len(ch.alternatives) < maxAlternatives {
 			ch.alternatives = append(ch.alternatives, d.ref())
 		}
-		if len(ch.alternatives) == maxAlternatives {
+		if len(ch.alternatives) == maxAlternatives && len(ch.next) == maxNext {
 			break
 		}
 	}
-	ch.why = why(c, runner)
+	ch.why = why(c.ref(), ch.next)
 	return ch
 }
 
@@ -180,13 +185,16 @@ func (v *solver) pinnedKeys(b *bin) []string {
 	return keys
 }
 
-func why(c, runner *column) string {
+// why is the choice with its price, and what comes next, in one line.
+func why(o OfferingRef, next []OfferingRef) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s in %s at %.4f $/h", c.offer.CapacityType, c.typ.Machine.Name, c.offer.Zone, c.price)
-	if runner == nil {
+	fmt.Fprintf(&b, "%s %s in %s at %.4f $/h", o.CapacityType, o.InstanceType, o.Zone, o.Price)
+	if len(next) == 0 {
 		b.WriteString("; no other type would do")
-	} else {
-		fmt.Fprintf(&b, "; next best %s %s in %s at %.4f", runner.offer.CapacityType, runner.typ.Machine.Name, runner.offer.Zone, runner.price)
+	}
+	for i, n := range next {
+		b.WriteString([]string{"; next best ", ", "}[min(i, 1)])
+		fmt.Fprintf(&b, "%s %s in %s at %.4f", n.CapacityType, n.InstanceType, n.Zone, n.Price)
 	}
 	return b.String()
 }

@@ -77,7 +77,7 @@ func (l limitsLeft) lacks(p *Provisioner, c *column) string {
 			case v1alpha1.LimitNodes:
 				worst = fmt.Sprintf("limit nodes %s is reached", q.String())
 			default:
-				worst = fmt.Sprintf("limit %s %s leaves %s, the cheapest node takes %s", name, q.String(), quantityOf(name, max(0, l[name])), quantityOf(name, t))
+				worst = fmt.Sprintf("limit %s %s leaves %s, the cheapest node takes %s", name, q.String(), quantityOf(name, max(0, l[name])), quantityAtLeast(name, t))
 			}
 			return worst
 		}

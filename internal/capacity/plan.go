@@ -55,7 +55,11 @@ type Launch struct {
 	Capacity, Allocatable, Requests Resources
 	// Pods to run there.
 	Pods []*corev1.Pod
-	// Why this offering, in one line, with the next best and their prices.
+	// Next are the cheapest offerings of up to three other instance types, under
+	// the same Provisioner, that could host the same pods: what the choice was
+	// weighed against. Cheapest first.
+	Next []OfferingRef
+	// Why this offering, in one line: its price, and Next with theirs.
 	Why string
 }
 

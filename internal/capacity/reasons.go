@@ -23,7 +23,7 @@ func ownReason(pod *corev1.Pod) *Reason {
 	if cs := pod.Spec.ResourceClaims; len(cs) > 0 {
 		return &Reason{Constraint: ConstraintResourceClaim,
 			Detail: fmt.Sprintf("resource claim %s: Berth cannot tell which instance types would satisfy it", cs[0].Name),
-			Fix:    "request the device as an extended resource (nvidia.com/gpu), or provide the node yourself"}
+			Fix:    "request the device as an extended resource (such as nvidia.com/gpu) instead of resourceClaims, or add a node with the device yourself: kube-scheduler places the pod there"}
 	}
 	return nil
 }
@@ -306,13 +306,13 @@ func (m *market) tooLarge(n *need, p *Provisioner, cols []*column) *obstacle {
 				fmt.Sprintf("allow instance types with %s in Provisioner %s", name, p.Name)}
 		}
 		return &obstacle{ConstraintResources,
-			fmt.Sprintf("largest allocatable is %s %s, the pod asks %s", quantityOf(name, have), unitName(name), quantityOf(name, want)),
+			fmt.Sprintf("largest allocatable is %s %s, the pod asks %s", quantityOf(name, have), unitName(name), quantityAtLeast(name, want)),
 			fmt.Sprintf("ask for at most %s %s, or allow larger instance types in Provisioner %s", quantityOf(name, have), unitName(name), p.Name)}
 	}
 	var all []string
 	for _, name := range names {
 		if name != corev1.ResourcePods {
-			all = append(all, quantityOf(name, n.requests[name])+" "+unitName(name))
+			all = append(all, quantityAtLeast(name, n.requests[name])+" "+unitName(name))
 		}
 	}
 	return &obstacle{ConstraintResources,
@@ -329,21 +329,34 @@ func unitName(name corev1.ResourceName) string {
 	}
 }
 
-// quantityOf formats an amount for people: memory in gibibytes with a decimal,
-// rounded down, so that what is told to fit does fit.
+// quantityOf formats an amount as people write it: CPU in cores, memory in
+// gibibytes with a decimal, rounded down, so that what is told to fit does fit.
 func quantityOf(name corev1.ResourceName, v int64) string {
-	if name == corev1.ResourceMemory || name == corev1.ResourceEphemeralStorage {
+	return formatAmount(name, v, 0)
+}
+
+// quantityAtLeast is like quantityOf, but rounded up: what is told to be asked
+// for is no less than what is.
+func quantityAtLeast(name corev1.ResourceName, v int64) string {
+	return formatAmount(name, v, 1)
+}
+
+// formatAmount rounds down, or up when up is 1.
+func formatAmount(name corev1.ResourceName, v, up int64) string {
+	switch name {
+	case corev1.ResourceCPU:
+		return strconv.FormatFloat(float64(v)/1000, 'f', -1, 64)
+	case corev1.ResourceMemory, corev1.ResourceEphemeralStorage:
 		switch {
 		case v >= gib:
-			tenths := v/gib*10 + v%gib*10/gib
+			tenths := v/gib*10 + (v%gib*10+up*(gib-1))/gib
 			if tenths%10 == 0 {
 				return strconv.FormatInt(tenths/10, 10) + "Gi"
 			}
 			return fmt.Sprintf("%d.%dGi", tenths/10, tenths%10)
 		case v >= mib:
-			return strconv.FormatInt(v/mib, 10) + "Mi"
+			return strconv.FormatInt((v+up*(mib-1))/mib, 10) + "Mi"
 		}
 	}
-	q := formatQuantity(name, v)
-	return q.String()
+	return strconv.FormatInt(v, 10)
 }

@@ -124,3 +124,29 @@ func TestShapeHashSeesWhatSchedulingSees(t *testing.T) {
 		seen[h] = name
 	}
 }
+
+func TestAmountsReadAsPeopleWriteThem(t *testing.T) {
+	tests := []struct {
+		name          corev1.ResourceName
+		v             int64
+		down, atLeast string
+	}{
+		{corev1.ResourceCPU, 191450, "191.45", "191.45"},
+		{corev1.ResourceCPU, 2000, "2", "2"},
+		{corev1.ResourceCPU, 50, "0.05", "0.05"},
+		{corev1.ResourceMemory, 3 << 29, "1.5Gi", "1.5Gi"},
+		{corev1.ResourceMemory, 3<<29 + 1, "1.5Gi", "1.6Gi"},
+		{corev1.ResourceMemory, 2<<30 - 1, "1.9Gi", "2Gi"},
+		{corev1.ResourceMemory, 7<<20 + 1, "7Mi", "8Mi"},
+		{corev1.ResourceEphemeralStorage, 1000, "1000", "1000"},
+		{"nvidia.com/gpu", 8, "8", "8"},
+	}
+	for _, c := range tests {
+		if got := quantityOf(c.name, c.v); got != c.down {
+			t.Errorf("%s %d, rounded down: %s, want %s", c.name, c.v, got, c.down)
+		}
+		if got := quantityAtLeast(c.name, c.v); got != c.atLeast {
+			t.Errorf("%s %d, rounded up: %s, want %s", c.name, c.v, got, c.atLeast)
+		}
+	}
+}

@@ -32,7 +32,7 @@ pod `
 		"own label with any value":                            {`p 1 1 2Gi {"nodeSelector":{"rack":"r17"}}`, "default m7.large/on-demand/us-west-2a"},
 		"own label with a value that is not listed":           {`p 1 1 2Gi {"nodeSelector":{"team":"c"}}`, "NodeSelector allow c under team in Provisioner default"},
 		"arm64 is not allowed":                                {`p 1 1 2Gi {"nodeSelector":{"kubernetes.io/arch":"arm64"}}`, "NodeSelector allow arm64 under kubernetes.io/arch in Provisioner default"},
-		"too large":                                           {"p 1 5 2Gi", "Resources ask for at most 3820m CPU, or allow larger instance types in Provisioner default"},
+		"too large":                                           {"p 1 5 2Gi", "Resources ask for at most 3.82 CPU, or allow larger instance types in Provisioner default"},
 		"memory that is told to fit does fit":                 {`p 1 3 14Gi`, "Resources ask for at most 13.7Gi memory, or allow larger instance types in Provisioner default"},
 		"sold out":                                            {`p 1 1 2Gi {"nodeSelector":{"berth.dev/instance-family":"r9"}}`, "Unavailable allow more instance types, zones or capacity types in Provisioner default"},
 		"a gate":                                              {`p 1 1 2Gi {"schedulingGates":[{"name":"g"}]}`, "SchedulingGate whoever set the gate must remove it"},
