@@ -1,0 +1,358 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/capacity"
+)
+
+// Kinds of disagreement.
+const (
+	kindBuckets  = "a pod is in no bucket or in several"
+	kindRefused  = "kube-scheduler refuses a seat of the plan"
+	kindAccepted = "kube-scheduler would take a pod that the plan calls unschedulable"
+	kindUnclear  = "no order of binding was found in the states looked at"
+)
+
+// maxStates bounds the search for an order of binding. Plans that have one
+// need about as many states as pods; the rest is for proving that there is none.
+const maxStates = 4000
+
+// disagreement is what is wrong with a plan.
+type disagreement struct{ kind, detail string }
+
+// trial is one plan before the referee.
+type trial struct {
+	*referee
+	s    *scenario
+	plan *capacity.Plan
+	// nodes of the plan, with the pods that are there before the first is bound.
+	nodes []*corev1.Node
+	pods  []*corev1.Pod
+	// closed nodes take nothing new, because the Snapshot says so.
+	closed map[string]bool
+	limits map[string]map[string]int64
+}
+
+// judge plans the scenario and lets kube-scheduler's filters judge the plan both
+// ways. It returns nil when they agree.
+func (r *referee) judge(s *scenario) (d *disagreement, err error) {
+	t := &trial{referee: r, s: s, plan: capacity.Solve(s.snapshot()), closed: map[string]bool{}, limits: map[string]map[string]int64{}}
+	r.setObjects(s)
+	var waiting []*corev1.Pod
+	seats := map[*corev1.Pod]int{}
+	seat := func(p *corev1.Pod, node string) {
+		seats[p]++
+		waiting = append(waiting, onNode(p, node))
+	}
+	for _, n := range s.Nodes {
+		t.nodes = append(t.nodes, existingNode(n))
+		t.closed[n.Name] = n.Unschedulable
+		t.limits[n.Name] = n.VolumeLimits
+		for _, p := range n.Pods {
+			t.pods = append(t.pods, onNode(p, n.Name))
+		}
+	}
+	for _, pl := range t.plan.Placements {
+		if pl.Node.Unschedulable {
+			return &disagreement{kindRefused, fmt.Sprintf("%s is placed on %s, which takes nothing new", pl.Pod.Name, pl.Node.Name)}, nil
+		}
+		seat(pl.Pod, pl.Node.Name)
+	}
+	for i := range t.plan.Launches {
+		l := &t.plan.Launches[i]
+		name := "new-" + strconv.Itoa(i)
+		t.nodes = append(t.nodes, newNode(name, l.Labels, l.Taints, l.Allocatable))
+		for _, p := range l.Pods {
+			seat(p, name)
+		}
+	}
+	for _, u := range t.plan.Unschedulable {
+		seats[u.Pod]++
+	}
+	for _, p := range s.Pods {
+		if seats[p] != 1 {
+			return &disagreement{kindBuckets, fmt.Sprintf("%s is in %d", p.Name, seats[p])}, nil
+		}
+	}
+	t.setLimits(t.limits)
+	t.set(t.nodes, t.pods)
+	for _, n := range t.nodes {
+		if err := t.startDaemons(n); err != nil {
+			return nil, err
+		}
+	}
+	if d, err := t.bindAll(waiting); d != nil || err != nil {
+		return d, err
+	}
+	t.pods = append(t.pods, waiting...)
+	return t.judgeRefusals()
+}
+
+// onNode is the pod, running on a node.
+func onNode(p *corev1.Pod, node string) *corev1.Pod {
+	p = p.DeepCopy()
+	p.Spec.NodeName = node
+	return p
+}
+
+func existingNode(n *capacity.Node) *corev1.Node {
+	o := newNode(n.Name, n.Labels, n.Taints, n.Allocatable)
+	o.Spec.Unschedulable = n.Unschedulable
+	return o
+}
+
+// newNode is a node whose kubelet is there: its host name is its name.
+func newNode(name string, labels map[string]string, taints []corev1.Taint, allocatable capacity.Resources) *corev1.Node {
+	labels = maps.Clone(labels)
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	labels[corev1.LabelHostname] = name
+	return &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels},
+		Spec:       corev1.NodeSpec{Taints: taints},
+		Status:     corev1.NodeStatus{Allocatable: allocatable.List(), Capacity: allocatable.List()},
+	}
+}
+
+// startDaemons runs, on a node, each DaemonSet's pod that is not there already
+// and that kube-scheduler accepts.
+func (t *trial) startDaemons(n *corev1.Node) error {
+	have := map[string]bool{}
+	for _, p := range t.pods {
+		if o := metav1.GetControllerOf(p); p.Spec.NodeName == n.Name && o != nil && o.Kind == "DaemonSet" {
+			have[p.Namespace+"/"+o.Name] = true
+		}
+	}
+	for _, d := range t.s.DaemonSetPods {
+		if o := metav1.GetControllerOf(d); o != nil && have[d.Namespace+"/"+o.Name] || t.refuses(d, n.Name) != "" {
+			continue
+		}
+		p := onNode(d, n.Name)
+		p.Name += "-" + n.Name
+		p.UID = types.UID(p.Namespace + "/" + p.Name)
+		t.pods = append(t.pods, p)
+		if err := t.bind(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// group are waiting pods of one kind with seats on one node.
+type group struct {
+	node string
+	pods []*corev1.Pod
+	next int
+}
+
+// bindAll looks for an order in which kube-scheduler accepts all pods on their
+// seats, trying every order of interchangeable pods if need be, and leaves all
+// bound when it has found one.
+func (t *trial) bindAll(waiting []*corev1.Pod) (*disagreement, error) {
+	byKey := map[string]*group{}
+	var groups []*group
+	for _, p := range waiting {
+		key := templateOf(p) + "\x00" + p.Spec.NodeName
+		g := byKey[key]
+		if g == nil {
+			g = &group{node: p.Spec.NodeName}
+			byKey[key] = g
+			groups = append(groups, g)
+		}
+		g.pods = append(g.pods, p)
+	}
+	seen := map[string]bool{}
+	var furthest string
+	most := -1
+	var search func(bound int) (bool, error)
+	search = func(bound int) (bool, error) {
+		if bound == len(waiting) {
+			return true, nil
+		}
+		var key []byte
+		for _, g := range groups {
+			key = append(key, byte(g.next))
+		}
+		if seen[string(key)] || len(seen) >= maxStates {
+			return false, nil
+		}
+		seen[string(key)] = true
+		var refusals []string
+		for _, g := range groups {
+			if g.next == len(g.pods) {
+				continue
+			}
+			p := g.pods[g.next]
+			if why := t.refuses(p, g.node); why != "" {
+				refusals = append(refusals, fmt.Sprintf("%s on %s (%s)", p.Name, g.node, why))
+				continue
+			}
+			if err := t.bind(p); err != nil {
+				return false, err
+			}
+			g.next++
+			if ok, err := search(bound + 1); ok || err != nil {
+				return ok, err
+			}
+			g.next--
+			if err := t.unbind(p); err != nil {
+				return false, err
+			}
+		}
+		if bound > most {
+			most, furthest = bound, strings.Join(refusals, "; ")
+		}
+		return false, nil
+	}
+	ok, err := search(0)
+	if ok || err != nil {
+		return nil, err
+	}
+	if len(seen) >= maxStates {
+		return &disagreement{kindUnclear, fmt.Sprintf("%d of %d bound, then: %s", most, len(waiting), furthest)}, nil
+	}
+	return &disagreement{kindRefused, fmt.Sprintf("%d of %d bound, then: %s", most, len(waiting), furthest)}, nil
+}
+
+// templateOf is the part of a pod's name that its replicas share.
+func templateOf(p *corev1.Pod) string {
+	return p.Namespace + "/" + strings.TrimRight(p.Name, "0123456789")
+}
+
+// judgeRefusals asks the filters about the pods without a place: on every node
+// of the plan, and on an empty node of every offering that the limits leave.
+func (t *trial) judgeRefusals() (*disagreement, error) {
+	var pods []*corev1.Pod
+	for _, u := range t.plan.Unschedulable {
+		if !slices.ContainsFunc(pods, func(p *corev1.Pod) bool { return templateOf(p) == templateOf(u.Pod) }) {
+			pods = append(pods, u.Pod)
+		}
+	}
+	for _, p := range pods {
+		for _, n := range t.nodes {
+			if !t.closed[n.Name] && t.refuses(p, n.Name) == "" {
+				return &disagreement{kindAccepted, fmt.Sprintf("%s on %s", p.Name, n.Name)}, nil
+			}
+		}
+	}
+	if len(pods) == 0 {
+		return nil, nil
+	}
+	snap := t.s.snapshot()
+	for _, p := range snap.Provisioners {
+		for i := range p.InstanceTypes {
+			typ := &p.InstanceTypes[i]
+			for _, o := range typ.Offerings {
+				if !t.limitsLeave(p, typ, o) {
+					continue
+				}
+				for _, labels := range labelsOf(p, typ, o) {
+					if d, err := t.judgeProbe(pods, p, typ, o, labels); d != nil || err != nil {
+						return d, err
+					}
+				}
+			}
+		}
+	}
+	return nil, nil
+}
+
+func (t *trial) judgeProbe(pods []*corev1.Pod, p *capacity.Provisioner, typ *capacity.InstanceType, o capacity.Offering, labels map[string]string) (*disagreement, error) {
+	const name = "probe"
+	n := newNode(name, labels, p.Spec.Taints, typ.Allocatable)
+	nodes, before := slices.Clone(t.nodes), len(t.pods)
+	t.set(append(nodes, n), t.pods)
+	if err := t.startDaemons(n); err != nil {
+		return nil, err
+	}
+	t.pods = t.pods[:before]
+	for _, pod := range pods {
+		if typ.OnlyFor != "" && capacity.PodRequests(pod)[typ.OnlyFor] == 0 {
+			continue
+		}
+		if t.refuses(pod, name) == "" {
+			return &disagreement{kindAccepted, fmt.Sprintf("%s on an empty %s %s in %s of %s with labels %v", pod.Name, o.CapacityType, typ.Machine.Name, o.Zone, p.Name, labels)}, nil
+		}
+	}
+	return nil, nil
+}
+
+// limitsLeave says whether one more node may be bought after the plan.
+func (t *trial) limitsLeave(p *capacity.Provisioner, typ *capacity.InstanceType, o capacity.Offering) bool {
+	for name, q := range p.Spec.Limits {
+		total := 0.0
+		add := func(typ *capacity.InstanceType, price float64) {
+			switch name {
+			case v1alpha1.LimitHourlyCost:
+				total += price
+			case v1alpha1.LimitNodes:
+				total++
+			default:
+				v := typ.Capacity[name]
+				if name == corev1.ResourceCPU {
+					total += float64(v) / 1000
+				} else {
+					total += float64(v)
+				}
+			}
+		}
+		add(typ, o.Price)
+		if total == 0 {
+			continue
+		}
+		for i := range t.plan.Launches {
+			l := &t.plan.Launches[i]
+			if l.Provisioner.Name != p.Name {
+				continue
+			}
+			j := slices.IndexFunc(p.InstanceTypes, func(x capacity.InstanceType) bool { return x.Machine.Name == l.InstanceType })
+			add(&p.InstanceTypes[j], l.Price)
+		}
+		switch used := float64(p.Used[name]); name {
+		case v1alpha1.LimitHourlyCost:
+			total += p.UsedHourlyCost
+		case corev1.ResourceCPU:
+			total += used / 1000
+		default:
+			total += used
+		}
+		if total > q.AsApproximateFloat64()+1e-9 {
+			return false
+		}
+	}
+	return true
+}
+
+// labelsOf are the sets of labels that a node of the offering may get.
+func labelsOf(p *capacity.Provisioner, typ *capacity.InstanceType, o capacity.Offering) []map[string]string {
+	labels := maps.Clone(typ.Labels)
+	maps.Copy(labels, p.Spec.Labels)
+	maps.Copy(labels, map[string]string{
+		corev1.LabelTopologyZone: o.Zone, corev1.LabelTopologyRegion: region,
+		v1alpha1.LabelCapacityType: o.CapacityType, v1alpha1.LabelProvisioner: p.Name,
+	})
+	sets := []map[string]string{labels}
+	for _, r := range p.Spec.Requirements {
+		if r.Key != labelTeam {
+			continue
+		}
+		sets = nil
+		for _, v := range r.Values {
+			l := maps.Clone(labels)
+			l[labelTeam] = v
+			sets = append(sets, l)
+		}
+	}
+	return sets
+}
