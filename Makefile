@@ -36,6 +36,7 @@ lint: ## go vet, staticcheck, import rules, generated code fresh
 	$(GO) tool staticcheck ./...
 	$(GO) test -count=1 ./hack/imports
 	$(GO) vet -C hack/catalog ./...
+	$(GO) vet -C hack/parity ./...
 	hack/generate.sh check
 	$(GO) run -C hack/catalog . -check
 
@@ -47,6 +48,10 @@ generate: ## write generated code and data anew: deepcopy, CRDs, catalogue
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (default 30s)
 	hack/fuzz.sh
+
+.PHONY: parity
+parity: ## kube-scheduler's own filters judge 10,000 fixed and 10,000 fresh random plans
+	$(GO) run -C hack/parity . -n 10000 -fresh 10000
 
 .PHONY: bench-burst
 bench-burst: control-plane ## 1,000 pods from creation to bound on the real control plane

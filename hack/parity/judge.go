@@ -28,7 +28,11 @@ const (
 const maxStates = 4000
 
 // disagreement is what is wrong with a plan.
-type disagreement struct{ kind, detail string }
+type disagreement struct {
+	kind, detail string
+	// plugin that refuses, where one does.
+	plugin string
+}
 
 // trial is one plan before the referee.
 type trial struct {
@@ -64,7 +68,7 @@ func (r *referee) judge(s *scenario) (d *disagreement, err error) {
 	}
 	for _, pl := range t.plan.Placements {
 		if pl.Node.Unschedulable {
-			return &disagreement{kindRefused, fmt.Sprintf("%s is placed on %s, which takes nothing new", pl.Pod.Name, pl.Node.Name)}, nil
+			return &disagreement{kind: kindRefused, detail: fmt.Sprintf("%s is placed on %s, which takes nothing new", pl.Pod.Name, pl.Node.Name)}, nil
 		}
 		seat(pl.Pod, pl.Node.Name)
 	}
@@ -81,7 +85,7 @@ func (r *referee) judge(s *scenario) (d *disagreement, err error) {
 	}
 	for _, p := range s.Pods {
 		if seats[p] != 1 {
-			return &disagreement{kindBuckets, fmt.Sprintf("%s is in %d", p.Name, seats[p])}, nil
+			return &disagreement{kind: kindBuckets, detail: fmt.Sprintf("%s is in %d", p.Name, seats[p])}, nil
 		}
 	}
 	t.setLimits(t.limits)
@@ -173,7 +177,7 @@ func (t *trial) bindAll(waiting []*corev1.Pod) (*disagreement, error) {
 		g.pods = append(g.pods, p)
 	}
 	seen := map[string]bool{}
-	var furthest string
+	var furthest, plugin string
 	most := -1
 	var search func(bound int) (bool, error)
 	search = func(bound int) (bool, error) {
@@ -189,12 +193,14 @@ func (t *trial) bindAll(waiting []*corev1.Pod) (*disagreement, error) {
 		}
 		seen[string(key)] = true
 		var refusals []string
+		last := ""
 		for _, g := range groups {
 			if g.next == len(g.pods) {
 				continue
 			}
 			p := g.pods[g.next]
 			if why := t.refuses(p, g.node); why != "" {
+				last, _, _ = strings.Cut(why, ":")
 				refusals = append(refusals, fmt.Sprintf("%s on %s (%s)", p.Name, g.node, why))
 				continue
 			}
@@ -212,6 +218,7 @@ func (t *trial) bindAll(waiting []*corev1.Pod) (*disagreement, error) {
 		}
 		if bound > most {
 			most, furthest = bound, strings.Join(refusals, "; ")
+			plugin = last
 		}
 		return false, nil
 	}
@@ -219,10 +226,11 @@ func (t *trial) bindAll(waiting []*corev1.Pod) (*disagreement, error) {
 	if ok || err != nil {
 		return nil, err
 	}
+	d := &disagreement{kind: kindRefused, detail: fmt.Sprintf("%d of %d bound, then: %s", most, len(waiting), furthest), plugin: plugin}
 	if len(seen) >= maxStates {
-		return &disagreement{kindUnclear, fmt.Sprintf("%d of %d bound, then: %s", most, len(waiting), furthest)}, nil
+		d.kind = kindUnclear
 	}
-	return &disagreement{kindRefused, fmt.Sprintf("%d of %d bound, then: %s", most, len(waiting), furthest)}, nil
+	return d, nil
 }
 
 // templateOf is the part of a pod's name that its replicas share.
@@ -242,7 +250,7 @@ func (t *trial) judgeRefusals() (*disagreement, error) {
 	for _, p := range pods {
 		for _, n := range t.nodes {
 			if !t.closed[n.Name] && t.refuses(p, n.Name) == "" {
-				return &disagreement{kindAccepted, fmt.Sprintf("%s on %s", p.Name, n.Name)}, nil
+				return &disagreement{kind: kindAccepted, detail: fmt.Sprintf("%s on %s", p.Name, n.Name)}, nil
 			}
 		}
 	}
@@ -282,7 +290,7 @@ func (t *trial) judgeProbe(pods []*corev1.Pod, p *capacity.Provisioner, typ *cap
 			continue
 		}
 		if t.refuses(pod, name) == "" {
-			return &disagreement{kindAccepted, fmt.Sprintf("%s on an empty %s %s in %s of %s with labels %v", pod.Name, o.CapacityType, typ.Machine.Name, o.Zone, p.Name, labels)}, nil
+			return &disagreement{kind: kindAccepted, detail: fmt.Sprintf("%s on an empty %s %s in %s of %s with labels %v", pod.Name, o.CapacityType, typ.Machine.Name, o.Zone, p.Name, labels)}, nil
 		}
 	}
 	return nil, nil

@@ -114,12 +114,12 @@ func judgeFiles(files []string, out io.Writer) error {
 func try(r *referee, s *scenario) (d *disagreement) {
 	defer func() {
 		if p := recover(); p != nil {
-			d = &disagreement{"panic", fmt.Sprintf("%v\n%s", p, debug.Stack())}
+			d = &disagreement{kind: "panic", detail: fmt.Sprintf("%v\n%s", p, debug.Stack())}
 		}
 	}()
 	d, err := r.judge(s)
 	if err != nil {
-		return &disagreement{"the referee fails", err.Error()}
+		return &disagreement{kind: "the referee fails", detail: err.Error()}
 	}
 	return d
 }
@@ -171,7 +171,7 @@ func judgeSeeds(seed uint64, n int, o options, out io.Writer) (failed int, err e
 func explain(r *referee, seed uint64, d *disagreement, out io.Writer) error {
 	small, err := shrink(generate(seed), func(s *scenario) bool {
 		e := try(r, s)
-		return e != nil && e.kind == d.kind
+		return e != nil && e.kind == d.kind && e.plugin == d.plugin
 	})
 	if err != nil {
 		return err
