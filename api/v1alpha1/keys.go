@@ -89,6 +89,19 @@ const (
 	AnnotationDecision = Group + "/decision"
 )
 
+// Annotations on pods that make them a group without a PodGroup object. All pods
+// of the group, in one namespace, carry the same; spec.schedulingGroup comes first.
+const (
+	// AnnotationPodGroup names the group: its pods get nodes all or nothing.
+	AnnotationPodGroup = Group + "/pod-group"
+	// AnnotationPodGroupMinCount is how many pods must be able to run at once for
+	// any to get a node: a number of 1 or more. Required with AnnotationPodGroup.
+	AnnotationPodGroupMinCount = Group + "/pod-group-min-count"
+	// AnnotationPodGroupTopology is the key of a node label that must have the same
+	// value for all pods of the group: topology.kubernetes.io/zone. Optional.
+	AnnotationPodGroupTopology = Group + "/pod-group-topology"
+)
+
 // Annotations of other projects that Berth honours like AnnotationDoNotDisrupt.
 const (
 	AnnotationKarpenterDoNotDisrupt = "karpenter.sh/do-not-disrupt"

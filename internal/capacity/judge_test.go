@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -71,6 +72,7 @@ func judge(s *capacity.Snapshot, plan *capacity.Plan) []string {
 		complain("lower bound %v above cost %v", plan.LowerBound, plan.HourlyCost)
 	}
 	wrong = append(wrong, judgeLimits(s, plan)...)
+	wrong = append(wrong, judgeGroups(s, seats)...)
 	if why := w.bindAll(s, seats); why != "" {
 		complain("%s", why)
 	}
@@ -264,7 +266,7 @@ func judgeLimits(s *capacity.Snapshot, plan *capacity.Plan) []string {
 func (w *world) judgeRefusals(s *capacity.Snapshot, plan *capacity.Plan) []string {
 	var wrong []string
 	for _, u := range plan.Unschedulable {
-		if len(u.Pod.Spec.SchedulingGates)+len(u.Pod.Spec.ResourceClaims) > 0 {
+		if len(u.Pod.Spec.SchedulingGates)+len(u.Pod.Spec.ResourceClaims) > 0 || inGroup(u.Pod) {
 			continue
 		}
 		for _, h := range w.nodes {
@@ -296,6 +298,65 @@ func (w *world) judgeRefusals(s *capacity.Snapshot, plan *capacity.Plan) []strin
 					}
 				}
 			}
+		}
+	}
+	return wrong
+}
+
+func inGroup(p *corev1.Pod) bool {
+	_, annotated := p.Annotations["berth.dev/pod-group"]
+	return annotated || p.Spec.SchedulingGroup != nil
+}
+
+// judgeGroups checks that no group has places for some of its pods but for fewer
+// than it needs, and that those of a group with a topology share its value.
+func judgeGroups(s *capacity.Snapshot, seats map[*corev1.Pod]*host) []string {
+	type tally struct {
+		need, have, fresh int
+		topology          string
+		domains           map[string]bool
+	}
+	groups := map[string]*tally{}
+	count := func(p *corev1.Pod, labels map[string]string, fresh int) {
+		if !inGroup(p) || p.DeletionTimestamp != nil {
+			return
+		}
+		name, need, topology := "annotated "+p.Namespace+"/"+p.Annotations["berth.dev/pod-group"], 0, p.Annotations["berth.dev/pod-group-topology"]
+		if g := p.Spec.SchedulingGroup; g != nil {
+			object := p.Namespace + "/" + *g.PodGroupName
+			name, need, topology = object, s.Groups[object].MinCount, s.Groups[object].Topology
+		} else if n, err := strconv.Atoi(p.Annotations["berth.dev/pod-group-min-count"]); err == nil {
+			need = n
+		}
+		t := groups[name]
+		if t == nil {
+			t = &tally{domains: map[string]bool{}}
+			groups[name] = t
+		}
+		t.have, t.fresh = t.have+1, t.fresh+fresh
+		t.need = max(t.need, need)
+		if topology != "" {
+			t.topology = topology
+		}
+		t.domains[labels[t.topology]] = true
+	}
+	for _, n := range s.Nodes {
+		for _, p := range n.Pods {
+			count(p, n.Labels, 0)
+		}
+	}
+	for p, h := range seats {
+		if h != nil {
+			count(p, h.labels, 1)
+		}
+	}
+	var wrong []string
+	for name, t := range groups {
+		if t.fresh > 0 && t.have < t.need {
+			wrong = append(wrong, fmt.Sprintf("group %s: %d pods have a place, it needs %d", name, t.have, t.need))
+		}
+		if t.fresh > 0 && t.topology != "" && len(t.domains) > 1 {
+			wrong = append(wrong, fmt.Sprintf("group %s: spread over %v of %s", name, sorted(t.domains), t.topology))
 		}
 	}
 	return wrong

@@ -73,11 +73,11 @@ func (l limitsLeft) lacks(p *Provisioner, c *column) string {
 			q := p.Spec.Limits[name]
 			switch name {
 			case v1alpha1.LimitHourlyCost:
-				worst = fmt.Sprintf("limit hourlyCost %s $/h leaves %.4g $/h, the cheapest node takes %.4g", q.String(), max(0, float64(l[name]))/microDollars, c.price)
+				worst = fmt.Sprintf("limit hourlyCost %.4g $/h leaves %.4g $/h, the cheapest node takes %.4g", q.AsApproximateFloat64(), max(0, float64(l[name]))/microDollars, c.price)
 			case v1alpha1.LimitNodes:
 				worst = fmt.Sprintf("limit nodes %s is reached", q.String())
 			default:
-				worst = fmt.Sprintf("limit %s %s leaves %s, the cheapest node takes %s", name, q.String(), quantityOf(name, max(0, l[name])), quantityAtLeast(name, t))
+				worst = fmt.Sprintf("limit %s %s leaves %s, the cheapest node takes %s", name, quantityOf(name, quantityValue(name, &q)), quantityOf(name, max(0, l[name])), quantityAtLeast(name, t))
 			}
 			return worst
 		}

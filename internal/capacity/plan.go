@@ -109,6 +109,8 @@ const (
 	ConstraintUnavailable    Constraint = "Unavailable"
 	ConstraintResourceClaim  Constraint = "ResourceClaim"
 	ConstraintGated          Constraint = "SchedulingGate"
+	// ConstraintPodGroup: too few pods of the pod's group exist or have a place.
+	ConstraintPodGroup Constraint = "PodGroup"
 	// ConstraintNotBound: nodes were bought for such pods and none was bound there.
 	ConstraintNotBound Constraint = "NotBound"
 )

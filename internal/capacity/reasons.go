@@ -67,7 +67,7 @@ func (m *market) reasons(n *need) []Reason {
 
 // constraintsByDistance orders obstacles from easy to hard to remove.
 var constraintsByDistance = []Constraint{
-	ConstraintUnavailable, ConstraintLimits, ConstraintTopologySpread, ConstraintAntiAffinity, ConstraintPodAffinity,
+	ConstraintUnavailable, ConstraintLimits, ConstraintPodGroup, ConstraintTopologySpread, ConstraintAntiAffinity, ConstraintPodAffinity,
 	ConstraintTaint, ConstraintHostPort, ConstraintNodeSelector, ConstraintNodeAffinity, ConstraintVolume,
 	ConstraintResources, ConstraintNotReady,
 }
@@ -222,6 +222,10 @@ func (m *market) filterByLabels(n *need, p *Provisioner, cols []*column) ([]*col
 	}
 	if best != nil {
 		return nil, best
+	}
+	if n.pinned != "" {
+		return nil, &obstacle{ConstraintPodGroup, "Provisioner " + p.Name + " buys no node with " + n.pinned + ", where the pods of the group are to be",
+			"allow " + n.pinned + " in Provisioner " + p.Name}
 	}
 	if len(n.node.volumes) > 0 {
 		return nil, &obstacle{ConstraintVolume, "its volumes cannot be reached from any zone that Provisioner " + p.Name + " buys in",

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -37,6 +38,9 @@ var update = flag.Bool("update", false, "rewrite the expected plans in testdata/
 //	claim NAME {PersistentVolumeClaimSpec as JSON}
 //	volume NAME {PersistentVolumeSpec as JSON}
 //	class NAME {StorageClass as JSON}
+//	group NAME MIN-COUNT [TOPOLOGY]
+//	annotate POD {annotations as JSON}
+//	age POD SECONDS
 //
 // A pod's label app is its name up to the first dot; JSON and options may be
 // left out. A spot price of 0 means none.
@@ -167,7 +171,7 @@ func (sc *scenario) line(verb string, args []string, doc string) error {
 		d.DisallowUnknownFields()
 		return d.Decode(v)
 	}
-	want := map[string]int{"type": 5, "provisioner": 1, "node": 3, "on": 4, "daemonset": 3, "pod": 4, "claim": 1, "volume": 1, "class": 1}
+	want := map[string]int{"type": 5, "provisioner": 1, "node": 3, "on": 4, "daemonset": 3, "pod": 4, "claim": 1, "volume": 1, "class": 1, "group": 2, "annotate": 1, "age": 2}
 	if n, ok := want[verb]; !ok || len(args) < n {
 		return fmt.Errorf("unknown or too short")
 	}
@@ -224,6 +228,29 @@ func (sc *scenario) line(verb string, args []string, doc string) error {
 			}
 			sc.s.Pods = append(sc.s.Pods, p)
 		}
+	case "group":
+		n, err := strconv.Atoi(args[1])
+		if err != nil {
+			return err
+		}
+		if sc.s.Groups == nil {
+			sc.s.Groups = map[string]capacity.PodGroup{}
+		}
+		sc.s.Groups["default/"+name] = capacity.PodGroup{MinCount: n, Topology: strings.Join(args[2:], "")}
+	case "annotate":
+		for _, p := range sc.named(name) {
+			if err := into(&p.Annotations); err != nil {
+				return err
+			}
+		}
+	case "age":
+		n, err := strconv.Atoi(args[1])
+		if err != nil {
+			return err
+		}
+		for _, p := range sc.named(name) {
+			p.CreationTimestamp = metav1.NewTime(testNow.Add(-time.Duration(n) * time.Second))
+		}
 	case "claim":
 		c := &corev1.PersistentVolumeClaim{}
 		sc.s.PVCs["default/"+name] = c
@@ -238,6 +265,16 @@ func (sc *scenario) line(verb string, args []string, doc string) error {
 		return into(c)
 	}
 	return nil
+}
+
+// named are the pods, waiting and bound, whose name up to the first dot or as a
+// whole is this.
+func (sc *scenario) named(name string) []*corev1.Pod {
+	pods := slices.Clone(sc.s.Pods)
+	for _, n := range sc.s.Nodes {
+		pods = append(pods, n.Pods...)
+	}
+	return slices.DeleteFunc(pods, func(p *corev1.Pod) bool { return p.Name != name && p.Labels["app"] != name })
 }
 
 func amounts(cpu, memory string) (corev1.ResourceList, error) {

@@ -15,8 +15,10 @@ type shape struct {
 	pod  *corev1.Pod // any of them
 	pods []*corev1.Pod
 	need
+	// priority and oldest say when the shape is served: its own, or its gang's.
 	priority int32
 	oldest   time.Time
+	gang     *gang
 	volumes  volumeNeeds
 	// selects is the node selector and affinity without what volumes require:
 	// what a spread constraint may honor.
@@ -98,7 +100,16 @@ func (v *solver) groupPods() {
 			}
 			needs.sort(users)
 		}
+		gang := v.gangs[p]
 		b = b[:0]
+		if gang != nil {
+			b.str(gang.id.key())
+			if pin := gang.pin(); pin != nil {
+				needs.selectors = append(needs.selectors, pin)
+			}
+		} else {
+			b.str("")
+		}
 		b.pod(p)
 		if show != nil {
 			b.str(p.Namespace)
@@ -120,8 +131,12 @@ func (v *solver) groupPods() {
 			s = &shape{key: string(b), pod: p, volumes: needs, oldest: p.CreationTimestamp.Time}
 			s.need = need{pod: p, requests: PodRequests(p), ports: hostPorts(p)}
 			s.node, s.selects = v.nodeReq(p, needs.selectors), v.nodeReq(p, nil)
-			if p.Spec.Priority != nil {
-				s.priority = *p.Spec.Priority
+			s.priority = priorityOf(p)
+			if gang != nil {
+				s.gang, s.priority, s.oldest = gang, gang.priority, gang.oldest
+				if gang.Topology != "" {
+					s.pinned = gang.Topology + "=" + gang.domains[0]
+				}
 			}
 			s.affinity, s.anti = affinityTerms(p)
 			s.spread = spreadTerms(p)

@@ -177,6 +177,9 @@ type Snapshot struct {
 	PVCs           map[string]*corev1.PersistentVolumeClaim
 	PVs            map[string]*corev1.PersistentVolume
 	StorageClasses map[string]*storagev1.StorageClass
+	// Groups are the PodGroup objects, by namespace/name. Groups that pods'
+	// annotations make are not among them.
+	Groups map[string]PodGroup
 	// Region that new nodes are in.
 	Region string
 	// Budget is the time that may be spent on improving the first feasible

@@ -11,16 +11,47 @@ import (
 // where they fit, and for the rest nodes are bought, as cheaply as it can find.
 // Heavier Provisioners come first; pods fall to lighter ones only when limits
 // leave no room. When something is scarce, pods with higher priority and then
-// older ones are served first.
+// older ones are served first. Of a pod group as many pods as it needs have a
+// place, or none has.
 func Solve(s *Snapshot) *Plan {
+	if gg := newGanging(s); gg != nil {
+		return gg.solve()
+	}
+	return solve(s, nil)
+}
+
+// solve plans without regard to whether all pods of a gang get a place.
+func solve(s *Snapshot, gangs map[*corev1.Pod]*gang) *Plan {
 	v := newSolver(s)
+	v.gangs = gangs
 	v.groupPods()
 	v.prepare()
 	v.attemptAll(false)
-	if v.scarce {
+	if v.scarce || v.outbid() {
 		v.attemptAll(true)
 	}
 	return v.plan()
+}
+
+// compareService orders shapes as they are served when something is scarce.
+func compareService(a, b *shape) int {
+	return cmp.Or(cmp.Compare(b.priority, a.priority), a.oldest.Compare(b.oldest), cmp.Compare(a.id, b.id))
+}
+
+// outbid says whether pods without a place may have lost it, on a node that
+// exists, to others that are served later.
+func (v *solver) outbid() bool {
+	for _, s := range v.shapes {
+		if v.left[s.id] == 0 {
+			continue
+		}
+		for _, b := range v.bins[:v.existing] {
+			if vectorFits(s.vector, b.start) && slices.ContainsFunc(b.placed, func(p placed) bool { return compareService(s, p.s) < 0 }) && v.reachable(s, b) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // maxRepairs bounds how often an attempt is repeated with what the last one has
@@ -36,7 +67,9 @@ func (v *solver) attemptAll(strict bool) {
 
 // solver holds one Solve's state.
 type solver struct {
-	snap   *Snapshot
+	snap *Snapshot
+	// gangs that waiting pods belong to.
+	gangs  map[*corev1.Pod]*gang
 	dims   *dimensions
 	m      *market
 	shapes []*shape
@@ -96,6 +129,9 @@ func (v *solver) prepare() {
 	var rs []Resources
 	for _, s := range v.shapes {
 		wantedLabels(s.pod, wanted)
+		if g := s.gang; g != nil && isOwnLabel(g.Topology) && g.Topology != "" && !slices.Contains(wanted[g.Topology], g.domains[0]) {
+			wanted[g.Topology] = append(wanted[g.Topology], g.domains[0])
+		}
 		for _, key := range s.topologyKeys() {
 			if _, ok := wanted[key]; !ok && isOwnLabel(key) {
 				wanted[key] = nil
@@ -222,12 +258,16 @@ func (v *solver) attempt(strict bool) {
 	v.foresee()
 
 	order := slices.Clone(v.shapes)
-	slices.SortFunc(order, func(a, b *shape) int {
-		return cmp.Or(cmp.Compare(b.priority, a.priority), a.oldest.Compare(b.oldest), cmp.Compare(a.id, b.id))
-	})
+	slices.SortFunc(order, compareService)
 	if strict {
-		for _, s := range order {
-			v.round([]*shape{s})
+		// The shapes of a gang are one after the other: all or none has a place.
+		for rest := order; len(rest) > 0; {
+			n := 1
+			for n < len(rest) && rest[0].gang != nil && rest[n].gang == rest[0].gang {
+				n++
+			}
+			v.round(rest[:n])
+			rest = rest[n:]
 		}
 	} else {
 		v.round(order)

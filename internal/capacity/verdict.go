@@ -243,6 +243,8 @@ type need struct {
 	vector   []int64
 	node     *nodeReq
 	ports    []hostPort
+	// pinned is the label that the pod's gang is to share, as key=value.
+	pinned string
 }
 
 // vectorOf is a vector of requests; not ok when something is requested that no
