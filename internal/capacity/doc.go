@@ -30,12 +30,17 @@
 // constraint, because nodes bought for others are new domains, it is repeated
 // with that in mind.
 //
+// A gang is a group of pods that are planned all or nothing (groups.go). One that
+// cannot have as many places as it needs is left out, and the rest is planned as
+// if it did not exist; one that must stay in one zone is planned in each.
+//
 // # What a Plan guarantees
 //
 // There is an order in which kube-scheduler's filters accept every pod of the
 // Plan on its node, with all of the Plan's nodes there from the start. Pods that
 // are Unschedulable are refused on all these nodes, and on an empty node of
-// every offering that the limits leave. Limits are never exceeded, also when
+// every offering that the limits leave, unless their group as a whole has no
+// place. Of a group as many pods as it needs have a place, or none has. Limits are never exceeded, also when
 // alternatives are bought instead. LowerBound is proven (bound.go).
 //
 // Preferences (preferred affinities, ScheduleAnyway) are not looked at yet, nor

@@ -41,7 +41,8 @@ func NewPodGroup(g *schedulingv1beta1.PodGroup) PodGroup {
 }
 
 // maxGangTries is how often a plan is made anew because one gang, the first by
-// priority and age, has failed; after that all that fail are given up together.
+// priority and age, has failed where it would do alone; after that all that fail
+// are given up together, so that the time for a plan is bounded.
 const maxGangTries = 8
 
 // groupID names a group. Groups of annotations and PodGroup objects of one name
@@ -104,6 +105,20 @@ func (g *gang) pin() *corev1.NodeSelector {
 	}
 	return &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{
 		{Key: g.Topology, Operator: corev1.NodeSelectorOpIn, Values: []string{g.domains[0]}}}}}}
+}
+
+// unpin lets the shape's pods go wherever their gang could have gone instead: a
+// bound that is to hold for every plan cannot rest on the choice of a domain.
+func (v *solver) unpin(s *shape) {
+	g := s.gang
+	if g == nil || g.Topology == "" || len(g.at) > 0 {
+		return
+	}
+	s.node = v.nodeReq(s.pod, s.volumes.selectors[:len(s.volumes.selectors)-1])
+	sig := &signature{}
+	sig.cols, sig.seats = v.columnsFor(s)
+	s.sig = len(v.sigs)
+	v.sigs = append(v.sigs, sig)
 }
 
 // dependent says whether a pod of the gang must be near others, so that what it
@@ -401,6 +416,19 @@ func (g *gang) failure() *Reason {
 		Fix: cause.Fix}
 }
 
+// demand is the same for gangs that ask for the same: where one has no place, one
+// that is served later has none either.
+func (g *gang) demand() string {
+	b := shapeKey{}
+	b.num(int64(g.MinCount - g.bound))
+	b.str(g.Topology)
+	b.str(g.domains[0])
+	for _, p := range g.pods {
+		b.pod(p)
+	}
+	return string(b)
+}
+
 // attempt plans for all pods but those of gangs that are out.
 func (gg *ganging) attempt() *Plan {
 	s := *gg.snap
@@ -420,7 +448,7 @@ func (gg *ganging) attempt() *Plan {
 // solve plans until no gang is placed in part. A gang that fails is planned in
 // another domain, or is left out and the rest is planned as if it did not exist.
 // The first by priority and age has failed though it was served first, so it
-// goes first; what takes its room may do with it.
+// goes first, with those that ask for the same; what remains may then have room.
 func (gg *ganging) solve() *Plan {
 	for tries := 1; ; {
 		plan := gg.attempt()
@@ -450,11 +478,11 @@ func (gg *ganging) solve() *Plan {
 		if hopeless {
 			continue
 		}
-		if tries <= maxGangTries {
-			failed = failed[:1]
-		}
+		demand := failed[0].demand()
 		for _, g := range failed {
-			g.next(lacking[g])
+			if tries > maxGangTries || g.demand() == demand {
+				g.next(lacking[g])
+			}
 		}
 		tries++
 	}

@@ -69,6 +69,9 @@ func (v *solver) plan() *Plan {
 	for i := range room {
 		room[i] = v.bins[i].start
 	}
+	for _, s := range v.shapes {
+		v.unpin(s)
+	}
 	p.LowerBound = v.lowerBound(seated, room)
 	return p
 }
