@@ -30,8 +30,8 @@ const maxStates = 4000
 // disagreement is what is wrong with a plan.
 type disagreement struct {
 	kind, detail string
-	// plugin that refuses, where one does.
-	plugin string
+	// why is what the plugin says that refuses, where one does.
+	why string
 }
 
 // trial is one plan before the referee.
@@ -177,7 +177,7 @@ func (t *trial) bindAll(waiting []*corev1.Pod) (*disagreement, error) {
 		g.pods = append(g.pods, p)
 	}
 	seen := map[string]bool{}
-	var furthest, plugin string
+	var furthest, why string
 	most := -1
 	var search func(bound int) (bool, error)
 	search = func(bound int) (bool, error) {
@@ -199,9 +199,9 @@ func (t *trial) bindAll(waiting []*corev1.Pod) (*disagreement, error) {
 				continue
 			}
 			p := g.pods[g.next]
-			if why := t.refuses(p, g.node); why != "" {
-				last, _, _ = strings.Cut(why, ":")
-				refusals = append(refusals, fmt.Sprintf("%s on %s (%s)", p.Name, g.node, why))
+			if says := t.refuses(p, g.node); says != "" {
+				last = says
+				refusals = append(refusals, fmt.Sprintf("%s on %s (%s)", p.Name, g.node, says))
 				continue
 			}
 			if err := t.bind(p); err != nil {
@@ -218,7 +218,7 @@ func (t *trial) bindAll(waiting []*corev1.Pod) (*disagreement, error) {
 		}
 		if bound > most {
 			most, furthest = bound, strings.Join(refusals, "; ")
-			plugin = last
+			why = last
 		}
 		return false, nil
 	}
@@ -226,7 +226,7 @@ func (t *trial) bindAll(waiting []*corev1.Pod) (*disagreement, error) {
 	if ok || err != nil {
 		return nil, err
 	}
-	d := &disagreement{kind: kindRefused, detail: fmt.Sprintf("%d of %d bound, then: %s", most, len(waiting), furthest), plugin: plugin}
+	d := &disagreement{kind: kindRefused, detail: fmt.Sprintf("%d of %d bound, then: %s", most, len(waiting), furthest), why: why}
 	if len(seen) >= maxStates {
 		d.kind = kindUnclear
 	}

@@ -171,7 +171,7 @@ func judgeSeeds(seed uint64, n int, o options, out io.Writer) (failed int, err e
 func explain(r *referee, seed uint64, d *disagreement, out io.Writer) error {
 	small, err := shrink(generate(seed), func(s *scenario) bool {
 		e := try(r, s)
-		return e != nil && e.kind == d.kind && e.plugin == d.plugin
+		return e != nil && e.kind == d.kind && e.why == d.why
 	})
 	if err != nil {
 		return err

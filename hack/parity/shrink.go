@@ -25,6 +25,9 @@ var fixed = map[string]bool{
 	"containers": true, "values": true, "nodeSelectorTerms": true, "accessModes": true, "matchLabelExpressions": true,
 }
 
+// kept are the lists that others refer to.
+var kept = map[string]bool{"ownerReferences": true, "Claims": true, "Volumes": true, "Classes": true, "accessModes": true}
+
 // shrink drops parts of a scenario as long as it fails in the same way.
 func shrink(s *scenario, fails func(*scenario) bool) (*scenario, error) {
 	b, err := json.Marshal(s)
@@ -82,7 +85,7 @@ func drop(v any, name string, put func(any), still func() bool) bool {
 		}
 	case []any:
 		for i := len(v) - 1; i >= 0; i-- {
-			if len(v) > 1 || !fixed[name] {
+			if !kept[name] && (len(v) > 1 || !fixed[name]) {
 				shorter := slices.Delete(slices.Clone(v), i, i+1)
 				put(shorter)
 				if still() {

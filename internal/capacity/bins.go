@@ -50,6 +50,14 @@ func (v *solver) label(b *bin, key string) (string, bool) {
 	return v.m.label(b.col, key)
 }
 
+// pods are those that the Snapshot says are on the bin.
+func (b *bin) pods() []*corev1.Pod {
+	if b.node == nil {
+		return nil
+	}
+	return b.node.Pods
+}
+
 // reachable says whether labels, name and taints of the bin suit the shape.
 func (v *solver) reachable(s *shape, b *bin) bool {
 	if b.node == nil {
@@ -82,7 +90,6 @@ func (v *solver) existingBins() []*bin {
 		}
 		return cmp.Compare(a.Name, b.Name)
 	})
-	daemons := compileDaemons(v.snap.DaemonSetPods)
 	bins := make([]*bin, 0, len(nodes))
 	for i, n := range nodes {
 		b := &bin{index: i, node: n, taints: n.Taints, host: n.Labels[corev1.LabelHostname]}
@@ -116,7 +123,7 @@ func (v *solver) existingBins() []*bin {
 				}
 			}
 		}
-		for _, d := range daemons {
+		for _, d := range v.daemons {
 			v.reserveDaemon(b, d, present)
 		}
 		b.start = slices.Clone(b.free)
@@ -132,8 +139,8 @@ func (v *solver) reserveDaemon(b *bin, d *daemon, present map[string]bool) {
 	if ref := metav1.GetControllerOf(d.pod); ref != nil {
 		name = d.pod.Namespace + "/" + ref.Name
 	}
-	if present[name] || untolerated(d.pod.Spec.Tolerations, b.taints) != nil ||
-		!d.req.matches(func(key string) (string, bool) { l, ok := b.node.Labels[key]; return l, ok }, b.node.Name) {
+	label := func(key string) (string, bool) { l, ok := b.node.Labels[key]; return l, ok }
+	if present[name] || untolerated(d.pod.Spec.Tolerations, b.taints) != nil || !d.req.matches(label, b.node.Name) || !d.welcome(label) {
 		return
 	}
 	req := v.dims.vector(d.requests)
@@ -159,13 +166,7 @@ func (v *solver) podRequests(p *corev1.Pod) Resources {
 
 // buy opens a bin for a node of the column and books it against the limits.
 func (v *solver) buy(c *column) *bin {
-	b := &bin{index: len(v.bins), col: c, host: hostValue(len(v.bins)), taints: c.seller.p.Spec.Taints,
-		free: slices.Clone(c.free), ports: slices.Clone(c.daemons.ports)}
-	for _, d := range c.daemons.pods {
-		b.daemons = append(b.daemons, d.pod)
-	}
-	v.bins = append(v.bins, b)
-	c.seller.left.take(c, 1)
+	b := v.open(c)
 	for _, k := range v.allCounters {
 		if val, ok := v.label(b, k.key); ok && (k.eligible == nil || k.eligible(b)) {
 			for _, p := range b.daemons {
@@ -184,6 +185,43 @@ func (v *solver) buy(c *column) *bin {
 		}
 	}
 	return b
+}
+
+// open adds an empty bin for a node of the column and books it against the
+// limits, without telling the counters.
+func (v *solver) open(c *column) *bin {
+	b := &bin{index: len(v.bins), col: c, host: hostValue(len(v.bins)), taints: c.seller.p.Spec.Taints,
+		free: slices.Clone(c.free), ports: slices.Clone(c.daemons.ports)}
+	for _, d := range c.daemons.pods {
+		b.daemons = append(b.daemons, d.pod)
+	}
+	v.bins = append(v.bins, b)
+	c.seller.left.take(c, 1)
+	return b
+}
+
+// compileDaemons prepares the DaemonSets' pods.
+func (v *solver) compileDaemons() {
+	v.daemons = compileDaemons(v.snap.DaemonSetPods)
+	if len(v.daemons) == 0 {
+		return
+	}
+	for _, n := range v.snap.Nodes {
+		for _, p := range n.Pods {
+			_, anti := v.existingTerms(p)
+			for _, t := range anti {
+				val, ok := n.Labels[t.key]
+				if !ok {
+					continue
+				}
+				for _, d := range v.daemons {
+					if t.q.matches(v.snap.Namespaces, d.pod.Namespace, d.pod.Labels) {
+						d.shun(t.key, val)
+					}
+				}
+			}
+		}
+	}
 }
 
 // put places n pods of the shape on the bin.

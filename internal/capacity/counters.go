@@ -88,15 +88,12 @@ func (v *solver) counterFor(id, key string, matches func(*corev1.Pod) bool, elig
 	c = &counter{key: key, counts: map[string]int{}, eligible: eligible, matches: matches}
 	v.allCounters[id] = c
 	for _, b := range v.bins {
-		if b.node == nil {
-			continue
-		}
 		val, ok := v.label(b, key)
 		if !ok || eligible != nil && !eligible(b) {
 			continue
 		}
 		n := 0
-		for _, list := range [2][]*corev1.Pod{b.node.Pods, b.daemons} {
+		for _, list := range [2][]*corev1.Pod{b.pods(), b.daemons} {
 			for _, p := range list {
 				if matches(p) {
 					n++
@@ -232,10 +229,7 @@ func (v *solver) holdCounters() {
 		return h
 	}
 	for _, b := range v.bins {
-		if b.node == nil {
-			continue
-		}
-		for _, list := range [2][]*corev1.Pod{b.node.Pods, b.daemons} {
+		for _, list := range [2][]*corev1.Pod{b.pods(), b.daemons} {
 			for _, p := range list {
 				if p.Spec.Affinity == nil || p.Spec.Affinity.PodAntiAffinity == nil {
 					continue

@@ -63,6 +63,31 @@ type daemon struct {
 	req      *nodeReq
 	requests Resources
 	ports    []hostPort
+	// shunned are the domains, by topology key, in which running pods keep apart
+	// from it, so that it does not come there.
+	shunned map[string]map[string]bool
+}
+
+// shun keeps the DaemonSet's pod off a domain.
+func (d *daemon) shun(key, value string) {
+	if d.shunned == nil {
+		d.shunned = map[string]map[string]bool{}
+	}
+	if d.shunned[key] == nil {
+		d.shunned[key] = map[string]bool{}
+	}
+	d.shunned[key][value] = true
+}
+
+// welcome says whether no running pod keeps the DaemonSet's pod off a node with
+// these labels.
+func (d *daemon) welcome(label func(string) (string, bool)) bool {
+	for key, values := range d.shunned {
+		if v, ok := label(key); ok && values[v] {
+			return false
+		}
+	}
+	return true
 }
 
 func compileDaemons(pods []*corev1.Pod) []*daemon {
@@ -115,7 +140,7 @@ func (r Resources) vector(names []corev1.ResourceName) []int64 {
 // newMarket lays out the columns of the Provisioners that are ready. wanted are
 // values of own labels that pods select, by key: nodes may be given them where
 // a Provisioner's requirements leave a choice.
-func newMarket(region string, provisioners []*Provisioner, daemonSetPods []*corev1.Pod, wanted map[string][]string, dims *dimensions) *market {
+func newMarket(region string, provisioners []*Provisioner, daemons []*daemon, wanted map[string][]string, dims *dimensions) *market {
 	m := &market{region: region, dims: dims}
 	for _, p := range provisioners {
 		s := &seller{p: p, left: newLimitsLeft(p), shunned: avoids(nil, p.Spec.Taints)}
@@ -127,7 +152,6 @@ func newMarket(region string, provisioners []*Provisioner, daemonSetPods []*core
 	slices.SortStableFunc(m.sellers, func(a, b *seller) int {
 		return cmp.Or(cmp.Compare(b.p.Spec.Weight, a.p.Spec.Weight), cmp.Compare(a.p.Name, b.p.Name))
 	})
-	daemons := compileDaemons(daemonSetPods)
 	for _, s := range m.sellers {
 		s.first = len(m.columns)
 		m.addColumns(s, daemons)
@@ -167,7 +191,8 @@ func (m *market) addColumns(s *seller, daemons []*daemon) {
 				// A DaemonSet that asks for more than the type has never comes.
 				key, room = key[:0], append(room[:0], t.Allocatable.vector(names)...)
 				for k, d := range tolerated {
-					if !vectorFits(vectorsOf[k], room) || !d.req.matches(func(key string) (string, bool) { return m.label(&c, key) }, unknownValue) {
+					label := func(key string) (string, bool) { return m.label(&c, key) }
+					if !vectorFits(vectorsOf[k], room) || !d.req.matches(label, unknownValue) || !d.welcome(label) {
 						continue
 					}
 					key = append(key, byte(k), byte(k>>8))

@@ -30,6 +30,7 @@ func solve(s *Snapshot, gangs map[*corev1.Pod]*gang) *Plan {
 	if v.scarce || v.outbid() {
 		v.attemptAll(true)
 	}
+	v.prove()
 	return v.plan()
 }
 
@@ -97,6 +98,7 @@ type solver struct {
 	// nodes for other pods where its spread would count them.
 	careful, strict []bool
 
+	daemons  []*daemon
 	refused  []Unschedulable
 	reqs     map[string]*nodeReq
 	requests map[*corev1.Pod]Resources
@@ -146,7 +148,8 @@ func (v *solver) prepare() {
 		rs = append(rs, PodRequests(d))
 	}
 	v.dims = newDimensions(rs...)
-	v.m = newMarket(v.snap.Region, v.snap.Provisioners, v.snap.DaemonSetPods, wanted, v.dims)
+	v.compileDaemons()
+	v.m = newMarket(v.snap.Region, v.snap.Provisioners, v.daemons, wanted, v.dims)
 	v.worth = make([]float64, len(v.shapes))
 	v.careful, v.strict = make([]bool, len(v.shapes)), make([]bool, len(v.shapes))
 	byKey := map[string]int{}

@@ -70,7 +70,7 @@ func (x *Index) market(wanted map[string][]string) *market {
 			rs = append(rs, p.InstanceTypes[i].Allocatable)
 		}
 	}
-	return newMarket("", x.provs, x.daemons, wanted, newDimensions(rs...))
+	return newMarket("", x.provs, compileDaemons(x.daemons), wanted, newDimensions(rs...))
 }
 
 func newShelf(m *market, req *nodeReq) *shelf {

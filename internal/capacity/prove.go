@@ -1,0 +1,239 @@
+package capacity
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// maxProofs bounds how often a plan that has no order of binding is mended by
+// buying; after that, pods only lose their seats.
+const maxProofs = 8
+
+// seat is a number of pods of one shape that are to be bound on one bin.
+type seat struct {
+	s *shape
+	b *bin
+	n int
+}
+
+// prove binds all that has been placed anew, in some order, by what
+// kube-scheduler would count: with every node of the plan and its DaemonSet pods
+// there from the start. Pods that it would refuse lose their seats and seek
+// others in that state; when this brings new nodes, the proof begins again, for
+// new nodes can be new domains. Where nobody is tied to others there is nothing
+// to prove.
+func (v *solver) prove() {
+	if !slices.ContainsFunc(v.shapes, (*shape).tied) {
+		return
+	}
+	for _, s := range v.shapes {
+		s.neverFirst = false
+	}
+	order := slices.Clone(v.shapes)
+	slices.SortFunc(order, func(a, b *shape) int {
+		return cmp.Or(cmp.Compare(b.priority, a.priority), a.oldest.Compare(b.oldest), cmp.Compare(a.id, b.id))
+	})
+	for try := 0; ; try++ {
+		bound := v.rebind()
+		if try < maxProofs {
+			had := len(v.bins)
+			v.seekSeats(order)
+			if len(v.bins) > had {
+				continue
+			}
+		}
+		if bound && !v.anyIdle() {
+			return
+		}
+	}
+}
+
+// tied says whether the shape's place hangs on other pods.
+func (s *shape) tied() bool {
+	return len(s.spread)+len(s.affinity)+len(s.anti)+len(s.heldOff) > 0
+}
+
+// anyIdle says whether a node to buy has lost all its pods.
+func (v *solver) anyIdle() bool {
+	return slices.ContainsFunc(v.bins[v.existing:], func(b *bin) bool { return len(b.placed) == 0 })
+}
+
+// rebind empties the bins, leaves out those to buy that nobody is on, and binds
+// their pods again; it says whether all could be.
+func (v *solver) rebind() bool {
+	old := v.bins
+	for _, reverse := range []bool{false, true} {
+		seats := v.reopen(old)
+		if v.bindAll(seats, reverse) {
+			return true
+		}
+	}
+	v.bindAll(v.reopen(old), false)
+	return false
+}
+
+// reopen makes all bins as they are before the first pod of the plan is bound.
+func (v *solver) reopen(old []*bin) []*seat {
+	for _, s := range v.m.sellers {
+		s.left = newLimitsLeft(s.p)
+	}
+	v.bins = nil
+	v.bins = v.existingBins()
+	var seats []*seat
+	for i, b := range old {
+		if b.node == nil && len(b.placed) == 0 {
+			continue
+		}
+		var to *bin
+		if b.node != nil {
+			to = v.bins[i]
+		} else {
+			to = v.open(b.col)
+		}
+		for _, p := range b.placed {
+			seats = append(seats, &seat{p.s, to, p.n})
+		}
+	}
+	for _, s := range v.shapes {
+		v.left[s.id] = len(s.pods)
+	}
+	v.buildCounters()
+	v.settled, v.closed = true, true
+	return seats
+}
+
+// bindAll binds pods on their seats as long as any can be, and says whether all
+// were. Who is tied to others comes first, the strictest before the others; who
+// is only counted by others comes last, because a spread constraint may have
+// been satisfied without it.
+func (v *solver) bindAll(seats []*seat, reverse bool) bool {
+	of := make([][]*seat, len(v.shapes))
+	for _, t := range seats {
+		of[t.s.id] = append(of[t.s.id], t)
+	}
+	order := slices.Clone(v.shapes)
+	slices.SortStableFunc(order, func(a, b *shape) int {
+		byID := cmp.Compare(a.id, b.id)
+		if reverse {
+			byID = -byID
+		}
+		return cmp.Or(cmp.Compare(a.bindRank(), b.bindRank()), cmp.Compare(a.strictest(), b.strictest()), byID)
+	})
+	for _, s := range order {
+		of[s.id] = v.interleave(s, of[s.id])
+	}
+	for progress := true; progress; {
+		progress = false
+		for _, s := range order {
+			if len(of[s.id]) == 0 || s.bindRank() > 0 && progress {
+				continue
+			}
+			most := math.MaxInt
+			if s.bindRank() > 0 && slices.ContainsFunc(order, func(o *shape) bool { return o.bindRank() == 0 && len(of[o.id]) > 0 }) {
+				// Somebody may be waiting for just one of them.
+				most = 1
+			}
+			var n int
+			n, of[s.id] = v.bindSome(of[s.id], most)
+			progress = progress || n > 0
+		}
+	}
+	return !slices.ContainsFunc(of, func(list []*seat) bool { return len(list) > 0 })
+}
+
+// bindRank orders shapes for binding: those that are tied to others, those that
+// nobody's spread counts, the others.
+func (s *shape) bindRank() int {
+	switch {
+	case s.tied():
+		return 0
+	case len(s.late) == 0:
+		return 1
+	}
+	return 2
+}
+
+// strictest is the least maxSkew of the shape's spread constraints.
+func (s *shape) strictest() int {
+	least := math.MaxInt
+	for i := range s.spread {
+		least = min(least, s.spread[i].maxSkew)
+	}
+	return least
+}
+
+// bindSome visits the seats of a shape once, binds one pod on each that
+// kube-scheduler would accept, at most most, and returns how many it has bound
+// and the seats that still have pods to come.
+func (v *solver) bindSome(seats []*seat, most int) (n int, rest []*seat) {
+	rest = seats[:0]
+	for _, t := range seats {
+		if n < most && v.blocked(t.s, t.b, everything) == "" {
+			k := 1
+			if !t.s.tied() {
+				k = min(t.n, most-n)
+			}
+			v.put(t.s, t.b, k)
+			t.n -= k
+			n += k
+		}
+		if t.n > 0 {
+			rest = append(rest, t)
+		}
+	}
+	return n, rest
+}
+
+// interleave orders the seats of a shape so that its domains take turns.
+func (v *solver) interleave(s *shape, seats []*seat) []*seat {
+	if len(s.spread) == 0 || len(seats) < 3 {
+		return seats
+	}
+	turn := make(map[*seat]int, len(seats))
+	had := map[string]int{}
+	for _, t := range seats {
+		var domain strings.Builder
+		for i := range s.spread {
+			if key := s.spread[i].key; key != corev1.LabelHostname {
+				val, _ := v.label(t.b, key)
+				domain.WriteString(val)
+				domain.WriteByte(0)
+			}
+		}
+		turn[t] = had[domain.String()]
+		had[domain.String()]++
+	}
+	slices.SortStableFunc(seats, func(a, b *seat) int { return cmp.Compare(turn[a], turn[b]) })
+	return seats
+}
+
+// seekSeats puts pods without a seat where kube-scheduler would accept them now:
+// on the nodes of the plan, or on further ones.
+func (v *solver) seekSeats(order []*shape) {
+	for had := -1; had != v.waiting(); {
+		had = v.waiting()
+		for _, s := range order {
+			if v.left[s.id] > 0 {
+				v.joinBins(s, v.bins)
+			}
+		}
+	}
+	for _, s := range order {
+		if v.left[s.id] > 0 {
+			v.placeShape(s)
+		}
+	}
+}
+
+// waiting is the number of pods that have no seat.
+func (v *solver) waiting() int {
+	n := 0
+	for _, left := range v.left {
+		n += left
+	}
+	return n
+}
