@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -138,7 +139,7 @@ func (t *trial) startDaemons(n *corev1.Node) error {
 			have[p.Namespace+"/"+o.Name] = true
 		}
 	}
-	for _, d := range t.s.DaemonSetPods {
+	for _, d := range t.daemons() {
 		if o := metav1.GetControllerOf(d); o != nil && have[d.Namespace+"/"+o.Name] || t.refuses(d, n.Name) != "" {
 			continue
 		}
@@ -151,6 +152,22 @@ func (t *trial) startDaemons(n *corev1.Node) error {
 		}
 	}
 	return nil
+}
+
+// daemons are the DaemonSets' pods in order of arrival: by priority, then by
+// name, as the planner says.
+func (t *trial) daemons() []*corev1.Pod {
+	pods := slices.Clone(t.s.DaemonSetPods)
+	priority := func(p *corev1.Pod) int32 {
+		if p.Spec.Priority == nil {
+			return 0
+		}
+		return *p.Spec.Priority
+	}
+	slices.SortFunc(pods, func(a, b *corev1.Pod) int {
+		return cmp.Or(cmp.Compare(priority(b), priority(a)), cmp.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name))
+	})
+	return pods
 }
 
 // group are waiting pods of one kind with seats on one node.
@@ -176,6 +193,8 @@ func (t *trial) bindAll(waiting []*corev1.Pod) (*disagreement, error) {
 		}
 		g.pods = append(g.pods, p)
 	}
+	// Those whose place hangs on others first: the likeliest order.
+	slices.SortStableFunc(groups, func(a, b *group) int { return cmp.Compare(ties(b.pods[0]), ties(a.pods[0])) })
 	seen := map[string]bool{}
 	var furthest, why string
 	most := -1
@@ -231,6 +250,20 @@ func (t *trial) bindAll(waiting []*corev1.Pod) (*disagreement, error) {
 		d.kind = kindUnclear
 	}
 	return d, nil
+}
+
+// ties counts what makes a pod's place hang on other pods.
+func ties(p *corev1.Pod) int {
+	n := 0
+	for i := range p.Spec.TopologySpreadConstraints {
+		if p.Spec.TopologySpreadConstraints[i].WhenUnsatisfiable == corev1.DoNotSchedule {
+			n++
+		}
+	}
+	if a := p.Spec.Affinity; a != nil && (a.PodAffinity != nil || a.PodAntiAffinity != nil) {
+		n++
+	}
+	return n
 }
 
 // templateOf is the part of a pod's name that its replicas share.

@@ -4,6 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 )
 
 // optional are the fields that may be left out of a valid object: what shrinking
@@ -47,6 +50,7 @@ func shrink(s *scenario, fails func(*scenario) bool) (*scenario, error) {
 		if json.Unmarshal(b, c) != nil {
 			return nil
 		}
+		c.prune()
 		return c
 	}
 	still := func() bool {
@@ -100,4 +104,31 @@ func drop(v any, name string, put func(any), still func() bool) bool {
 		}
 	}
 	return dropped
+}
+
+// prune leaves out claims, volumes and classes that nobody names.
+func (s *scenario) prune() {
+	used := map[string]bool{}
+	pods := slices.Clone(s.Pods)
+	for _, n := range s.Nodes {
+		pods = append(pods, n.Pods...)
+	}
+	for _, p := range pods {
+		for i := range p.Spec.Volumes {
+			v := &p.Spec.Volumes[i]
+			if v.PersistentVolumeClaim != nil {
+				used[p.Namespace+"/"+v.PersistentVolumeClaim.ClaimName] = true
+			}
+			used[p.Namespace+"/"+p.Name+"-"+v.Name] = true
+		}
+	}
+	s.Claims = slices.DeleteFunc(s.Claims, func(c *corev1.PersistentVolumeClaim) bool { return !used[c.Namespace+"/"+c.Name] })
+	for _, c := range s.Claims {
+		used["volume/"+c.Spec.VolumeName] = true
+		if c.Spec.StorageClassName != nil {
+			used["class/"+*c.Spec.StorageClassName] = true
+		}
+	}
+	s.Volumes = slices.DeleteFunc(s.Volumes, func(v *corev1.PersistentVolume) bool { return !used["volume/"+v.Name] })
+	s.Classes = slices.DeleteFunc(s.Classes, func(c *storagev1.StorageClass) bool { return !used["class/"+c.Name] })
 }

@@ -102,10 +102,9 @@ func (v *solver) existingBins() []*bin {
 			}
 			b.ports = append(b.ports, hostPorts(p)...)
 			if len(n.VolumeLimits) > 0 && len(p.Spec.Volumes) > 0 {
-				if needs, r := v.snap.volumeNeeds(p); r == nil {
-					for _, id := range needs.ids {
-						b.attached[id] = true
-					}
+				needs, _ := v.snap.volumeNeeds(p)
+				for _, id := range needs.ids {
+					b.attached[id] = true
 				}
 			}
 			if ref := metav1.GetControllerOf(p); ref != nil && ref.Kind == "DaemonSet" {

@@ -90,7 +90,13 @@ func (d *daemon) welcome(label func(string) (string, bool)) bool {
 	return true
 }
 
+// compileDaemons prepares DaemonSets' pods, in the order in which they are taken
+// to arrive on a node: by priority, then by name.
 func compileDaemons(pods []*corev1.Pod) []*daemon {
+	pods = slices.Clone(pods)
+	slices.SortFunc(pods, func(a, b *corev1.Pod) int {
+		return cmp.Or(cmp.Compare(priorityOf(b), priorityOf(a)), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
 	ds := make([]*daemon, 0, len(pods))
 	for _, p := range pods {
 		ds = append(ds, &daemon{pod: p, req: newNodeReq(p, nil), requests: PodRequests(p), ports: hostPorts(p)})
@@ -182,20 +188,22 @@ func (m *market) addColumns(s *seller, daemons []*daemon) {
 	loads := map[string]*daemonLoad{}
 	var key []byte
 	var room []int64
+	var ports []hostPort
 	for v := range s.variants {
 		for i := range s.p.InstanceTypes {
 			t := &s.p.InstanceTypes[i]
 			vectors := map[*daemonLoad][]int64{}
 			for j := range t.Offerings {
 				c := column{index: len(m.columns), seller: s, variant: v, typ: t, offer: &t.Offerings[j], price: t.Offerings[j].Price}
-				// A DaemonSet that asks for more than the type has never comes.
-				key, room = key[:0], append(room[:0], t.Allocatable.vector(names)...)
+				// A DaemonSet that asks for more than the others leave never comes.
+				key, ports, room = key[:0], ports[:0], append(room[:0], t.Allocatable.vector(names)...)
 				for k, d := range tolerated {
 					label := func(key string) (string, bool) { return m.label(&c, key) }
-					if !vectorFits(vectorsOf[k], room) || !d.req.matches(label, unknownValue) || !d.welcome(label) {
+					if !vectorFits(vectorsOf[k], room) || !d.req.matches(label, unknownValue) || !d.welcome(label) || portsConflict(d.ports, ports) {
 						continue
 					}
 					key = append(key, byte(k), byte(k>>8))
+					ports = append(ports, d.ports...)
 					for r, x := range vectorsOf[k] {
 						room[r] -= x
 					}
@@ -362,18 +370,7 @@ func ownValues(rs []v1alpha1.Requirement, key string, wanted []string, looked bo
 // wantedLabels collects the own labels that a pod's node selector and required
 // affinity look at, with the values that they name.
 func wantedLabels(pod *corev1.Pod, wanted map[string][]string) {
-	add := func(key string, values ...string) {
-		if !isOwnLabel(key) {
-			return
-		}
-		list := wanted[key]
-		for _, v := range values {
-			if !slices.Contains(list, v) {
-				list = append(list, v)
-			}
-		}
-		wanted[key] = list
-	}
+	add := func(key string, values ...string) { wantLabel(wanted, key, values...) }
 	for k, v := range pod.Spec.NodeSelector {
 		add(k, v)
 	}
@@ -390,6 +387,21 @@ func wantedLabels(pod *corev1.Pod, wanted map[string][]string) {
 			}
 		}
 	}
+}
+
+// wantLabel notes that somebody looks at a label, and for which values, if it is
+// an own label.
+func wantLabel(wanted map[string][]string, key string, values ...string) {
+	if !isOwnLabel(key) {
+		return
+	}
+	list := wanted[key]
+	for _, v := range values {
+		if !slices.Contains(list, v) {
+			list = append(list, v)
+		}
+	}
+	wanted[key] = list
 }
 
 // bitset is a set of small numbers.

@@ -135,11 +135,21 @@ func (v *solver) prepare() {
 			wanted[g.Topology] = append(wanted[g.Topology], g.domains[0])
 		}
 		for _, key := range s.topologyKeys() {
-			if _, ok := wanted[key]; !ok && isOwnLabel(key) {
-				wanted[key] = nil
-			}
+			wantLabel(wanted, key)
 		}
 		rs = append(rs, s.requests)
+	}
+	for _, n := range v.snap.Nodes {
+		for _, p := range n.Pods {
+			_, anti := v.existingTerms(p)
+			for _, t := range anti {
+				wantLabel(wanted, t.key)
+			}
+		}
+	}
+	for _, d := range v.snap.DaemonSetPods {
+		// Where it does not come there is more room.
+		wantedLabels(d, wanted)
 	}
 	for _, values := range wanted {
 		slices.Sort(values)

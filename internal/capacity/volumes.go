@@ -38,9 +38,13 @@ type volumeNeeds struct {
 type attachment struct{ driver, id string }
 
 // volumeNeeds looks up the pod's claims; a Reason when a claim stands in the way
-// of any node.
-func (s *Snapshot) volumeNeeds(pod *corev1.Pod) (volumeNeeds, *Reason) {
-	var n volumeNeeds
+// of any node. What could be found out is complete all the same.
+func (s *Snapshot) volumeNeeds(pod *corev1.Pod) (n volumeNeeds, why *Reason) {
+	note := func(r *Reason) {
+		if why == nil {
+			why = r
+		}
+	}
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
 		switch {
@@ -48,11 +52,10 @@ func (s *Snapshot) volumeNeeds(pod *corev1.Pod) (volumeNeeds, *Reason) {
 			name := pod.Namespace + "/" + v.PersistentVolumeClaim.ClaimName
 			pvc := s.PVCs[name]
 			if pvc == nil {
-				return n, volumeReason("claim %s does not exist", "create the PersistentVolumeClaim", name)
+				note(volumeReason("claim %s does not exist", "create the PersistentVolumeClaim", name))
+				continue
 			}
-			if r := s.claimNeeds(&n, name, pvc); r != nil {
-				return n, r
-			}
+			note(s.claimNeeds(&n, name, pvc))
 		case v.Ephemeral != nil && v.Ephemeral.VolumeClaimTemplate != nil:
 			name := pod.Namespace + "/" + pod.Name + "-" + v.Name
 			pvc := s.PVCs[name]
@@ -60,12 +63,10 @@ func (s *Snapshot) volumeNeeds(pod *corev1.Pod) (volumeNeeds, *Reason) {
 				// It is made when the pod is seen; what it will say is known.
 				pvc = &corev1.PersistentVolumeClaim{Spec: v.Ephemeral.VolumeClaimTemplate.Spec}
 			}
-			if r := s.claimNeeds(&n, name, pvc); r != nil {
-				return n, r
-			}
+			note(s.claimNeeds(&n, name, pvc))
 		}
 	}
-	return n, nil
+	return n, why
 }
 
 func volumeReason(detail, fix string, args ...any) *Reason {
@@ -91,6 +92,7 @@ func (s *Snapshot) claimNeeds(n *volumeNeeds, name string, pvc *corev1.Persisten
 	if r != nil {
 		return r
 	}
+	n.add(class.Provisioner, "claim:"+name)
 	if class.VolumeBindingMode == nil || *class.VolumeBindingMode != storagev1.VolumeBindingWaitForFirstConsumer {
 		return volumeReason("claim %s is not bound yet, and its class %s binds immediately", "see the events of the claim, or use a class with WaitForFirstConsumer", name, class.Name)
 	}
@@ -100,7 +102,6 @@ func (s *Snapshot) claimNeeds(n *volumeNeeds, name string, pvc *corev1.Persisten
 	if len(class.AllowedTopologies) > 0 {
 		n.selectors = append(n.selectors, topologySelector(class.AllowedTopologies))
 	}
-	n.add(class.Provisioner, "claim:"+name)
 	return nil
 }
 
@@ -131,10 +132,8 @@ func (s *Snapshot) volumeUsers() (users map[attachment]int, exclusive map[string
 		if len(p.Spec.Volumes) == 0 {
 			return
 		}
-		needs, r := s.volumeNeeds(p)
-		if r != nil {
-			return
-		}
+		// What stands in the way of a pod does not free its other volumes.
+		needs, _ := s.volumeNeeds(p)
 		for _, id := range needs.ids {
 			users[id]++
 		}
