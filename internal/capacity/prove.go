@@ -34,9 +34,7 @@ func (v *solver) prove() {
 		s.neverFirst = false
 	}
 	order := slices.Clone(v.shapes)
-	slices.SortFunc(order, func(a, b *shape) int {
-		return cmp.Or(cmp.Compare(b.priority, a.priority), a.oldest.Compare(b.oldest), cmp.Compare(a.id, b.id))
-	})
+	slices.SortFunc(order, compareService)
 	for try := 0; ; try++ {
 		bound := v.rebind()
 		if try < maxProofs {

@@ -155,14 +155,6 @@ func (v *solver) groupPods() {
 	}
 }
 
-// priorityOf is the pod's priority; 0 when it has none.
-func priorityOf(p *corev1.Pod) int32 {
-	if p.Spec.Priority == nil {
-		return 0
-	}
-	return *p.Spec.Priority
-}
-
 // comparePods orders pods by age, then by name.
 func comparePods(a, b *corev1.Pod) int {
 	return cmp.Or(
