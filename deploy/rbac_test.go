@@ -53,6 +53,7 @@ var provisionerNeeds = []need{
 	{why: "whether a batch is complete", group: "apps", resource: "statefulsets", verbs: reading},
 	{why: "whether a batch is complete", group: "batch", resource: "jobs", verbs: reading},
 	{why: "who may block a drain", group: "policy", resource: "poddisruptionbudgets", verbs: reading},
+	{why: "which pods start together", group: "scheduling.k8s.io", resource: "podgroups", verbs: reading},
 	{why: "the range of Services, which kubelets are told", group: "networking.k8s.io", resource: "servicecidrs", verbs: "list"},
 	{why: "events", group: "events.k8s.io", resource: "events", verbs: "create patch"},
 	{why: "a lease", group: "coordination.k8s.io", resource: "leases", verbs: "create", own: true},

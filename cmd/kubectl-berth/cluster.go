@@ -6,7 +6,9 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
 	storagev1 "k8s.io/api/storage/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
@@ -57,11 +59,17 @@ func readCluster(ctx context.Context, c client.Reader) (*manifest.Set, error) {
 	lists := []client.ObjectList{
 		&corev1.NamespaceList{}, &corev1.NodeList{}, &corev1.PodList{}, &appsv1.DaemonSetList{},
 		&corev1.PersistentVolumeList{}, &corev1.PersistentVolumeClaimList{}, &storagev1.StorageClassList{}, &storagev1.CSINodeList{},
-		&v1alpha1.ProvisionerList{}, &v1alpha1.NodeClaimList{},
+		&v1alpha1.ProvisionerList{}, &v1alpha1.NodeClaimList{}, &schedulingv1beta1.PodGroupList{},
 	}
 	for _, l := range lists {
 		for {
 			err := c.List(ctx, l, client.Limit(pageSize), client.Continue(l.GetContinue()))
+			if _, groups := l.(*schedulingv1beta1.PodGroupList); groups && meta.IsNoMatchError(err) {
+				break // Not every cluster serves them.
+			} else if groups && apierrors.IsForbidden(err) {
+				set.Note("PodGroups may not be listed: pods that name one are shown without a place")
+				break
+			}
 			if meta.IsNoMatchError(err) {
 				set.Note("this cluster does not know %T: Berth's CRDs are not installed", l)
 				break

@@ -14,6 +14,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -81,6 +83,34 @@ func TestClusterWithoutBerthIsReadable(t *testing.T) {
 	}
 	if !slices.ContainsFunc(set.Notes(), func(n string) bool { return strings.Contains(n, "CRDs are not installed") }) {
 		t.Errorf("notes %v", set.Notes())
+	}
+}
+
+// TestClusterWithoutPodGroupsIsReadable: not every cluster serves them, nor may
+// everybody list them.
+func TestClusterWithoutPodGroupsIsReadable(t *testing.T) {
+	for _, tc := range []struct {
+		err  error
+		note string
+	}{
+		{&meta.NoKindMatchError{GroupKind: schema.GroupKind{Group: "scheduling.k8s.io", Kind: "PodGroup"}}, ""},
+		{apierrors.NewForbidden(schema.GroupResource{Group: "scheduling.k8s.io", Resource: "podgroups"}, "", nil), "PodGroups may not be listed"},
+	} {
+		c := fakeCluster(t, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}).WithInterceptorFuncs(interceptor.Funcs{
+			List: func(ctx context.Context, c client.WithWatch, l client.ObjectList, opts ...client.ListOption) error {
+				if _, ok := l.(*schedulingv1beta1.PodGroupList); ok {
+					return tc.err
+				}
+				return c.List(ctx, l, opts...)
+			},
+		}).Build()
+		set, err := readCluster(t.Context(), c)
+		if err != nil || len(set.Nodes()) != 1 {
+			t.Fatalf("%v: %v, %d nodes", tc.err, err, len(set.Nodes()))
+		}
+		if notes := strings.Join(set.Notes(), "; "); !strings.Contains(notes, tc.note) || tc.note == "" && notes != "" {
+			t.Errorf("%v: notes %q", tc.err, notes)
+		}
 	}
 }
 

@@ -71,6 +71,9 @@ func TestPlanLooksAsExpected(t *testing.T) {
 		"explain-impossible":      {"-f", filepath.Join("testdata", "explain.yaml"), "--explain", "shop/big"},
 		"explain-impossible-json": {"-f", filepath.Join("testdata", "explain.yaml"), "--explain", "shop/big", "-o", "json"},
 		"explain-bought":          {"-f", filepath.Join("testdata", "explain.yaml"), "--explain", "shop/fits"},
+		"gang":                    {"-f", filepath.Join(examples, "gang-job.yaml")},
+		"gang-limited":            {"-f", filepath.Join("testdata", "gang-limited.yaml")},
+		"explain-gang":            {"-f", filepath.Join("testdata", "gang-limited.yaml"), "--explain", "default/worker-2"},
 		"explain-unknown":         {"-f", filepath.Join("testdata", "explain.yaml"), "--explain", "fits"},
 	}
 	for name, args := range tests {

@@ -75,8 +75,8 @@ type gang struct {
 	// pods that wait, oldest first; bound is how many others have a node.
 	pods  []*corev1.Pod
 	bound int
-	// spoilt are members that wait and cannot be planned for, for their
-	// annotations' sake.
+	// spoilt are members that wait and cannot be planned for: they are held, or
+	// their annotations are wrong.
 	spoilt []Unschedulable
 	// at are the values of Topology on the nodes of the bound, topologies all
 	// keys that the pods' annotations name.
@@ -163,6 +163,11 @@ func newGanging(s *Snapshot) *ganging {
 		return g, nil
 	}
 	spoilt := map[groupID][]Unschedulable{}
+	for _, u := range s.Held {
+		if id, ok := groupOf(u.Pod); ok {
+			spoilt[id] = append(spoilt[id], u)
+		}
+	}
 	for _, p := range slices.SortedFunc(slices.Values(s.Pods), comparePods) {
 		id, ok := groupOf(p)
 		if !ok {

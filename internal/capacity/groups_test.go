@@ -174,6 +174,26 @@ func TestAPodGroupObjectIsReadForItsGangAndItsTopology(t *testing.T) {
 	}
 }
 
+// TestHeldMembersOfAGangAreNamed: a pod that is not planned for counts as one
+// that exists and has no place.
+func TestHeldMembersOfAGangAreNamed(t *testing.T) {
+	s, err := parseScenario("type m7.large 2 8Gi 0.10 0\nprovisioner default {}\ngroup g 2\npod p 2 1 1Gi {\"schedulingGroup\":{\"podGroupName\":\"g\"}}\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Held = []capacity.Unschedulable{{Pod: s.Pods[1], Reasons: []capacity.Reason{{Constraint: capacity.ConstraintNotBound, Detail: "two nodes were wasted", Fix: "look"}}}}
+	s.Pods = s.Pods[:1]
+	plan := capacity.Solve(s)
+	if len(plan.Launches) > 0 || len(plan.Unschedulable) != 1 {
+		t.Fatalf("want one pod without a place:\n%s", describe(plan))
+	}
+	want := capacity.Reason{Constraint: capacity.ConstraintPodGroup, Fix: "look",
+		Detail: "pod group g needs 2 pods at once, 1 could have a place; default/p.1 has none: NotBound: two nodes were wasted"}
+	if d := cmp.Diff([]capacity.Reason{want}, plan.Unschedulable[0].Reasons); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+}
+
 // BenchmarkGangs plans for gangs of which the limits leave room for a half.
 func BenchmarkGangs(b *testing.B) {
 	for _, topology := range []string{"", corev1.LabelTopologyZone} {

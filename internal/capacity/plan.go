@@ -18,7 +18,8 @@ type Plan struct {
 	// each shape launches for less. It allows for nodes of any size and for any
 	// Provisioner, whatever its weight.
 	LowerBound float64
-	// Shapes is the number of distinct shapes among the pods.
+	// Shapes is the number of distinct shapes among the pods that there was
+	// something to plan for.
 	Shapes int
 	// SolveTime is what the caller measured around Solve; Solve leaves it 0.
 	SolveTime time.Duration

@@ -163,6 +163,9 @@ type Snapshot struct {
 	Now time.Time
 	// Pods that wait for a seat.
 	Pods []*corev1.Pod
+	// Held are pods that wait too, but are not to be planned for now, and why. They
+	// are members of their groups without a place; the Plan does not list them.
+	Held []Unschedulable
 	// Nodes that exist or are coming.
 	Nodes []*Node
 	// DaemonSetPods: for each DaemonSet one pod as its controller would make

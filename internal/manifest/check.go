@@ -10,6 +10,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 )
@@ -27,6 +28,10 @@ func check(o Object) (string, error) {
 	case *v1alpha1.NodeClaim:
 		if len(o.Spec.Offerings) == 0 {
 			return "spec.offerings", errors.New("at least one is needed")
+		}
+	case *schedulingv1beta1.PodGroup:
+		if g := o.Spec.SchedulingPolicy.Gang; g != nil && g.MinCount < 1 {
+			return "spec.schedulingPolicy.gang.minCount", fmt.Errorf("%d is not 1 or more", g.MinCount)
 		}
 	case *corev1.Pod:
 		return checkPod("spec", &o.Spec)

@@ -10,6 +10,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -126,6 +127,8 @@ func newObject(apiVersion, kind string) Object {
 		return &batchv1.Job{}
 	case "policy/v1 PodDisruptionBudget":
 		return &policyv1.PodDisruptionBudget{}
+	case "scheduling.k8s.io/v1beta1 PodGroup":
+		return &schedulingv1beta1.PodGroup{}
 	case "storage.k8s.io/v1 StorageClass":
 		return &storagev1.StorageClass{}
 	case "storage.k8s.io/v1 CSINode":
@@ -137,7 +140,7 @@ func newObject(apiVersion, kind string) Object {
 func namespaced(o Object) bool {
 	switch o.(type) {
 	case *corev1.Pod, *corev1.PersistentVolumeClaim, *appsv1.Deployment, *appsv1.ReplicaSet, *appsv1.StatefulSet,
-		*appsv1.DaemonSet, *batchv1.Job, *policyv1.PodDisruptionBudget:
+		*appsv1.DaemonSet, *batchv1.Job, *policyv1.PodDisruptionBudget, *schedulingv1beta1.PodGroup:
 		return true
 	}
 	return false

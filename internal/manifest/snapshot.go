@@ -8,6 +8,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -59,6 +60,10 @@ func (s *Set) Snapshot(o Options) *capacity.Snapshot {
 	}
 	for _, v := range all[*corev1.PersistentVolume](s) {
 		out.PVs[v.Name] = v
+	}
+	out.Groups = map[string]capacity.PodGroup{}
+	for _, g := range all[*schedulingv1beta1.PodGroup](s) {
+		out.Groups[g.Namespace+"/"+g.Name] = capacity.NewPodGroup(g)
 	}
 	for _, d := range all[*appsv1.DaemonSet](s) {
 		out.DaemonSetPods = append(out.DaemonSetPods, DaemonSetPod(d))
@@ -240,6 +245,7 @@ func priceOf(c *v1alpha1.NodeClaim) float64 {
 // place sorts pods into those that take room on a node and those that wait.
 func (s *Set) place(pods []*corev1.Pod, nodes *nodeSet, out *capacity.Snapshot) {
 	elsewhere := 0
+	var waiting []*corev1.Pod
 	for _, p := range pods {
 		node := p.Spec.NodeName
 		if node == "" {
@@ -250,12 +256,21 @@ func (s *Set) place(pods []*corev1.Pod, nodes *nodeSet, out *capacity.Snapshot) 
 		}
 		switch n := nodes.byName[node]; {
 		case node == "":
-			out.Pods = append(out.Pods, p)
+			waiting = append(waiting, p)
 		case n != nil:
 			n.Pods = append(n.Pods, p)
 		default:
 			elsewhere++
 		}
+	}
+	for _, p := range waiting {
+		// Where kube-scheduler preempts for a pod, the pod has its place when the
+		// victims are gone; nothing is bought for it.
+		if n := nodes.byName[p.Status.NominatedNodeName]; n != nil && !n.Unschedulable && n.MakesRoom(p) {
+			n.Pods = append(n.Pods, p)
+			continue
+		}
+		out.Pods = append(out.Pods, p)
 	}
 	if elsewhere > 0 {
 		s.Note("%d pods are on nodes that were not given; ignored", elsewhere)

@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -432,5 +433,51 @@ func TestSnapshotsOfOneSetAreAlike(t *testing.T) {
 	a, b := read(t, in).Snapshot(testOptions), read(t, in).Snapshot(testOptions)
 	if diff := cmp.Diff(a, b); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestPodGroupsAreRead(t *testing.T) {
+	s := read(t, `
+apiVersion: scheduling.k8s.io/v1beta1
+kind: PodGroup
+metadata: {name: g}
+spec: {schedulingPolicy: {gang: {minCount: 4}}, schedulingConstraints: {topology: [{key: rack}]}}
+---
+apiVersion: scheduling.k8s.io/v1beta1
+kind: PodGroup
+metadata: {name: g, namespace: other}
+spec: {schedulingPolicy: {basic: {}}}
+`).Snapshot(testOptions)
+	want := map[string]capacity.PodGroup{"default/g": {MinCount: 4, Topology: "rack"}, "other/g": {}}
+	if diff := cmp.Diff(want, s.Groups); diff != "" {
+		t.Errorf("groups (-want +got):\n%s", diff)
+	}
+}
+
+// TestNothingIsPlannedForAPodThatTheSchedulerMakesRoomFor: it has its place where
+// its victims are leaving.
+func TestNothingIsPlannedForAPodThatTheSchedulerMakesRoomFor(t *testing.T) {
+	const in = `
+apiVersion: v1
+kind: Pod
+metadata: {name: preemptor}
+spec: {priority: 10, containers: [{name: c, resources: {requests: {cpu: 2}}}]}
+status: {nominatedNodeName: n1}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: n1}
+status: {allocatable: {cpu: 2, memory: 4Gi, pods: 10}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: victim%s}
+spec: {nodeName: n1, containers: [{name: c, resources: {requests: {cpu: 1}}}]}
+`
+	for leaving, waiting := range map[string]int{"": 1, `, deletionTimestamp: "2026-01-01T00:00:00Z"`: 0} {
+		s := read(t, fmt.Sprintf(in, leaving)).Snapshot(testOptions)
+		if len(s.Pods) != waiting || len(s.Nodes[0].Pods) != 2-waiting {
+			t.Errorf("victim%s: %d pods wait, %d are on the node; want %d and %d", leaving, len(s.Pods), len(s.Nodes[0].Pods), waiting, 2-waiting)
+		}
 	}
 }

@@ -152,7 +152,7 @@ func (n *nominator) bind(ctx context.Context, claim *v1alpha1.NodeClaim, pod *co
 // would evict it again.
 func mayBind(pod *corev1.Pod, claim *v1alpha1.NodeClaim) bool {
 	s := &pod.Spec
-	if s.SchedulerName != corev1.DefaultSchedulerName || len(s.SchedulingGates) > 0 || len(s.ResourceClaims) > 0 {
+	if s.SchedulerName != corev1.DefaultSchedulerName || len(s.SchedulingGates) > 0 || len(s.ResourceClaims) > 0 || s.SchedulingGroup != nil {
 		return false
 	}
 	for i := range s.Volumes {

@@ -113,7 +113,7 @@ func New(ctx context.Context, cfg Config) (*Loops, error) {
 	cfg.Client, cfg.APIReader = cfg.Manager.GetClient(), cfg.Manager.GetAPIReader()
 	cfg.Recorder = cfg.Manager.GetEventRecorder("berth-provisioner")
 
-	st, err := newStores(ctx, cfg.Manager.GetCache())
+	st, err := newStores(ctx, cfg.Manager.GetCache(), cfg.Manager.GetRESTMapper())
 	if err != nil {
 		return nil, err
 	}
@@ -282,6 +282,13 @@ func (p *Loops) watch() error {
 	}
 	if _, err := p.stores.provisioners.AddEventHandler(provisioners); err != nil {
 		return fmt.Errorf("watching Provisioners: %w", err)
+	}
+	if p.stores.podGroups == nil {
+		return nil
+	}
+	groups := toolscache.ResourceEventHandlerFuncs{AddFunc: func(any) { p.trigger() }, UpdateFunc: func(any, any) { p.trigger() }}
+	if _, err := p.stores.podGroups.AddEventHandler(groups); err != nil {
+		return fmt.Errorf("watching PodGroups: %w", err)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -68,6 +69,12 @@ func (p *Loops) read(now time.Time) *view {
 	}
 	for _, o := range all[*storagev1.StorageClass](p.stores.storageClasses) {
 		s.StorageClasses[o.Name] = o
+	}
+	if p.stores.podGroups != nil {
+		s.Groups = map[string]capacity.PodGroup{}
+		for _, o := range all[*schedulingv1beta1.PodGroup](p.stores.podGroups) {
+			s.Groups[o.Namespace+"/"+o.Name] = capacity.NewPodGroup(o)
+		}
 	}
 	for _, ds := range all[*appsv1.DaemonSet](p.stores.daemonSets) {
 		s.DaemonSetPods = append(s.DaemonSetPods, daemonSetPod(ds))
@@ -206,8 +213,10 @@ func (p *Loops) readPods(v *view, nodes *nodeSet, now time.Time) {
 		}
 	}
 	p.contested.Store(len(kinds) > 1)
+	incomplete := p.incomplete(v.pending, nodes)
 	for _, pod := range v.pending {
-		if n := p.seatOf(pod, nodes, now); n != nil {
+		group, _ := podGroupOf(pod)
+		if n := p.seatOf(pod, nodes, incomplete[group], now); n != nil {
 			n.Pods = append(n.Pods, pod)
 			continue
 		}
@@ -217,13 +226,15 @@ func (p *Loops) readPods(v *view, nodes *nodeSet, now time.Time) {
 		}
 		s.Pods = append(s.Pods, pod)
 	}
+	s.Held = v.stopped
 	v.owners = p.readOwners(s.Pods)
 	s.Pods = append(s.Pods, expected(s.Pods, existing, v.owners, now)...)
 }
 
 // seatOf returns the node that a waiting pod has a seat on: one that Berth
-// bought for it, or one where kube-scheduler is making room by preemption.
-func (p *Loops) seatOf(pod *corev1.Pod, nodes *nodeSet, now time.Time) *capacity.Node {
+// bought for it, or one where kube-scheduler is making room by preemption. early:
+// its group still waits for other nodes, so that it cannot be overdue.
+func (p *Loops) seatOf(pod *corev1.Pod, nodes *nodeSet, early bool, now time.Time) *capacity.Node {
 	claim, ok := p.book.of(pod.UID)
 	if ok {
 		n := nodes.byClaim[claim]
@@ -235,7 +246,7 @@ func (p *Loops) seatOf(pod *corev1.Pod, nodes *nodeSet, now time.Time) *capacity
 			// Somebody else has it. That says nothing against the plan.
 			p.book.take(pod.UID)
 			return nil
-		case p.book.overdue(pod, nodes.ready[claim], now):
+		case p.book.overdue(pod, nodes.ready[claim] && !early, now):
 			return nil
 		}
 		return n
@@ -249,10 +260,34 @@ func (p *Loops) seatOf(pod *corev1.Pod, nodes *nodeSet, now time.Time) *capacity
 		p.book.give(pod.UID, n.Claim)
 		return n
 	}
-	if n.Claim == "" {
+	if n.Claim == "" || n.MakesRoom(pod) {
+		// kube-scheduler preempts: the pod gets its place when the victims are gone.
 		return n
 	}
 	return nil
+}
+
+// podGroupOf names the PodGroup that kube-scheduler admits a pod with, if any.
+func podGroupOf(pod *corev1.Pod) (string, bool) {
+	g := pod.Spec.SchedulingGroup
+	if g == nil || g.PodGroupName == nil {
+		return "", false
+	}
+	return pod.Namespace + "/" + *g.PodGroupName, true
+}
+
+// incomplete are the PodGroups that have bought nodes which cannot run pods yet:
+// until they can, kube-scheduler binds none of the group's pods to the others.
+func (p *Loops) incomplete(pending []*corev1.Pod, nodes *nodeSet) map[string]bool {
+	groups := map[string]bool{}
+	for _, pod := range pending {
+		if g, ok := podGroupOf(pod); ok {
+			if claim, seated := p.book.of(pod.UID); seated && !nodes.ready[claim] {
+				groups[g] = true
+			}
+		}
+	}
+	return groups
 }
 
 // hasRoom reports whether a pod's requests fit beside what is on a node.

@@ -8,7 +8,10 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
 	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -31,15 +34,21 @@ type stores struct {
 	daemonSets, replicaSets, statefulSets, jobs    toolscache.SharedIndexInformer
 	pvcs, pvs, storageClasses, csiNodes, namespace toolscache.SharedIndexInformer
 	attachments, pdbs                              toolscache.SharedIndexInformer
+	// podGroups is nil where the API server does not serve them.
+	podGroups toolscache.SharedIndexInformer
 }
 
-// newStores starts the informers that the loops read from.
-func newStores(ctx context.Context, c cache.Cache) (*stores, error) {
+// source is a kind of object to watch, and where its informer goes.
+type source struct {
+	into *toolscache.SharedIndexInformer
+	obj  client.Object
+}
+
+// newStores starts the informers that the loops read from. PodGroups are watched
+// where the API server serves them when the process starts.
+func newStores(ctx context.Context, c cache.Cache, mapper meta.RESTMapper) (*stores, error) {
 	var s stores
-	for _, want := range []struct {
-		into *toolscache.SharedIndexInformer
-		obj  client.Object
-	}{
+	wanted := []source{
 		{&s.pods, &corev1.Pod{}},
 		{&s.nodes, &corev1.Node{}},
 		{&s.claims, &v1alpha1.NodeClaim{}},
@@ -55,7 +64,15 @@ func newStores(ctx context.Context, c cache.Cache) (*stores, error) {
 		{&s.namespace, &corev1.Namespace{}},
 		{&s.attachments, &storagev1.VolumeAttachment{}},
 		{&s.pdbs, &policyv1.PodDisruptionBudget{}},
-	} {
+	}
+	_, err := mapper.RESTMapping(schema.GroupKind{Group: schedulingv1beta1.GroupName, Kind: "PodGroup"}, schedulingv1beta1.SchemeGroupVersion.Version)
+	switch {
+	case err == nil:
+		wanted = append(wanted, source{&s.podGroups, &schedulingv1beta1.PodGroup{}})
+	case !meta.IsNoMatchError(err):
+		return nil, fmt.Errorf("asking whether there are PodGroups: %w", err)
+	}
+	for _, want := range wanted {
 		inf, err := c.GetInformer(ctx, want.obj, cache.BlockUntilSynced(false))
 		if err != nil {
 			return nil, fmt.Errorf("starting the informer of %T: %w", want.obj, err)
@@ -66,7 +83,7 @@ func newStores(ctx context.Context, c cache.Cache) (*stores, error) {
 		}
 		*want.into = shared
 	}
-	err := s.pods.AddIndexers(toolscache.Indexers{
+	err = s.pods.AddIndexers(toolscache.Indexers{
 		nodeNameIndex: func(o any) ([]string, error) {
 			if p, ok := o.(*corev1.Pod); ok && p.Spec.NodeName != "" {
 				return []string{p.Spec.NodeName}, nil

@@ -1,0 +1,88 @@
+package provisioner
+
+import (
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-dev/berth/internal/capacity"
+)
+
+// TestNoSeatIsBoughtWhereTheSchedulerMakesRoom: a pod that kube-scheduler has
+// nominated for a node waits there for its victims; elsewhere it is planned for.
+func TestNoSeatIsBoughtWhereTheSchedulerMakesRoom(t *testing.T) {
+	pod := func(name string, cpu string, leaving bool) *corev1.Pod {
+		p := podNamed(name)
+		p.Spec.Containers = []corev1.Container{{Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu)}}}}
+		if leaving {
+			p.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)}
+		}
+		return p
+	}
+	tests := map[string]struct {
+		node capacity.Node
+		on   []*corev1.Pod
+		want bool
+	}{
+		"victims are leaving Berth's node":              {capacity.Node{Claim: "c"}, []*corev1.Pod{pod("v", "2", true), pod("s", "1", false)}, true},
+		"nobody leaves: the nomination is an old one":   {capacity.Node{Claim: "c"}, []*corev1.Pod{pod("v", "2", false)}, false},
+		"those that leave make too little room":         {capacity.Node{Claim: "c"}, []*corev1.Pod{pod("v", "1", true), pod("s", "2", false)}, false},
+		"there is room already: planned for as any pod": {capacity.Node{Claim: "c"}, []*corev1.Pod{pod("v", "100m", true)}, false},
+		"the node is going away":                        {capacity.Node{Claim: "c", Unschedulable: true}, []*corev1.Pod{pod("v", "2", true)}, false},
+		"a node that is not Berth's":                    {capacity.Node{}, nil, true},
+		"a seat from before a restart":                  {capacity.Node{Claim: "c", InFlight: true}, nil, true},
+	}
+	for name, c := range tests {
+		t.Run(name, func(t *testing.T) {
+			c.node.Allocatable = capacity.Resources{corev1.ResourceCPU: 3000, corev1.ResourcePods: 10}
+			c.node.Pods = c.on
+			p := &Loops{book: newBook()}
+			preemptor := pod("preemptor", "2", false)
+			preemptor.Status.NominatedNodeName = "n"
+			nodes := &nodeSet{byNode: map[string]*capacity.Node{"n": &c.node}}
+			if got := p.seatOf(preemptor, nodes, false, time.Unix(10, 0)); (got != nil) != c.want {
+				t.Errorf("has a place there: %t, want %t", got != nil, c.want)
+			}
+		})
+	}
+}
+
+// TestAGangIsNotOverdueBeforeAllItsNodesAreThere: kube-scheduler binds none of a
+// PodGroup's pods until it can bind as many as the group needs.
+func TestAGangIsNotOverdueBeforeAllItsNodesAreThere(t *testing.T) {
+	p := &Loops{book: newBook()}
+	group := "train"
+	member := func(name, claim string) *corev1.Pod {
+		pod := podNamed(name)
+		pod.Spec.SchedulingGroup = &corev1.PodSchedulingGroup{PodGroupName: &group}
+		p.book.give(pod.UID, claim)
+		return pod
+	}
+	first, second := member("first", "a"), member("second", "b")
+	room := capacity.Resources{corev1.ResourcePods: 10}
+	nodes := &nodeSet{
+		byClaim: map[string]*capacity.Node{"a": {Claim: "a", Allocatable: room}, "b": {Claim: "b", InFlight: true, Allocatable: room}},
+		ready:   map[string]bool{"a": true},
+	}
+	look := func(at time.Time) bool {
+		early := p.incomplete([]*corev1.Pod{first, second}, nodes)["default/train"]
+		return p.seatOf(first, nodes, early, at) != nil
+	}
+	start := time.Unix(1000, 0)
+	for _, after := range []time.Duration{0, seatPatience, 10 * seatPatience} {
+		if !look(start.Add(after)) {
+			t.Fatalf("after %s the seat is given up, though the group waits for another node", after)
+		}
+	}
+	nodes.ready["b"] = true
+	ready := start.Add(11 * seatPatience)
+	if !look(ready) || !look(ready.Add(seatPatience/2)) {
+		t.Error("the seat is given up before kube-scheduler had its time")
+	}
+	if look(ready.Add(seatPatience)) {
+		t.Error("the seat is kept for ever")
+	}
+}
