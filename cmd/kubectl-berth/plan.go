@@ -51,6 +51,8 @@ would be there once they were applied:
   Pods, Deployments, ReplicaSets, StatefulSets, Jobs
                           as many pods as their controllers would make
   DaemonSets              the room that they take on each node
+  PodGroups               which pods get nodes all or nothing; the annotations
+                          berth.dev/pod-group… on pods do as well
   Nodes, NodeClaims and pods bound to them
                           capacity that is there already, and is used first
   PersistentVolumes, PersistentVolumeClaims, StorageClasses, CSINodes,
