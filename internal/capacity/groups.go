@@ -135,6 +135,9 @@ type ganging struct {
 	byPod map[*corev1.Pod]*gang
 	// refused are pods whose group is not to be understood.
 	refused []Unschedulable
+	// costs of gangs that have places for all their pods when no other pod waits,
+	// by what they ask for; nil when labels matter too.
+	costs map[string]float64
 }
 
 // newGanging finds the Snapshot's gangs; nil when no pod belongs to a group.
@@ -144,6 +147,9 @@ func newGanging(s *Snapshot) *ganging {
 		return nil
 	}
 	gg := &ganging{snap: s, byPod: map[*corev1.Pod]*gang{}}
+	if newSolver(s).visibleLabels() == nil {
+		gg.costs = map[string]float64{}
+	}
 	byID := map[groupID]*gang{}
 	join := func(p *corev1.Pod, id groupID) (*gang, *Reason) {
 		spec, r := s.groupSpec(p, id)
@@ -362,29 +368,54 @@ func (s *Snapshot) domains(key string) []string {
 // the cheapest; those that would not do are struck out.
 func (gg *ganging) testAlone(g *gang) {
 	g.tested = true
-	plans := map[string]*Plan{}
+	results := map[string]alone{}
 	for _, d := range g.domains {
-		plans[d] = gg.planAlone(g, d)
+		results[d] = gg.alone(g, d)
 	}
 	slices.SortStableFunc(g.domains, func(a, b string) int {
-		return cmp.Or(cmp.Compare(len(plans[a].Unschedulable), len(plans[b].Unschedulable)), cmp.Compare(plans[a].HourlyCost, plans[b].HourlyCost))
+		return cmp.Or(cmp.Compare(len(results[a].lacking), len(results[b].lacking)), cmp.Compare(results[a].cost, results[b].cost))
 	})
-	for !g.dependent() && g.out == nil && g.seated(plans[g.domains[0]].Unschedulable) < g.MinCount {
-		g.next(plans[g.domains[0]].Unschedulable)
+	for !g.dependent() && g.out == nil && g.seated(results[g.domains[0]].lacking) < g.MinCount {
+		g.next(results[g.domains[0]].lacking)
 	}
 }
 
-// planAlone plans for the gang's pods only, in one domain.
-func (gg *ganging) planAlone(g *gang, domain string) *Plan {
+// alone is what a gang could have if no other pod waited: at which cost, in $/h,
+// and which of its pods had no place.
+type alone struct {
+	cost    float64
+	lacking []Unschedulable
+}
+
+// alone plans for the gang's pods only, in one domain.
+func (gg *ganging) alone(g *gang, domain string) alone {
 	s := *gg.snap
 	s.Pods, s.Budget = g.pods, 0
 	there := *g
 	there.domains = []string{domain}
+	key := there.demand()
+	memorable := gg.costs != nil && !slices.ContainsFunc(g.pods, hasStorage)
+	if cost, known := gg.costs[key]; known && memorable {
+		return alone{cost: cost}
+	}
 	byPod := make(map[*corev1.Pod]*gang, len(g.pods))
 	for _, p := range g.pods {
 		byPod[p] = &there
 	}
-	return solve(&s, byPod)
+	v := attempted(&s, byPod)
+	result := alone{v.cost(), v.unplaced()}
+	if memorable && len(result.lacking) == 0 {
+		gg.costs[key] = result.cost
+	}
+	return result
+}
+
+// hasStorage says whether a pod has a volume that may tie it to nodes: another
+// kind than those that come with the pod.
+func hasStorage(p *corev1.Pod) bool {
+	return slices.ContainsFunc(p.Spec.Volumes, func(v corev1.Volume) bool {
+		return v.Projected == nil && v.EmptyDir == nil && v.ConfigMap == nil && v.Secret == nil && v.DownwardAPI == nil && v.HostPath == nil
+	})
 }
 
 // seated is how many pods of the gang have a place, those that run included,
@@ -406,7 +437,7 @@ func (g *gang) next(lacking []Unschedulable) {
 // failure says which pod of the gang had no place in the domain that was tried,
 // and why.
 func (g *gang) failure() *Reason {
-	first := append(slices.Clone(g.lacking), g.spoilt...)[0]
+	first := slices.MinFunc(append(slices.Clone(g.lacking), g.spoilt...), func(a, b Unschedulable) int { return comparePods(a.Pod, b.Pod) })
 	cause := first.Reasons[0]
 	where, from := "", ""
 	if g.Topology != "" {
@@ -435,7 +466,7 @@ func (g *gang) demand() string {
 }
 
 // attempt plans for all pods but those of gangs that are out.
-func (gg *ganging) attempt() *Plan {
+func (gg *ganging) attempt() *solver {
 	s := *gg.snap
 	s.Pods = nil
 	refused := map[*corev1.Pod]bool{}
@@ -447,7 +478,7 @@ func (gg *ganging) attempt() *Plan {
 			s.Pods = append(s.Pods, p)
 		}
 	}
-	return solve(&s, gg.byPod)
+	return attempted(&s, gg.byPod)
 }
 
 // solve plans until no gang is placed in part. A gang that fails is planned in
@@ -456,9 +487,9 @@ func (gg *ganging) attempt() *Plan {
 // goes first, with those that ask for the same; what remains may then have room.
 func (gg *ganging) solve() *Plan {
 	for tries := 1; ; {
-		plan := gg.attempt()
+		v := gg.attempt()
 		lacking := map[*gang][]Unschedulable{}
-		for _, u := range plan.Unschedulable {
+		for _, u := range v.unplaced() {
 			if g := gg.byPod[u.Pod]; g != nil {
 				lacking[g] = append(lacking[g], u)
 			}
@@ -470,6 +501,7 @@ func (gg *ganging) solve() *Plan {
 			}
 		}
 		if len(failed) == 0 {
+			plan := v.plan()
 			gg.report(plan)
 			return plan
 		}

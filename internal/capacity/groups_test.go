@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"pgregory.net/rapid"
 
 	"github.com/berth-dev/berth/internal/capacity"
@@ -194,19 +195,31 @@ func TestHeldMembersOfAGangAreNamed(t *testing.T) {
 	}
 }
 
-// BenchmarkGangs plans for gangs of which the limits leave room for a half.
+// BenchmarkGangs plans for 100 gangs of 8 pods from the whole catalogue: each of a
+// size of its own or all alike, anywhere or in one zone each, with room for all or
+// with limits that leave room for about a half.
 func BenchmarkGangs(b *testing.B) {
-	for _, topology := range []string{"", corev1.LabelTopologyZone} {
-		b.Run("topology="+topology, func(b *testing.B) {
-			var input strings.Builder
-			input.WriteString("type m7.large 2 8Gi 0.10 0\ntype m7.xlarge 4 16Gi 0.20 0\ntype c7.xlarge 4 8Gi 0.17 0\n")
-			input.WriteString("provisioner default {\"limits\":{\"cpu\":\"400\"}}\n")
-			for i := range 100 {
-				fmt.Fprintf(&input, "group g%d 8 %s\npod p%d 8 900m 1Gi {\"schedulingGroup\":{\"podGroupName\":\"g%d\"}}\n", i, topology, i, i)
+	for _, bc := range []struct {
+		name, topology, cpu string
+		sizes               int
+	}{
+		{"anywhere", "", "", 100}, {"in one zone", corev1.LabelTopologyZone, "", 100}, {"in one zone, all alike", corev1.LabelTopologyZone, "", 1},
+		{"anywhere, limited", "", "400", 100}, {"in one zone, limited", corev1.LabelTopologyZone, "400", 100},
+	} {
+		b.Run(bc.name, func(b *testing.B) {
+			p := benchProvisioner("us-east-1", "on-demand")
+			if bc.cpu != "" {
+				p.Spec.Limits = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(bc.cpu)}
 			}
-			s, err := parseScenario(input.String())
-			if err != nil {
-				b.Fatal(err)
+			s := &capacity.Snapshot{Now: testNow, Provisioners: []*capacity.Provisioner{p}, Groups: map[string]capacity.PodGroup{}}
+			for i := range 100 {
+				name := fmt.Sprint("g", i)
+				s.Groups["default/"+name] = capacity.PodGroup{MinCount: 8, Topology: bc.topology}
+				for j := range 8 {
+					pod := benchPod(fmt.Sprintf("%s-%d", name, j), name, int64(500+10*(i%bc.sizes)), int64(1024*(1+i%bc.sizes%5)))
+					pod.Spec.SchedulingGroup = &corev1.PodSchedulingGroup{PodGroupName: &name}
+					s.Pods = append(s.Pods, pod)
+				}
 			}
 			for b.Loop() {
 				capacity.Solve(s)

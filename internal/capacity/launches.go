@@ -20,7 +20,7 @@ const maxNext = 3
 // plan turns the last attempt into a Plan: pods, oldest first, take the places
 // that their shapes have.
 func (v *solver) plan() *Plan {
-	p := &Plan{Shapes: len(v.shapes), Unschedulable: v.refused}
+	p := &Plan{Shapes: len(v.shapes), Unschedulable: v.unplaced()}
 	next := make([]int, len(v.shapes))
 	seated := make([]int, len(v.shapes))
 	for _, s := range v.shapes {
@@ -50,15 +50,6 @@ func (v *solver) plan() *Plan {
 		p.Launches = append(p.Launches, l)
 		p.HourlyCost += l.Price
 	}
-	for _, s := range v.shapes {
-		if v.left[s.id] == 0 {
-			continue
-		}
-		rs := v.whyNot(s)
-		for _, pod := range s.pods[next[s.id]:] {
-			p.Unschedulable = append(p.Unschedulable, Unschedulable{Pod: pod, Reasons: rs})
-		}
-	}
 	slices.SortFunc(p.Placements, func(a, b Placement) int { return comparePods(a.Pod, b.Pod) })
 	slices.SortFunc(p.Unschedulable, func(a, b Unschedulable) int { return comparePods(a.Pod, b.Pod) })
 	slices.SortStableFunc(p.Launches, func(a, b Launch) int {
@@ -74,6 +65,31 @@ func (v *solver) plan() *Plan {
 	}
 	p.LowerBound = v.lowerBound(seated, room)
 	return p
+}
+
+// unplaced are the pods for which the last attempt has no place: the youngest of
+// each shape.
+func (v *solver) unplaced() []Unschedulable {
+	list := slices.Clone(v.refused)
+	for _, s := range v.shapes {
+		if v.left[s.id] == 0 {
+			continue
+		}
+		rs := v.whyNot(s)
+		for _, pod := range s.pods[len(s.pods)-v.left[s.id]:] {
+			list = append(list, Unschedulable{Pod: pod, Reasons: rs})
+		}
+	}
+	return list
+}
+
+// cost of the nodes that the last attempt buys, in $/h.
+func (v *solver) cost() float64 {
+	sum := 0.0
+	for _, b := range v.bins[v.existing:] {
+		sum += b.col.price
+	}
+	return sum
 }
 
 // choice is a launch as far as it depends on the content of the node alone.

@@ -17,11 +17,12 @@ func Solve(s *Snapshot) *Plan {
 	if gg := newGanging(s); gg != nil {
 		return gg.solve()
 	}
-	return solve(s, nil)
+	return attempted(s, nil).plan()
 }
 
-// solve plans without regard to whether all pods of a gang get a place.
-func solve(s *Snapshot, gangs map[*corev1.Pod]*gang) *Plan {
+// attempted is a solver that has placed what it can, without regard to whether
+// all pods of a gang got a place.
+func attempted(s *Snapshot, gangs map[*corev1.Pod]*gang) *solver {
 	v := newSolver(s)
 	v.gangs = gangs
 	v.groupPods()
@@ -31,7 +32,7 @@ func solve(s *Snapshot, gangs map[*corev1.Pod]*gang) *Plan {
 		v.attemptAll(true)
 	}
 	v.prove()
-	return v.plan()
+	return v
 }
 
 // compareService orders shapes as they are served when something is scarce.
