@@ -25,9 +25,9 @@ type explanation struct {
 	// Provisioner, or one without Provisioner where it holds for all.
 	Reasons []reason `json:"reasons"`
 	// HourlyCost, LowerBound and Gap of the whole plan, as in the report.
-	HourlyCost float64 `json:"hourlyCost"`
-	LowerBound float64 `json:"lowerBound"`
-	Gap        float64 `json:"gap"`
+	HourlyCost float64  `json:"hourlyCost"`
+	LowerBound float64  `json:"lowerBound"`
+	Gap        *float64 `json:"gap"`
 }
 
 // explain finds a pod, "namespace/name" or a name in namespace default, in a
@@ -90,7 +90,7 @@ func writeExplanation(w io.Writer, x *explanation) error {
 	switch {
 	case x.Launch != nil:
 		fmt.Fprintf(w, "%s goes to %s, to be bought of Provisioner %s for %s\n  why: %s\n", x.Pod, x.Node, x.Launch.Provisioner, count(len(x.Launch.Pods), "pod"), x.Launch.Why)
-		fmt.Fprintf(w, "  the plan costs %.4f $/h; no plan can cost less than %.4f $/h (gap %.1f %%)\n", x.HourlyCost, x.LowerBound, 100*x.Gap)
+		fmt.Fprintf(w, "  the whole plan: %s\n", costLine(x.HourlyCost, x.LowerBound, x.Gap))
 	case x.Node != "":
 		fmt.Fprintf(w, "%s goes to %s, which is there already\n", x.Pod, x.Node)
 	default:

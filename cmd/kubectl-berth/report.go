@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -23,10 +24,11 @@ type report struct {
 	Launches      []launch        `json:"launches"`
 	Placements    []placement     `json:"placements"`
 	Unschedulable []unschedulable `json:"unschedulable"`
-	// HourlyCost and LowerBound in $/h of the launches; Gap 0.02 is 2 %.
-	HourlyCost float64 `json:"hourlyCost"`
-	LowerBound float64 `json:"lowerBound"`
-	Gap        float64 `json:"gap"`
+	// HourlyCost and LowerBound in $/h of the launches; Gap 0.02 is 2 %, null when
+	// no bound above 0 is proven.
+	HourlyCost float64  `json:"hourlyCost"`
+	LowerBound float64  `json:"lowerBound"`
+	Gap        *float64 `json:"gap"`
 	// Pods that were planned for, and their distinct Shapes.
 	Pods            int     `json:"pods"`
 	Shapes          int     `json:"shapes"`
@@ -82,8 +84,11 @@ type reason struct {
 func newReport(p *capacity.Plan, pods int, nodes []*capacity.Node) *report {
 	r := &report{
 		Launches: []launch{}, Placements: []placement{}, Unschedulable: []unschedulable{},
-		HourlyCost: p.HourlyCost, LowerBound: p.LowerBound, Gap: p.Gap(),
+		HourlyCost: p.HourlyCost, LowerBound: p.LowerBound,
 		Pods: pods, Shapes: p.Shapes, SolveSeconds: p.SolveTime.Seconds(),
+	}
+	if gap := p.Gap(); !math.IsInf(gap, 1) {
+		r.Gap = &gap
 	}
 	taken := map[string]bool{}
 	for _, n := range nodes {
@@ -199,11 +204,19 @@ func writeTable(w io.Writer, r *report, p *capacity.Plan) error {
 		count(r.Pods, "pod"), count(r.Shapes, "shape"), count(r.Pods-len(p.Placements)-len(p.Unschedulable), "pod"),
 		count(len(p.Launches), "node"), count(len(p.Placements), "pod"), count(len(p.Unschedulable), "pod"))
 	if len(p.Launches) > 0 {
-		fmt.Fprintf(w, "%.4f $/h; no plan can cost less than %.4f $/h (gap %.1f %%)\n", r.HourlyCost, r.LowerBound, 100*r.Gap)
+		fmt.Fprintln(w, costLine(r.HourlyCost, r.LowerBound, r.Gap))
 	}
 	_, err := fmt.Fprintf(w, "planned in %s with at most %d MiB of memory\n",
 		time.Duration(r.SolveSeconds*float64(time.Second)).Round(100*time.Microsecond), r.PeakMemoryBytes>>20)
 	return err
+}
+
+// costLine is a plan's cost and what is proven about it.
+func costLine(cost, bound float64, gap *float64) string {
+	if gap == nil {
+		return fmt.Sprintf("%.4f $/h; no lower bound is proven", cost)
+	}
+	return fmt.Sprintf("%.4f $/h; no plan can cost less than %.4f $/h (gap %.1f %%)", cost, bound, 100**gap)
 }
 
 // writeUnschedulable names each pod that can run nowhere, those of one workload

@@ -1,6 +1,8 @@
 package capacity
 
 import (
+	"fmt"
+	"math"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -25,12 +27,25 @@ type Plan struct {
 	SolveTime time.Duration
 }
 
-// Gap is how far the plan's cost is above the proven bound: 0.02 is 2 %.
+// Gap is how far the plan's cost is above the proven bound: 0.02 is 2 %. It is
+// infinite when something is bought and no bound above 0 is proven.
 func (p *Plan) Gap() float64 {
-	if p.LowerBound <= 0 {
+	switch {
+	case p.LowerBound > 0:
+		return max(0, p.HourlyCost/p.LowerBound-1)
+	case p.HourlyCost > 0:
+		return math.Inf(1)
+	default:
 		return 0
 	}
-	return max(0, p.HourlyCost/p.LowerBound-1)
+}
+
+// GapText says in words what is proven about the cost, for people.
+func (p *Plan) GapText() string {
+	if math.IsInf(p.Gap(), 1) {
+		return "no minimum is proven"
+	}
+	return fmt.Sprintf("at most %.1f %% above the proven minimum", 100*p.Gap())
 }
 
 // OfferingRef names an offering with its price.

@@ -22,7 +22,7 @@ var identityLabels = []string{
 // ShapeHash is a short hash, in hex, of all that matters to scheduling in a
 // pod: namespace, labels, requests, node selector, affinities, tolerations,
 // spread, host ports, volumes, priority, claims and gates. Owner, name, images
-// and commands do not matter. Equal shapes have equal hashes across processes.
+// and commands do not matter, nor does the pod's group. Equal shapes have equal hashes across processes.
 func ShapeHash(pod *corev1.Pod) string {
 	visible := func(key string) bool { return !slices.Contains(identityLabels, key) }
 	if slices.ContainsFunc(identityLabels, func(key string) bool { _, ok := pod.Labels[key]; return ok }) {

@@ -182,6 +182,34 @@ func TestVerdictIsToldOnce(t *testing.T) {
 	}
 }
 
+func TestNewsOfAGroupAreTold(t *testing.T) {
+	v := newVerdicts()
+	r := capacity.Reason{Constraint: capacity.ConstraintPodGroup, Detail: "3 of 8 pods exist", Fix: "create 5 more pods"}
+	if !v.tell("p", r) {
+		t.Fatal("not told")
+	}
+	r.Detail, r.Fix = "4 of 8 pods exist", "create 4 more pods"
+	if v.tell("p", r) {
+		t.Fatal("told again for a number")
+	}
+	r.Detail, r.Fix = "limit nodes 2 is reached", "raise the limit"
+	if !v.tell("p", r) {
+		t.Fatal("not told that now a limit is in the way")
+	}
+}
+
+func TestADecisionSaysWhatItWasWeighedAgainst(t *testing.T) {
+	l := &capacity.Launch{Pods: make([]*corev1.Pod, 2), Why: "on-demand a at 0.1 $/h; next best b, c, d"}
+	for bound, want := range map[float64]string{
+		0.25: "for 2 pods: on-demand a at 0.1 $/h; next best b, c, d. Plan: 1 to buy, 0.3000 $/h, at most 20.0 % above the proven minimum",
+		0:    "for 2 pods: on-demand a at 0.1 $/h; next best b, c, d. Plan: 1 to buy, 0.3000 $/h, no minimum is proven",
+	} {
+		if got := decision(l, &capacity.Plan{Launches: []capacity.Launch{*l}, HourlyCost: 0.3, LowerBound: bound}); got != want {
+			t.Errorf("got %q\nwant %q", got, want)
+		}
+	}
+}
+
 // TestReservationsStayWithinTheCostLimit: whatever EC2 chooses among the
 // offerings of all claims of a plan, the limit holds.
 func TestReservationsStayWithinTheCostLimit(t *testing.T) {

@@ -244,8 +244,8 @@ func decision(l *capacity.Launch, plan *capacity.Plan) string {
 	if n := len(l.Pods); n != 1 {
 		pods = fmt.Sprintf("%d pods", n)
 	}
-	return fmt.Sprintf("for %s: %s. Plan: %d to buy, %.4f $/h, at most %.1f %% above the proven minimum",
-		pods, l.Why, len(plan.Launches), plan.HourlyCost, 100*plan.Gap())
+	return fmt.Sprintf("for %s: %s. Plan: %d to buy, %.4f $/h, %s",
+		pods, l.Why, len(plan.Launches), plan.HourlyCost, plan.GapText())
 }
 
 // spareCost is what the plan leaves of each limit on the cost, in $/h, by

@@ -1,7 +1,9 @@
 package provisioner
 
 import (
+	"strings"
 	"sync"
+	"unicode"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -19,16 +21,29 @@ func newVerdicts() *verdicts { return &verdicts{told: map[types.UID]capacity.Rea
 
 // tell reports whether a pod has not been told this reason yet, and notes it.
 // Only Provisioner and constraint count: a price or a number in the text that
-// changes is no news.
+// changes is no news. What keeps a pod's group from starting may be anything, so
+// there the kind of fix counts too.
 func (v *verdicts) tell(pod types.UID, r capacity.Reason) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	key := capacity.Reason{Provisioner: r.Provisioner, Constraint: r.Constraint}
+	if r.Constraint == capacity.ConstraintPodGroup {
+		key.Fix = withoutNumbers(r.Fix)
+	}
 	if v.told[pod] == key {
 		return false
 	}
 	v.told[pod] = key
 	return true
+}
+
+func withoutNumbers(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsDigit(r) || r == '.' {
+			return -1
+		}
+		return r
+	}, s)
 }
 
 // forget drops pods that wait no more.
