@@ -79,20 +79,13 @@ func TestNoGangIsPlacedInPart(t *testing.T) {
 }
 
 // TestAFailedGangChangesNothingForOthers: what is bought, and for what price, is
-// what it would be if the gang did not exist.
+// what it would be if the gangs that have no place did not exist.
 func TestAFailedGangChangesNothingForOthers(t *testing.T) {
 	failed := 0
 	for seed := range uint64(400) {
 		draw := fromSeed(seed)
-		s := drawSnapshot(draw, false)
-		name := "gang"
-		s.Groups = map[string]capacity.PodGroup{"one/gang": {MinCount: 3}, "two/gang": {MinCount: 3}, "default/gang": {MinCount: 3}}
-		first := templateOf(s.Pods[0])
-		for _, p := range s.Pods {
-			if templateOf(p) == first {
-				p.Spec.SchedulingGroup = &corev1.PodSchedulingGroup{PodGroupName: &name}
-			}
-		}
+		s := drawSnapshot(draw, seed%2 == 0)
+		drawGroups(draw, s)
 		with := capacity.Solve(s)
 		refused := map[*corev1.Pod]bool{}
 		for _, u := range with.Unschedulable {
@@ -112,8 +105,8 @@ func TestAFailedGangChangesNothingForOthers(t *testing.T) {
 			t.Errorf("seed %d (-without the gang +with):\n%s", seed, d)
 		}
 	}
-	if failed < 20 {
-		t.Errorf("only %d gangs failed: the test shows little", failed)
+	if failed < 100 {
+		t.Errorf("gangs failed in %d plans only: the test shows little", failed)
 	}
 }
 
