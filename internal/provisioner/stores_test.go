@@ -48,10 +48,10 @@ func TestPodGroupsAreWatchedWhereTheyAreServed(t *testing.T) {
 		watched bool
 		err     error
 	}{
-		"served":                   {serving("v1beta1"), true, nil},
-		"not served":               {serving(), false, nil},
-		"another version only":     {serving("v1alpha3"), false, nil},
-		"API server not there":     {failingMapper{}, false, errUnreachable},
+		"served":               {serving("v1beta1"), true, nil},
+		"not served":           {serving(), false, nil},
+		"another version only": {serving("v1alpha3"), false, nil},
+		"API server not there": {failingMapper{}, false, errUnreachable},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, err := newStores(t.Context(), &informertest.FakeInformers{Scheme: scheme}, c.mapper)
