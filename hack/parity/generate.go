@@ -546,7 +546,10 @@ func (g *generator) node(i int, templates []*corev1.Pod) {
 	}
 	if g.chance(12) {
 		n.Unschedulable = true
-		n.Taints = append(n.Taints, corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule})
+	}
+	if n.InFlight {
+		n.Provisioner = g.s.Provisioners[0].Name
+		n.Labels[corev1.LabelInstanceTypeStable] = one(g, g.s.Machines...).Name
 	}
 	if g.has.volumes && g.chance(50) {
 		n.VolumeLimits = map[string]int64{ebs: int64(g.upTo(0, 3))}

@@ -62,7 +62,7 @@ func (r *referee) judge(s *scenario) (d *disagreement, err error) {
 	for _, n := range s.Nodes {
 		t.nodes = append(t.nodes, existingNode(n))
 		t.closed[n.Name] = n.Unschedulable
-		t.limits[n.Name] = n.VolumeLimits
+		t.limits[n.Name] = s.limitsOf(n)
 		for _, p := range n.Pods {
 			t.pods = append(t.pods, onNode(p, n.Name))
 		}
@@ -77,6 +77,7 @@ func (r *referee) judge(s *scenario) (d *disagreement, err error) {
 		l := &t.plan.Launches[i]
 		name := "new-" + strconv.Itoa(i)
 		t.nodes = append(t.nodes, newNode(name, l.Labels, l.Taints, l.Allocatable))
+		t.limits[name] = s.limitsOfType(l.InstanceType)
 		for _, p := range l.Pods {
 			seat(p, name)
 		}
@@ -99,8 +100,7 @@ func (r *referee) judge(s *scenario) (d *disagreement, err error) {
 	if d, err := t.bindAll(waiting); d != nil || err != nil {
 		return d, err
 	}
-	t.pods = append(t.pods, waiting...)
-	return t.judgeRefusals()
+	return t.judgeRefusals(waiting)
 }
 
 // onNode is the pod, running on a node.
@@ -113,6 +113,10 @@ func onNode(p *corev1.Pod, node string) *corev1.Pod {
 func existingNode(n *capacity.Node) *corev1.Node {
 	o := newNode(n.Name, n.Labels, n.Taints, n.Allocatable)
 	o.Spec.Unschedulable = n.Unschedulable
+	cordoned := corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule}
+	if n.Unschedulable && !slices.Contains(o.Spec.Taints, cordoned) {
+		o.Spec.Taints = append(slices.Clone(o.Spec.Taints), cordoned)
+	}
 	return o
 }
 
@@ -273,7 +277,7 @@ func templateOf(p *corev1.Pod) string {
 
 // judgeRefusals asks the filters about the pods without a place: on every node
 // of the plan, and on an empty node of every offering that the limits leave.
-func (t *trial) judgeRefusals() (*disagreement, error) {
+func (t *trial) judgeRefusals(bound []*corev1.Pod) (*disagreement, error) {
 	var pods []*corev1.Pod
 	for _, u := range t.plan.Unschedulable {
 		if !slices.ContainsFunc(pods, func(p *corev1.Pod) bool { return templateOf(p) == templateOf(u.Pod) }) {
@@ -299,7 +303,7 @@ func (t *trial) judgeRefusals() (*disagreement, error) {
 					continue
 				}
 				for _, labels := range labelsOf(p, typ, o) {
-					if d, err := t.judgeProbe(pods, p, typ, o, labels); d != nil || err != nil {
+					if d, err := t.judgeProbe(pods, bound, p, typ, o, labels); d != nil || err != nil {
 						return d, err
 					}
 				}
@@ -309,21 +313,43 @@ func (t *trial) judgeRefusals() (*disagreement, error) {
 	return nil, nil
 }
 
-func (t *trial) judgeProbe(pods []*corev1.Pod, p *capacity.Provisioner, typ *capacity.InstanceType, o capacity.Offering, labels map[string]string) (*disagreement, error) {
+// judgeProbe asks about an empty node more. Its DaemonSet pods are there before
+// the pods of the plan are bound, like those of the plan's nodes. An acceptance
+// counts when the plan has an order of binding with that node and the pod on it,
+// too. Where it has none, because the node is a domain in which others count
+// differently, the pod can only have its place at their cost.
+func (t *trial) judgeProbe(pods, bound []*corev1.Pod, p *capacity.Provisioner, typ *capacity.InstanceType, o capacity.Offering, labels map[string]string) (*disagreement, error) {
 	const name = "probe"
 	n := newNode(name, labels, p.Spec.Taints, typ.Allocatable)
-	nodes, before := slices.Clone(t.nodes), len(t.pods)
-	t.set(append(nodes, n), t.pods)
-	if err := t.startDaemons(n); err != nil {
-		return nil, err
+	before := len(t.pods)
+	t.limits[name] = t.s.limitsOfType(typ.Machine.Name)
+	t.setLimits(t.limits)
+	open := func() error {
+		t.pods = t.pods[:before]
+		t.set(append(slices.Clone(t.nodes), n), t.pods)
+		return t.startDaemons(n)
 	}
-	t.pods = t.pods[:before]
+	defer func() { t.pods = t.pods[:before] }()
 	for _, pod := range pods {
 		if typ.OnlyFor != "" && capacity.PodRequests(pod)[typ.OnlyFor] == 0 {
 			continue
 		}
-		if t.refuses(pod, name) == "" {
-			return &disagreement{kind: kindAccepted, detail: fmt.Sprintf("%s on an empty %s %s in %s of %s with labels %v", pod.Name, o.CapacityType, typ.Machine.Name, o.Zone, p.Name, labels)}, nil
+		if err := open(); err != nil {
+			return nil, err
+		}
+		for _, b := range bound {
+			if err := t.bind(b); err != nil {
+				return nil, err
+			}
+		}
+		if t.refuses(pod, name) != "" {
+			continue
+		}
+		if err := open(); err != nil {
+			return nil, err
+		}
+		if d, err := t.bindAll(append(slices.Clone(bound), onNode(pod, name))); d == nil || err != nil {
+			return &disagreement{kind: kindAccepted, detail: fmt.Sprintf("%s on an empty %s %s in %s of %s with labels %v", pod.Name, o.CapacityType, typ.Machine.Name, o.Zone, p.Name, labels)}, err
 		}
 	}
 	return nil, nil

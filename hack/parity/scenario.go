@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -77,4 +78,37 @@ func load(file string) (*scenario, error) {
 		return nil, fmt.Errorf("reading scenario %s: %w", file, err)
 	}
 	return s, nil
+}
+
+// limitsOf are the volume limits of a node's CSINode; a node that is coming has
+// those of its type, if that is for sale still.
+func (s *scenario) limitsOf(n *capacity.Node) map[string]int64 {
+	if len(n.VolumeLimits) > 0 || !n.InFlight {
+		return n.VolumeLimits
+	}
+	name := n.Labels[corev1.LabelInstanceTypeStable]
+	for _, p := range s.snapshot().Provisioners {
+		if slices.ContainsFunc(p.InstanceTypes, func(t capacity.InstanceType) bool { return t.Machine.Name == name }) {
+			return s.limitsOfType(name)
+		}
+	}
+	return nil
+}
+
+// limitsOfType are the limits that the EBS CSI driver finds on a fresh machine:
+// what EC2 allows less the root volume and, where they count, one network
+// interface more than the first.
+func (s *scenario) limitsOfType(name string) map[string]int64 {
+	for i := range s.Machines {
+		m := &s.Machines[i]
+		if m.Name != name || m.EBSAttachments == 0 {
+			continue
+		}
+		taken := int64(1)
+		if m.EBSShared && m.ENIs >= 2 {
+			taken = 2
+		}
+		return map[string]int64{ebs: max(1, int64(m.EBSAttachments)-taken)}
+	}
+	return nil
 }

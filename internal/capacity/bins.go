@@ -24,9 +24,8 @@ type bin struct {
 	ports []hostPort
 	// daemons are DaemonSets' pods that are still to come.
 	daemons []*corev1.Pod
-	// attach is how many more volumes can be attached, by CSI driver; nil: any.
-	// attached are those that are.
-	attach   map[string]int64
+	// attached are the volumes of the Snapshot's pods there, and those of pods
+	// placed there that other pods may use too.
 	attached map[attachment]bool
 	placed   []placed
 }
@@ -101,7 +100,7 @@ func (v *solver) existingBins() []*bin {
 				b.free[k] -= x
 			}
 			b.ports = append(b.ports, hostPorts(p)...)
-			if len(n.VolumeLimits) > 0 && len(p.Spec.Volumes) > 0 {
+			if len(v.dims.attach) > 0 && len(p.Spec.Volumes) > 0 {
 				needs, _ := v.snap.volumeNeeds(p)
 				for _, id := range needs.ids {
 					b.attached[id] = true
@@ -111,14 +110,11 @@ func (v *solver) existingBins() []*bin {
 				present[p.Namespace+"/"+ref.Name] = true
 			}
 		}
-		if len(n.VolumeLimits) > 0 {
-			b.attach = map[string]int64{}
-			for driver, limit := range n.VolumeLimits {
-				b.attach[driver] = limit
-			}
+		for _, a := range v.dims.attach {
+			b.free[a.index] = v.volumeLimit(n, a.driver)
 			for id := range b.attached {
-				if _, ok := b.attach[id.driver]; ok {
-					b.attach[id.driver]--
+				if id.driver == a.driver {
+					b.free[a.index]--
 				}
 			}
 		}
@@ -231,18 +227,15 @@ func (v *solver) put(s *shape, b *bin, n int) {
 	if len(s.ports) > 0 {
 		b.ports = append(b.ports, s.ports...)
 	}
-	if b.attach != nil {
-		for d, x := range s.volumes.attach {
-			if _, ok := b.attach[d]; ok {
-				b.attach[d] -= x * int64(n)
-			}
+	for i, id := range s.limited {
+		if b.attached[id] {
+			continue
 		}
-		for _, id := range s.volumes.shared {
-			if _, ok := b.attach[id.driver]; ok && !b.attached[id] {
-				b.attach[id.driver]--
-			}
-			b.attached[id] = true
+		if b.attached == nil {
+			b.attached = map[attachment]bool{}
 		}
+		b.attached[id] = true
+		b.free[s.limitedBy[i]]--
 	}
 	i := slices.IndexFunc(b.placed, func(p placed) bool { return p.s == s })
 	if i < 0 {
@@ -255,6 +248,7 @@ func (v *solver) put(s *shape, b *bin, n int) {
 		v.count(s.late, b, n)
 	}
 	v.left[s.id] -= n
+	v.bound = append(v.bound, seat{s, b, n})
 }
 
 func (v *solver) count(counters []*counter, b *bin, n int) {
@@ -281,20 +275,7 @@ func (v *solver) settle() {
 
 // copies is how many pods of the shape the bin's resources still hold.
 func (b *bin) copies(s *shape) int {
-	n := copies(s.vector, b.free)
-	for d, left := range b.attach {
-		for _, id := range s.volumes.shared {
-			if id.driver == d && !b.attached[id] {
-				left--
-			}
-		}
-		switch x := s.volumes.attach[d]; {
-		case left < 0 && (x > 0 || b.wants(s, d)):
-			n = 0
-		case x > 0:
-			n = min(n, int(left/x))
-		}
-	}
+	n := copiesBeside(s, b.free, b.attached)
 	if len(s.ports) > 0 {
 		n = min(n, 1)
 		if portsConflict(s.ports, b.ports) {
@@ -304,10 +285,43 @@ func (b *bin) copies(s *shape) int {
 	return n
 }
 
-// wants says whether the shape has a shared volume of the driver that the node
-// does not have yet.
-func (b *bin) wants(s *shape, driver string) bool {
-	return slices.ContainsFunc(s.volumes.shared, func(id attachment) bool { return id.driver == driver && !b.attached[id] })
+// sharedVolumes counts, by dimension, the volumes of pods placed on the bin that
+// other pods may use too.
+func (b *bin) sharedVolumes() map[int]int64 {
+	var n map[int]int64
+	seen := map[attachment]bool{}
+	for _, p := range b.placed {
+		for i, id := range p.s.limited {
+			if seen[id] {
+				continue
+			}
+			if n == nil {
+				n = map[int]int64{}
+			}
+			seen[id] = true
+			n[p.s.limitedBy[i]]++
+		}
+	}
+	return n
+}
+
+// copiesBeside is how many pods of the shape fit into free, where these volumes
+// are attached already.
+func copiesBeside(s *shape, free []int64, attached map[attachment]bool) int {
+	if !slices.ContainsFunc(s.limited, func(id attachment) bool { return !attached[id] }) {
+		return copies(s.vector, free)
+	}
+	free = slices.Clone(free)
+	for i, id := range s.limited {
+		if attached[id] {
+			continue
+		}
+		if free[s.limitedBy[i]] <= 0 {
+			return 0
+		}
+		free[s.limitedBy[i]]--
+	}
+	return copies(s.vector, free)
 }
 
 // copies is how often req fits into free.

@@ -141,7 +141,7 @@ func (v *solver) chooseColumn(s *shape, extra []int64) *column {
 // holds, at most most.
 func (v *solver) fitWith(s *shape, extra []int64, c *column, most int) int {
 	if extra == nil {
-		return min(most, copies(s.vector, c.free))
+		return min(most, copiesBeside(s, c.free, nil))
 	}
 	sum := slices.Clone(s.vector)
 	for r, x := range extra {

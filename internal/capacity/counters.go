@@ -187,7 +187,8 @@ func (v *solver) spreadCountersOf(s *shape) {
 			if t.honorAffinity && !v.matchesBin(s.selects, b) {
 				return false
 			}
-			return !t.honorTaints || untolerated(s.pod.Spec.Tolerations, b.taints) == nil && (b.node == nil || !b.node.Unschedulable)
+			return !t.honorTaints || untolerated(s.pod.Spec.Tolerations, b.taints) == nil &&
+				(b.node == nil || !b.node.Unschedulable || tolerates(s.pod.Spec.Tolerations, &cordoned))
 		}
 		c, made := v.counterFor(id, t.key, func(p *corev1.Pod) bool {
 			return !t.countsNothing && p.DeletionTimestamp == nil && t.q.matches(v.snap.Namespaces, p.Namespace, p.Labels)

@@ -42,7 +42,7 @@ func InstanceTypes(machines []Machine, spec *v1alpha1.ProvisionerSpec, resolved 
 		if !offered {
 			continue
 		}
-		t := InstanceType{Machine: m, Labels: labels, Offerings: offerings}
+		t := InstanceType{Machine: m, Labels: labels, Offerings: offerings, VolumeLimits: machineVolumeLimits(m)}
 		t.Capacity = machineCapacity(m, spec, resolved.RootVolumeBytes)
 		t.Allocatable = machineAllocatable(m, spec, t.Capacity)
 		if name := gpuResource(m); name != "" && !acceleratorNamed(labels, spec.Requirements) {

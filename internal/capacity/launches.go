@@ -103,7 +103,7 @@ type choice struct {
 func (v *solver) launch(b *bin, known map[string]*choice) Launch {
 	c := b.col
 	l := Launch{Provisioner: c.seller.p, OfferingRef: c.ref(), Labels: v.m.labels(c), Taints: c.seller.p.Spec.Taints,
-		Allocatable: c.typ.Allocatable, Requests: c.daemons.requests.Clone()}
+		Allocatable: c.typ.Allocatable, VolumeLimits: c.typ.VolumeLimits, Requests: c.daemons.requests.Clone()}
 	key := shapeKey{}
 	key.num(int64(c.index))
 	for _, q := range b.placed {
@@ -134,6 +134,9 @@ func (v *solver) choose(b *bin, requests Resources) *choice {
 		for r, x := range q.s.vector {
 			need[r] += x * int64(q.n)
 		}
+	}
+	for k, n := range b.sharedVolumes() {
+		need[k] += n
 	}
 	ch := &choice{}
 	for _, i := range v.m.byPrice() {
@@ -241,11 +244,13 @@ func (v *solver) whyNot(s *shape) []Reason {
 func (v *solver) topologyReason(s *shape, seller *seller) Reason {
 	probe := &bin{host: hostValue(-1), probe: true}
 	r := Reason{Provisioner: seller.p.Name}
+	some := false
 	for i := seller.first; i < seller.end; i++ {
 		c := &v.m.columns[i]
 		if !v.usable(s, c) {
 			continue
 		}
+		some = true
 		probe.col, probe.taints = c, seller.p.Spec.Taints
 		kind := v.blocked(s, probe, everything)
 		if kind == "" {
@@ -267,6 +272,12 @@ func (v *solver) topologyReason(s *shape, seller *seller) Reason {
 			r.Detail = "one more pod in any domain that can get a node would exceed maxSkew" + keysOfSpread(s.spread)
 			r.Fix = "allow the missing domains in Provisioner " + seller.p.Name + ", raise maxSkew, or use ScheduleAnyway"
 		}
+		return r
+	}
+	if !some && len(v.dims.attach) > 0 && len(s.volumes.ids) > 0 {
+		r.Constraint = ConstraintVolume
+		r.Detail = fmt.Sprintf("none of its nodes that would do can attach %d volumes for the pod beside the root volume", len(s.volumes.ids))
+		r.Fix = "allow instance types that attach more volumes in Provisioner " + seller.p.Name + ", or use fewer volumes"
 		return r
 	}
 	if r.Constraint == "" && len(s.spread) > 0 {

@@ -108,6 +108,14 @@ func compileDaemons(pods []*corev1.Pod) []*daemon {
 type dimensions struct {
 	names []corev1.ResourceName
 	index map[corev1.ResourceName]int
+	// attach are those that count volumes.
+	attach []attachDimension
+}
+
+// attachDimension counts volumes of a CSI driver that a node can attach.
+type attachDimension struct {
+	driver string
+	index  int
 }
 
 // newDimensions takes cpu, memory and pods, and whatever else is requested.
@@ -221,6 +229,9 @@ func (m *market) addColumns(s *seller, daemons []*daemon) {
 				}
 				if vectors[load] == nil {
 					free := m.dims.vector(t.Allocatable)
+					for _, a := range m.dims.attach {
+						free[a.index] = limitOf(t.VolumeLimits, a.driver)
+					}
 					for k, x := range m.dims.vector(load.requests) {
 						free[k] -= x
 					}

@@ -69,6 +69,8 @@ type Launch struct {
 	// Capacity and Allocatable that the planner assumes; Requests what of the
 	// latter is taken, DaemonSets included.
 	Capacity, Allocatable, Requests Resources
+	// VolumeLimits by CSI driver that the planner assumes of its CSINode.
+	VolumeLimits map[string]int64
 	// Pods to run there.
 	Pods []*corev1.Pod
 	// Next are the cheapest offerings of up to three other instance types, under

@@ -9,11 +9,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// maxProofs bounds how often a plan that has no order of binding is mended by
-// buying; after that, pods only lose their seats.
-const maxProofs = 8
+// maxPurchases bounds how often nodes are bought for pods that have lost their
+// seats, or never had one.
+const maxPurchases = 16
 
-// seat is a number of pods of one shape that are to be bound on one bin.
+// seat is a number of pods of one shape that are bound, or to be bound, on one
+// bin.
 type seat struct {
 	s *shape
 	b *bin
@@ -23,9 +24,9 @@ type seat struct {
 // prove binds all that has been placed anew, in some order, by what
 // kube-scheduler would count: with every node of the plan and its DaemonSet pods
 // there from the start. Pods that it would refuse lose their seats and seek
-// others in that state; when this brings new nodes, the proof begins again, for
-// new nodes can be new domains. Where nobody is tied to others there is nothing
-// to prove.
+// others in that state, also on further nodes. These are new domains for all:
+// the proof begins again with them, and what does not seat more pods in the end
+// is not bought. Where nobody is tied to others there is nothing to prove.
 func (v *solver) prove() {
 	if !slices.ContainsFunc(v.shapes, (*shape).tied) {
 		return
@@ -35,18 +36,27 @@ func (v *solver) prove() {
 	}
 	order := slices.Clone(v.shapes)
 	slices.SortFunc(order, compareService)
-	for try := 0; ; try++ {
-		bound := v.rebind()
-		if try < maxProofs {
-			had := len(v.bins)
-			v.seekSeats(order)
-			if len(v.bins) > had {
-				continue
-			}
-		}
-		if bound && !v.anyIdle() {
+	v.rebind(order)
+	vain := map[*shape]int{}
+	for range maxPurchases {
+		i := slices.IndexFunc(order, func(s *shape) bool { return v.left[s.id] > 0 && vain[s] < 2 && v.chooseColumn(s, nil) != nil })
+		if i < 0 {
 			return
 		}
+		s, bins, bound, waiting := order[i], v.bins, slices.Clone(v.bound), v.waiting()
+		if vain[s] == 0 {
+			v.placeShape(s)
+		} else {
+			// Perhaps all that it wants is too much.
+			v.put(s, v.buy(v.chooseColumn(s, nil)), 1)
+		}
+		v.rebind(order)
+		if v.waiting() < waiting {
+			clear(vain)
+			continue
+		}
+		vain[s]++
+		v.restore(bins, bound)
 	}
 }
 
@@ -60,18 +70,35 @@ func (v *solver) anyIdle() bool {
 	return slices.ContainsFunc(v.bins[v.existing:], func(b *bin) bool { return len(b.placed) == 0 })
 }
 
-// rebind empties the bins, leaves out those to buy that nobody is on, and binds
-// their pods again; it says whether all could be.
-func (v *solver) rebind() bool {
-	old := v.bins
-	for _, reverse := range []bool{false, true} {
-		seats := v.reopen(old)
-		if v.bindAll(seats, reverse) {
-			return true
+// rebind empties the bins, binds their pods again and seats those that could not
+// be, or had no place, where they may be; bins to buy that nobody is on then are
+// left out, and it begins again.
+func (v *solver) rebind(order []*shape) {
+	for {
+		old := v.bins
+		if !v.bindAll(v.reopen(old), false) && !v.bindAll(v.reopen(old), true) {
+			v.bindAll(v.reopen(old), false)
+		}
+		for had := -1; had != v.waiting(); {
+			had = v.waiting()
+			for _, s := range order {
+				if v.left[s.id] > 0 {
+					v.joinBins(s, v.bins)
+				}
+			}
+		}
+		if !v.anyIdle() {
+			return
 		}
 	}
-	v.bindAll(v.reopen(old), false)
-	return false
+}
+
+// restore goes back to bins, with pods bound in this order.
+func (v *solver) restore(bins []*bin, bound []seat) {
+	v.reopen(bins)
+	for _, t := range bound {
+		v.put(t.s, v.bins[t.b.index], t.n)
+	}
 }
 
 // reopen makes all bins as they are before the first pod of the plan is bound.
@@ -79,7 +106,7 @@ func (v *solver) reopen(old []*bin) []*seat {
 	for _, s := range v.m.sellers {
 		s.left = newLimitsLeft(s.p)
 	}
-	v.bins = nil
+	v.bins, v.bound = nil, nil
 	v.bins = v.existingBins()
 	var seats []*seat
 	for i, b := range old {
@@ -207,24 +234,6 @@ func (v *solver) interleave(s *shape, seats []*seat) []*seat {
 	}
 	slices.SortStableFunc(seats, func(a, b *seat) int { return cmp.Compare(turn[a], turn[b]) })
 	return seats
-}
-
-// seekSeats puts pods without a seat where kube-scheduler would accept them now:
-// on the nodes of the plan, or on further ones.
-func (v *solver) seekSeats(order []*shape) {
-	for had := -1; had != v.waiting(); {
-		had = v.waiting()
-		for _, s := range order {
-			if v.left[s.id] > 0 {
-				v.joinBins(s, v.bins)
-			}
-		}
-	}
-	for _, s := range order {
-		if v.left[s.id] > 0 {
-			v.placeShape(s)
-		}
-	}
 }
 
 // waiting is the number of pods that have no seat.

@@ -20,6 +20,10 @@ type shape struct {
 	oldest   time.Time
 	gang     *gang
 	volumes  volumeNeeds
+	// limited are the volumes that other pods use too and whose number a node
+	// limits; limitedBy are the dimensions of these limits.
+	limited   []attachment
+	limitedBy []int
 	// selects is the node selector and affinity without what volumes require:
 	// what a spread constraint may honor.
 	selects *nodeReq

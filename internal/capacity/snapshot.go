@@ -109,6 +109,9 @@ type InstanceType struct {
 	Labels map[string]string
 	// Capacity and Allocatable that the kubelet will report.
 	Capacity, Allocatable Resources
+	// VolumeLimits by CSI driver name, as the CSINode will state them; absent:
+	// unlimited or unknown.
+	VolumeLimits map[string]int64
 	// Offerings that the Provisioner allows and that are not known to be
 	// exhausted, cheapest first (ties by zone, then capacity type).
 	Offerings []Offering
@@ -151,7 +154,8 @@ type Node struct {
 	// Unschedulable: nothing new may be placed here (cordoned, going away), but
 	// its pods still count for topology.
 	Unschedulable bool
-	// VolumeLimits by CSI driver name, from CSINode; absent: unlimited.
+	// VolumeLimits by CSI driver name, from CSINode; absent: unlimited, or on a
+	// node in flight what its instance type says.
 	VolumeLimits map[string]int64
 	// HourlyPrice in $/h; 0 for nodes that are not Berth's.
 	HourlyPrice float64

@@ -105,6 +105,8 @@ type solver struct {
 	requests map[*corev1.Pod]Resources
 	terms    map[*corev1.Pod][2][]term
 	pk       packer
+	// bound are all puts since the bins were opened, in order.
+	bound []seat
 	// worth of one pod of each shape, in $/h, as the packing has found it.
 	worth []float64
 }
@@ -158,7 +160,14 @@ func (v *solver) prepare() {
 	for _, d := range v.snap.DaemonSetPods {
 		rs = append(rs, PodRequests(d))
 	}
+	drivers := v.limitedDrivers()
+	for _, d := range drivers {
+		rs = append(rs, Resources{attachResource(d): 1})
+	}
 	v.dims = newDimensions(rs...)
+	for _, d := range drivers {
+		v.dims.attach = append(v.dims.attach, attachDimension{d, v.dims.index[attachResource(d)]})
+	}
 	v.compileDaemons()
 	v.m = newMarket(v.snap.Region, v.snap.Provisioners, v.daemons, wanted, v.dims)
 	v.worth = make([]float64, len(v.shapes))
@@ -166,6 +175,7 @@ func (v *solver) prepare() {
 	byKey := map[string]int{}
 	for _, s := range v.shapes {
 		s.vector = v.dims.vector(s.requests)
+		s.countVolumes(v.dims)
 		key := v.signatureKey(s)
 		id, ok := byKey[key]
 		if !ok {
@@ -242,13 +252,13 @@ func (v *solver) columnsFor(s *shape) (cols, seats bitset) {
 
 // usable says whether a node of the column could host a pod of the shape.
 func (v *solver) usable(s *shape, c *column) bool {
-	return v.sigs[s.sig].cols.has(c.index) && vectorFits(s.vector, c.free)
+	return v.sigs[s.sig].cols.has(c.index) && copiesBeside(s, c.free, nil) > 0
 }
 
 // seatable says whether a pod of the shape could run on a node of the column,
 // whoever the node was bought for.
 func (v *solver) seatable(s *shape, c *column) bool {
-	return v.sigs[s.sig].seats.has(c.index) && vectorFits(s.vector, c.free)
+	return v.sigs[s.sig].seats.has(c.index) && copiesBeside(s, c.free, nil) > 0
 }
 
 // attempt plans from the start. strict serves one shape after the other, by
@@ -260,7 +270,7 @@ func (v *solver) attempt(strict bool) {
 		s.left = newLimitsLeft(s.p)
 	}
 	v.scarce, v.settled, v.closed = false, false, false
-	v.bins = nil
+	v.bins, v.bound = nil, nil
 	v.bins = v.existingBins()
 	v.existing = len(v.bins)
 	v.left = make([]int, len(v.shapes))
@@ -361,7 +371,7 @@ func (v *solver) classify() {
 }
 
 func (v *solver) modeOf(s *shape) shapeMode {
-	if v.careful[s.id] || s.meetsDaemons {
+	if v.careful[s.id] || s.meetsDaemons || len(s.limited) > 0 {
 		return modeCareful
 	}
 	mode := modeLocal

@@ -4,6 +4,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
+// cordoned is the taint of nodes that take nothing new.
+var cordoned = corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule}
+
 // tolerates says whether one of the tolerations tolerates the taint, by the
 // rules of kube-scheduler (without the alpha operators Lt and Gt, which
 // tolerate nothing unless a feature gate is on).

@@ -37,6 +37,95 @@ type volumeNeeds struct {
 
 type attachment struct{ driver, id string }
 
+// unlimitedVolumes stands for no limit: more than any node has room for.
+const unlimitedVolumes = 1 << 16
+
+// attachResource names the dimension that counts volumes of a CSI driver.
+func attachResource(driver string) corev1.ResourceName {
+	return corev1.ResourceName("attachable-volumes-csi-" + driver)
+}
+
+// limitOf is how many volumes of the driver limits allow.
+func limitOf(limits map[string]int64, driver string) int64 {
+	if n, ok := limits[driver]; ok {
+		return n
+	}
+	return unlimitedVolumes
+}
+
+// machineVolumeLimits are the limits that the CSINode of such a machine will
+// state: of the attachments that EC2 allows, the EBS CSI driver takes away the
+// root volume and, where network interfaces count too, those that it finds when
+// it starts. EC2's number allows for the first one; a second one is the spare
+// that the VPC CNI attaches by default. Nil when the number is unknown.
+func machineVolumeLimits(m *Machine) map[string]int64 {
+	if m.EBSAttachments == 0 {
+		return nil
+	}
+	n := int64(m.EBSAttachments) - 1
+	if m.EBSShared && m.ENIs > 1 {
+		n--
+	}
+	return map[string]int64{ebsDriver: max(n, 1)}
+}
+
+// limitedDrivers are the CSI drivers of waiting pods' volumes of which some node
+// can attach only so many.
+func (v *solver) limitedDrivers() []string {
+	limited := map[string]bool{}
+	for _, p := range v.snap.Provisioners {
+		for i := range p.InstanceTypes {
+			for d := range p.InstanceTypes[i].VolumeLimits {
+				limited[d] = true
+			}
+		}
+	}
+	for _, n := range v.snap.Nodes {
+		for d := range n.VolumeLimits {
+			limited[d] = true
+		}
+	}
+	wanted := map[string]bool{}
+	for _, s := range v.shapes {
+		for _, id := range s.volumes.ids {
+			if limited[id.driver] {
+				wanted[id.driver] = true
+			}
+		}
+	}
+	return sortedNames(wanted)
+}
+
+// volumeLimit is how many volumes of the driver the node can attach. A node that
+// is coming will say the same as others of its type; of a type that no
+// Provisioner buys any more nothing is known.
+func (v *solver) volumeLimit(n *Node, driver string) int64 {
+	if _, ok := n.VolumeLimits[driver]; ok || !n.InFlight {
+		return limitOf(n.VolumeLimits, driver)
+	}
+	for _, p := range v.snap.Provisioners {
+		for i := range p.InstanceTypes {
+			if t := &p.InstanceTypes[i]; t.Machine.Name == n.Labels[corev1.LabelInstanceTypeStable] {
+				return limitOf(t.VolumeLimits, driver)
+			}
+		}
+	}
+	return unlimitedVolumes
+}
+
+// countVolumes adds to the shape's vector the volumes that its pods attach, and
+// notes those that several pods may attach together.
+func (s *shape) countVolumes(dims *dimensions) {
+	for _, a := range dims.attach {
+		s.vector[a.index] = s.volumes.attach[a.driver]
+		for _, id := range s.volumes.shared {
+			if id.driver == a.driver {
+				s.limited, s.limitedBy = append(s.limited, id), append(s.limitedBy, a.index)
+			}
+		}
+	}
+}
+
 // volumeNeeds looks up the pod's claims; a Reason when a claim stands in the way
 // of any node. What could be found out is complete all the same.
 func (s *Snapshot) volumeNeeds(pod *corev1.Pod) (n volumeNeeds, why *Reason) {
