@@ -108,7 +108,7 @@ func (v *solver) chooseColumn(s *shape, extra []int64) *column {
 		}
 		for i := seller.first; i < seller.end; i++ {
 			c := &v.m.columns[i]
-			if !v.usable(s, c) {
+			if !v.usable(s, c) || v.barred != nil && v.barred[v.domainsOf(c)] {
 				continue
 			}
 			fit := v.fitWith(s, extra, c, most)

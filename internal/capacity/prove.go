@@ -11,7 +11,7 @@ import (
 
 // maxPurchases bounds how often nodes are bought for pods that have lost their
 // seats, or never had one.
-const maxPurchases = 16
+const maxPurchases = 32
 
 // seat is a number of pods of one shape that are bound, or to be bound, on one
 // bin.
@@ -37,27 +37,67 @@ func (v *solver) prove() {
 	order := slices.Clone(v.shapes)
 	slices.SortFunc(order, compareService)
 	v.rebind(order)
-	vain := map[*shape]int{}
+	vain := map[*shape]map[string]bool{}
 	for range maxPurchases {
-		i := slices.IndexFunc(order, func(s *shape) bool { return v.left[s.id] > 0 && vain[s] < 2 && v.chooseColumn(s, nil) != nil })
-		if i < 0 {
+		s, c := v.nextPurchase(order, vain)
+		if s == nil {
 			return
 		}
-		s, bins, bound, waiting := order[i], v.bins, slices.Clone(v.bound), v.waiting()
-		if vain[s] == 0 {
+		bins, bound, waiting := v.bins, slices.Clone(v.bound), v.waiting()
+		if vain[s] == nil {
 			v.placeShape(s)
 		} else {
-			// Perhaps all that it wants is too much.
-			v.put(s, v.buy(v.chooseColumn(s, nil)), 1)
+			// All that it wants has been too much.
+			v.put(s, v.buy(c), 1)
 		}
 		v.rebind(order)
 		if v.waiting() < waiting {
 			clear(vain)
 			continue
 		}
-		vain[s]++
 		v.restore(bins, bound)
+		if vain[s] == nil {
+			vain[s] = map[string]bool{}
+		} else {
+			vain[s][v.domainsOf(c)] = true
+		}
 	}
+}
+
+// nextPurchase is a shape without seats for all its pods, and a column that
+// kube-scheduler would accept one on. vain are domains, by shape, where that has
+// cost others their seats.
+func (v *solver) nextPurchase(order []*shape, vain map[*shape]map[string]bool) (*shape, *column) {
+	defer func() { v.barred = nil }()
+	for _, s := range order {
+		if v.left[s.id] == 0 {
+			continue
+		}
+		v.barred = vain[s]
+		if c := v.chooseColumn(s, nil); c != nil {
+			return s, c
+		}
+	}
+	return nil, nil
+}
+
+// domainsOf names the domains that a node of the column would be in, as far as
+// anybody counts by them.
+func (v *solver) domainsOf(c *column) string {
+	keys := map[string]bool{}
+	for _, k := range v.allCounters {
+		keys[k.key] = true
+	}
+	b := shapeKey{}
+	for _, key := range sortedNames(keys) {
+		val, _ := v.m.label(c, key)
+		b.str(val)
+	}
+	for _, d := range c.daemons.pods {
+		b.str(d.pod.Namespace)
+		b.str(d.pod.Name)
+	}
+	return string(b)
 }
 
 // tied says whether the shape's place hangs on other pods.

@@ -105,6 +105,8 @@ type solver struct {
 	requests map[*corev1.Pod]Resources
 	terms    map[*corev1.Pod][2][]term
 	pk       packer
+	// barred are domains that nodes are not to be bought in now.
+	barred map[string]bool
 	// bound are all puts since the bins were opened, in order.
 	bound []seat
 	// worth of one pod of each shape, in $/h, as the packing has found it.
