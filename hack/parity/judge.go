@@ -26,7 +26,7 @@ const (
 
 // maxStates bounds the search for an order of binding. Plans that have one
 // need about as many states as pods; the rest is for proving that there is none.
-const maxStates = 4000
+const maxStates = 100000
 
 // disagreement is what is wrong with a plan.
 type disagreement struct {
