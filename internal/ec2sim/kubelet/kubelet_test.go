@@ -220,7 +220,13 @@ type harness struct {
 }
 
 func start(t *testing.T, objects ...runtime.Object) *harness {
-	h := &harness{client: fake.NewClientset(objects...), events: make(chan Event, 100)}
+	return startWith(t, fake.NewClientset(objects...))
+}
+
+// startWith starts a runner on a client that is complete: the fake may not be
+// given reactors while it serves.
+func startWith(t *testing.T, client *fake.Clientset) *harness {
+	h := &harness{client: client, events: make(chan Event, 100)}
 	r, err := New(Config{
 		Client: h.client, Cluster: demo, Parallel: 4, DeviceDelay: time.Millisecond, Clock: clock.RealClock{}, Log: zap.NewNop(),
 		Report: func(e Event) { h.events <- e },
@@ -290,12 +296,13 @@ func TestRegisterGPUsAndStop(t *testing.T) {
 		}
 		return p
 	}
-	h := start(t, pod("runs", m.NodeName, false), pod("ends", m.NodeName, true), pod("ends-elsewhere", "other", true))
+	client := fake.NewClientset(pod("runs", m.NodeName, false), pod("ends", m.NodeName, true), pod("ends-elsewhere", "other", true))
 	deleted := make(chan string, 10)
-	h.client.PrependReactor("delete", "pods", func(a ktesting.Action) (bool, runtime.Object, error) {
+	client.PrependReactor("delete", "pods", func(a ktesting.Action) (bool, runtime.Object, error) {
 		deleted <- a.(ktesting.DeleteAction).GetName()
 		return false, nil, nil
 	})
+	h := startWith(t, client)
 	h.runner.Boot(m)
 	if e := h.event(t); !e.Joined || e.InstanceID != m.InstanceID {
 		t.Fatalf("%+v", e)
