@@ -80,11 +80,22 @@ const (
 	// AnnotationProvisionerHash on a NodeClaim is the hash of the Provisioner's
 	// template at the time of the decision; a difference is drift.
 	AnnotationProvisionerHash = Group + "/provisioner-hash"
-	// AnnotationDisruptionReason on a NodeClaim says why it is being removed.
+	// AnnotationDisruptionReason on a NodeClaim says why it is being removed; on
+	// a Node, why it was taken out of use.
 	AnnotationDisruptionReason = Group + "/disruption-reason"
 	// AnnotationCordoned on a Node remembers when a drain began and what it
 	// added to the node, so that exactly that can be taken back.
 	AnnotationCordoned = Group + "/cordoned"
+	// AnnotationPauseDisruption on a Provisioner, or on Berth's own namespace for
+	// all of them, keeps nodes from being chosen for disruption until then: a
+	// time (RFC 3339). A duration, or anything else, is read once and replaced
+	// by the time that it stands for ("true": an hour).
+	AnnotationPauseDisruption = Group + "/pause-disruption"
+	// AnnotationPauseLaunching likewise keeps nodes from being bought.
+	AnnotationPauseLaunching = Group + "/pause-launching"
+	// AnnotationAcknowledgeDrift on a Provisioner lets more nodes drift than its
+	// disruption.driftShare: the target that condition DriftStopped names.
+	AnnotationAcknowledgeDrift = Group + "/acknowledge-drift"
 	// AnnotationDecision on a NodeClaim is the one-line record of why it was bought.
 	AnnotationDecision = Group + "/decision"
 )

@@ -201,6 +201,20 @@ type Disruption struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=50
 	Budgets []Budget `json:"budgets,omitempty"`
+
+	// ExpiryGrace is how long after its expiry a node may stay for want of
+	// budget, of a replacement, or of its pods' consent. Then it is drained
+	// without them. Default 24h.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s')",message="expiryGrace: not negative"
+	ExpiryGrace *metav1.Duration `json:"expiryGrace,omitempty"`
+
+	// DriftShare is the largest share of the Provisioner's nodes that may drift
+	// at once without being asked for: above it, replacing them waits for the
+	// annotation berth.dev/acknowledge-drift on the Provisioner. Default 100%.
+	// +optional
+	// +kubebuilder:validation:Pattern=`^(100|[0-9]{1,2})%$`
+	DriftShare string `json:"driftShare,omitempty"`
 }
 
 // DisruptionReason is why a node is removed.
@@ -222,6 +236,7 @@ const (
 // Budget bounds simultaneous removals.
 //
 // +kubebuilder:validation:XValidation:rule="has(self.schedule) == has(self.duration)",message="schedule and duration go together"
+// +kubebuilder:validation:XValidation:rule="!has(self.window) || self.window != 'Allow' || has(self.schedule)",message="window Allow needs a schedule"
 type Budget struct {
 	// Nodes is a number ("3") or a share of the Provisioner's nodes ("20%",
 	// rounded up). "0" forbids.
@@ -247,7 +262,24 @@ type Budget struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=64
 	TimeZone string `json:"timeZone,omitempty"`
+	// Window says what the schedule is: Limit, at which times this budget
+	// binds; or Allow, at which times nodes may go at all. Where there are
+	// budgets with Allow for a reason, nodes go for it only while one of them
+	// is in force, and then as many as the largest of these allows. Default Limit.
+	// +optional
+	Window Window `json:"window,omitempty"`
 }
+
+// Window is what a Budget's schedule means.
+//
+// +kubebuilder:validation:Enum=Limit;Allow
+type Window string
+
+// Windows.
+const (
+	WindowLimit Window = "Limit"
+	WindowAllow Window = "Allow"
+)
 
 // Drain settings.
 type Drain struct {
@@ -347,4 +379,6 @@ const (
 	ConditionSecurityGroupsReady  = "SecurityGroupsReady"
 	ConditionAMIsReady            = "AMIsReady"
 	ConditionInstanceProfileReady = "InstanceProfileReady"
+	// ConditionDriftStopped: drifted nodes are not being replaced, and why.
+	ConditionDriftStopped = "DriftStopped"
 )

@@ -32,13 +32,24 @@ func isOurTaint(t corev1.Taint) bool {
 	return t.Key == v1alpha1.TaintDisrupted && t.Effect == corev1.TaintEffectNoSchedule
 }
 
-// Cordon marks a node as going away: the taint that keeps new pods off, the
-// label that takes it out of load balancers, and an annotation that remembers
-// which of the two it added and when. It reports whether it changed the node.
+// Hold takes a node out of use for new pods, while those on it go on: the taint
+// alone, and the annotation that remembers whether it was added and when. It
+// reports whether it changed the node.
 //
 // Taints are a list: write the node with an Update or a patch that carries the
 // resourceVersion, or another manager's taint may be lost.
+func Hold(node *corev1.Node, now time.Time) (changed bool) {
+	return mark(node, now, false)
+}
+
+// Cordon marks a node whose pods are about to go: what Hold does, and the label
+// that takes it out of load balancers. It reports whether it changed the node.
+// Write the node as after Hold.
 func Cordon(node *corev1.Node, now time.Time) (changed bool) {
+	return mark(node, now, true)
+}
+
+func mark(node *corev1.Node, now time.Time, exclude bool) (changed bool) {
 	// What an earlier drain added is still ours to take back.
 	r, had := readRecord(node)
 	if !had {
@@ -50,7 +61,7 @@ func Cordon(node *corev1.Node, now time.Time) (changed bool) {
 		})
 		r.Taint, changed = true, true
 	}
-	if _, ok := node.Labels[corev1.LabelNodeExcludeBalancers]; !ok {
+	if exclude && !Excluded(node) {
 		if node.Labels == nil {
 			node.Labels = map[string]string{}
 		}
@@ -69,6 +80,13 @@ func Cordon(node *corev1.Node, now time.Time) (changed bool) {
 	}
 	node.Annotations[v1alpha1.AnnotationCordoned] = string(value)
 	return true
+}
+
+// Excluded reports whether a node carries the label that takes it out of load
+// balancers, whoever put it there.
+func Excluded(node *corev1.Node) bool {
+	_, ok := node.Labels[corev1.LabelNodeExcludeBalancers]
+	return ok
 }
 
 // Uncordon takes back what Cordon added, and nothing else: a taint or label

@@ -60,6 +60,9 @@ type Input struct {
 	// PVCs of the pods by namespace/name: attachments of pods that stay
 	// until the end are not waited for.
 	PVCs map[string]*corev1.PersistentVolumeClaim
+	// Held pods wait until the caller holds them no longer, or the deadline
+	// leaves them no more time; by UID, with the reason.
+	Held map[types.UID]string
 	// Now, and Started when the drain began: the longer it takes, the less
 	// often it asks.
 	Now, Started time.Time
@@ -170,6 +173,12 @@ func (r Result) Message() string {
 // early; what was not done then counts as remaining.
 func Pass(ctx context.Context, api evictor, in Input) Result {
 	verdicts := Classify(in.Pods, in.Node, in.Now, in.Deadline)
+	for i := range verdicts {
+		v := &verdicts[i]
+		if why, held := in.Held[v.Pod.UID]; held && v.Action == Evict {
+			v.Action, v.Reason = Wait, why
+		}
+	}
 	seen := !in.Node.TaintSeen.IsZero()
 	answers := make([]answer, len(verdicts))
 	if seen {

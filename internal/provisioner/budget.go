@@ -9,25 +9,95 @@ import (
 	"time"
 
 	"github.com/robfig/cron/v3"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/drain"
 )
 
 // defaultBudget holds where a Provisioner names none.
 const defaultBudget = "10%"
 
+// budgeted are the reasons that budgets apply to.
+var budgeted = []v1alpha1.DisruptionReason{v1alpha1.ReasonEmpty, v1alpha1.ReasonExpired, v1alpha1.ReasonDrifted, v1alpha1.ReasonConsolidated}
+
+type budgetKey struct {
+	provisioner string
+	reason      v1alpha1.DisruptionReason
+}
+
+// allowance is how many more nodes may begin to go, by Provisioner and reason.
+type allowance map[budgetKey]int
+
+// take uses the budget for all nodes of a proposal that were not begun yet, or
+// for none where it is not enough for all.
+func (r allowance) take(p proposal) bool {
+	need := map[string]int{}
+	for _, c := range p.nodes {
+		if !drain.Cordoned(c.node) {
+			need[c.provisioner.Name]++
+		}
+	}
+	if slices.Contains(budgeted, p.reason) && !p.forced {
+		for name, n := range need {
+			if r[budgetKey{name, p.reason}] < n {
+				return false
+			}
+		}
+	}
+	// A node on its way out counts for every reason.
+	for name, n := range need {
+		for _, why := range budgeted {
+			r[budgetKey{name, why}] -= n
+		}
+	}
+	return true
+}
+
+// allowances counts what is left of each Provisioner's budgets.
+func (d *disruption) allowances(now time.Time) allowance {
+	total, going := map[string]int{}, map[string]int{}
+	for _, c := range all[*v1alpha1.NodeClaim](d.stores.claims) {
+		name := c.Spec.Provisioner.Name
+		if gone(c) || !isTrue(c.Status.Conditions, v1alpha1.ConditionInitialized) {
+			continue // Replacements that are still coming make no budget larger.
+		}
+		total[name]++
+		node, ok := one[*corev1.Node](d.stores.nodes, c.Status.NodeName)
+		if c.DeletionTimestamp != nil || ok && drain.Cordoned(node) {
+			going[name]++
+		}
+	}
+	out := allowance{}
+	for _, pr := range all[*v1alpha1.Provisioner](d.stores.provisioners) {
+		for _, why := range budgeted {
+			n, err := allowed(pr.Spec.Disruption, why, total[pr.Name], now)
+			if err != nil {
+				d.log.Error(err, "a disruption budget cannot be read; nothing is disrupted", "provisioner", pr.Name)
+			}
+			out[budgetKey{pr.Name, why}] = n - going[pr.Name]
+		}
+	}
+	return out
+}
+
 // allowed is how many of a Provisioner's nodes may be on their way out at the
 // same time for a reason: the strictest of its budgets in force at now. Where
 // no budget speaks of the reason it is 10 %, rounded up — and everything for
 // empty nodes, whose removal disrupts nobody.
+//
+// Budgets with window Allow for the reason count as one, which allows what the
+// largest of those in force does, and nothing while none is.
 func allowed(d *v1alpha1.Disruption, why v1alpha1.DisruptionReason, total int, now time.Time) (int, error) {
 	least, spoken := total, false
+	windows, open := false, 0
 	if d != nil {
 		for i, b := range d.Budgets {
 			if len(b.Reasons) > 0 && !slices.Contains(b.Reasons, why) {
 				continue
 			}
 			spoken = true
+			windows = windows || b.Window == v1alpha1.WindowAllow
 			active, err := inForce(b, now)
 			if err != nil {
 				return 0, fmt.Errorf("disruption.budgets[%d]: %w", i, err)
@@ -39,13 +109,21 @@ func allowed(d *v1alpha1.Disruption, why v1alpha1.DisruptionReason, total int, n
 			if err != nil {
 				return 0, fmt.Errorf("disruption.budgets[%d].nodes: %w", i, err)
 			}
-			least = min(least, n)
+			if b.Window == v1alpha1.WindowAllow {
+				open = max(open, n)
+			} else {
+				least = min(least, n)
+			}
 		}
 	}
-	if spoken || why == v1alpha1.ReasonEmpty {
+	switch {
+	case windows:
+		return min(least, open), nil
+	case spoken || why == v1alpha1.ReasonEmpty:
 		return least, nil
+	default:
+		return share(defaultBudget, total)
 	}
-	return share(defaultBudget, total)
 }
 
 // inForce reports whether now is within duration of the schedule's last time.

@@ -3,8 +3,7 @@ package provisioner
 import (
 	"context"
 	"fmt"
-	"slices"
-	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -16,15 +15,90 @@ import (
 	"github.com/berth-dev/berth/internal/drain"
 )
 
-// disruptEvery is how often nodes are looked at when nothing changes.
-const disruptEvery = 5 * time.Second
+const (
+	// disruptEvery is how often nodes are looked at when nothing changes.
+	disruptEvery = 5 * time.Second
+	// roomPatience is how long a node stays out of use while room for its pods
+	// is being made, beyond the time that an instance may take to join.
+	roomPatience = 5 * time.Minute
+	// refusedFirst is how long a node is left alone whose disruption had to be
+	// given up; each time doubles it, up to refusedMost.
+	refusedFirst = time.Minute
+	refusedMost  = time.Hour
+)
 
-// disruption gives back nodes that nobody needs any more or that are too old.
-// One goroutine: budgets are counted here and nowhere else.
+// candidate is an initialized node that may have to go.
+type candidate struct {
+	claim *v1alpha1.NodeClaim
+	node  *corev1.Node
+	// provisioner of the claim.
+	provisioner *v1alpha1.Provisioner
+}
+
+// leaving is the reason for which the node was taken out of use already;
+// empty while it is in use. It survives a restart: it is on the Node.
+func (c candidate) leaving() v1alpha1.DisruptionReason {
+	if !drain.Cordoned(c.node) {
+		return ""
+	}
+	return v1alpha1.DisruptionReason(c.node.Annotations[v1alpha1.AnnotationDisruptionReason])
+}
+
+// proposal is a wish to give nodes back: all of them or none.
+type proposal struct {
+	reason v1alpha1.DisruptionReason
+	// nodes that go together. All belong to one Provisioner's budget each.
+	nodes []candidate
+	// why, for people: what it is good for.
+	why string
+	// forced proposals ask neither budgets, nor pods, nor for room elsewhere.
+	forced bool
+}
+
+// proposer is one reason for giving nodes back. It proposes from what it is
+// given, as often as it is asked; budgets, pauses, protection, room for the
+// pods and the steps of the removal are the loop's. A proposal that is not made
+// again before its nodes were told to go is thereby taken back.
+type proposer interface {
+	// propose names the nodes that should go now, the most urgent first, and in
+	// how long something may become due (0: not by itself).
+	propose(now time.Time, nodes []candidate) ([]proposal, time.Duration)
+}
+
+// disruption gives back nodes that somebody proposes to give back. One
+// goroutine: budgets are counted here and nowhere else.
+//
+// A node goes in these steps, each derived anew from the cluster:
+//
+//  1. within budget, it is tainted (and the reason noted on it);
+//  2. from then on the provision loop plans for its pods as if they waited, and
+//     buys what they need (moves.go);
+//  3. when there is room for all of them on nodes that run, and MinDrain after
+//     our watch showed the taint, its pods are listed live once more;
+//  4. if none objects, its claim is deleted, and the lifecycle drains it; else
+//     the taint is taken back.
 type disruption struct {
 	*Loops
-	// idleSince is when a claim's node was first seen without workload.
-	idleSince map[string]time.Time
+	// proposers, the most important first: of two proposals for a node the
+	// first counts.
+	proposers []proposer
+	refused   map[string]refusal
+	held      map[string]string
+}
+
+// refusal remembers a disruption that had to be given up.
+type refusal struct {
+	times int
+	until time.Time
+}
+
+func newDisruption(p *Loops) *disruption {
+	return &disruption{
+		Loops:     p,
+		proposers: []proposer{&emptiness{Loops: p, idleSince: map[string]time.Time{}}, &expiry{}},
+		refused:   map[string]refusal{},
+		held:      map[string]string{},
+	}
 }
 
 func (d *disruption) run(ctx context.Context) error {
@@ -46,85 +120,80 @@ func (d *disruption) run(ctx context.Context) error {
 	}
 }
 
-// candidate is an initialized node that may have to go.
-type candidate struct {
-	claim *v1alpha1.NodeClaim
-	node  *corev1.Node
-	spec  *v1alpha1.ProvisionerSpec
+// agenda collects when to look again.
+type agenda struct{ next time.Duration }
+
+func (a *agenda) in(d time.Duration) {
+	if d > 0 && (a.next == 0 || d < a.next) {
+		a.next = d
+	}
 }
 
-// pass looks at every node once and starts what is due. It returns when the
-// next node will be due, 0 when none is foreseen.
+// pass looks at every node once and moves each removal one step on. It returns
+// when the next step will be due, 0 when none is foreseen.
 func (d *disruption) pass(ctx context.Context, now time.Time) time.Duration {
-	var (
-		next   time.Duration
-		due    []candidate
-		reason = map[string]v1alpha1.DisruptionReason{}
-	)
-	soon := func(in time.Duration) {
-		if next == 0 || in < next {
-			next = in
+	var soon agenda
+	nodes := d.candidates()
+	d.forget(nodes, now)
+	kept := map[string]bool{} // Claims whose removal goes on.
+	budgets := d.allowances(now)
+	var begin, commit []proposal
+	for _, p := range d.gather(now, nodes, &soon) {
+		if claimed(p, kept) {
+			continue
 		}
-	}
-	seen := map[string]bool{}
-	for _, c := range d.candidates() {
-		seen[c.claim.Name] = true
-		why, in := d.judge(c, now)
-		switch {
-		case why != "":
-			due = append(due, c)
-			reason[c.claim.Name] = why
-		case drain.Cordoned(c.node):
-			// A step that was begun is no longer due: a pod came, or the
-			// Provisioner has changed.
-			if err := d.uncordon(ctx, c.node); err != nil && !apierrors.IsConflict(err) {
-				d.log.Error(err, "uncordoning failed; tried again", "node", c.node.Name)
-			}
-		case in > 0:
-			soon(in)
-		}
-	}
-	for name := range d.idleSince {
-		if !seen[name] {
-			delete(d.idleSince, name)
-		}
-	}
-	// Empty nodes first, then the oldest; the order is the same every time.
-	slices.SortFunc(due, func(a, b candidate) int {
-		ea, eb := reason[a.claim.Name] == v1alpha1.ReasonEmpty, reason[b.claim.Name] == v1alpha1.ReasonEmpty
-		if ea != eb {
-			if ea {
-				return -1
-			}
-			return 1
-		}
-		if c := a.claim.CreationTimestamp.Compare(b.claim.CreationTimestamp.Time); c != 0 {
-			return c
-		}
-		return strings.Compare(a.claim.Name, b.claim.Name)
-	})
-	room := d.room(now)
-	for _, c := range due {
-		why := reason[c.claim.Name]
-		name := c.claim.Spec.Provisioner.Name
-		if !drain.Cordoned(c.node) {
-			if room[budgetKey{name, why}] <= 0 {
-				d.metrics.blocked.WithLabelValues(name, string(why)).Inc()
+		switch held := d.holds(p, now); {
+		case held != "":
+			d.tellHeld(p, held)
+			continue
+		case !cordoned(p):
+			if !budgets.take(p) {
+				d.metrics.blocked.WithLabelValues(p.nodes[0].provisioner.Name, string(p.reason)).Inc()
 				continue
 			}
-			for _, r := range budgeted {
-				room[budgetKey{name, r}]--
+			begin = append(begin, p)
+		default:
+			step, in := d.progress(p, now)
+			soon.in(in)
+			if step == stepGiveUp {
+				continue
+			}
+			if step == stepCommit {
+				commit = append(commit, p)
 			}
 		}
-		again, err := d.disrupt(ctx, c, why)
-		if err != nil && ctx.Err() == nil && !apierrors.IsConflict(err) {
-			d.log.Error(err, "disruption failed; tried again", "claim", c.claim.Name, "reason", string(why))
-		}
-		if again || err != nil {
-			soon(100 * time.Millisecond)
+		for _, c := range p.nodes {
+			kept[c.claim.Name] = true
 		}
 	}
-	return next
+	d.act(begin, &soon, func(p proposal) error { return d.begin(ctx, p, now) })
+	d.act(commit, &soon, func(p proposal) error { return d.commit(ctx, p, now) })
+	d.release(ctx, nodes, kept, &soon)
+	return soon.next
+}
+
+// act carries out a step of several proposals at the same time.
+func (d *disruption) act(ps []proposal, soon *agenda, step func(proposal) error) {
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	gate := make(chan struct{}, writers)
+	for _, p := range ps {
+		gate <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-gate }()
+			err := step(p)
+			if err == nil {
+				return
+			}
+			if !apierrors.IsConflict(err) {
+				d.log.Error(err, "disruption failed; tried again", "claim", p.nodes[0].claim.Name, "reason", string(p.reason))
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			soon.in(100 * time.Millisecond)
+		})
+	}
+	wg.Wait()
 }
 
 // candidates are the initialized nodes of live claims.
@@ -136,142 +205,207 @@ func (d *disruption) candidates() []candidate {
 		}
 		pr, ok := one[*v1alpha1.Provisioner](d.stores.provisioners, c.Spec.Provisioner.Name)
 		node, ok2 := one[*corev1.Node](d.stores.nodes, c.Status.NodeName)
-		if ok && ok2 && node.DeletionTimestamp == nil {
-			out = append(out, candidate{claim: c, node: node, spec: &pr.Spec})
+		if ok && ok2 && node.DeletionTimestamp == nil && node.Spec.ProviderID == c.Status.ProviderID {
+			out = append(out, candidate{claim: c, node: node, provisioner: pr})
 		}
+	}
+	sortByAge(out)
+	return out
+}
+
+// gather asks all proposers, in their order.
+func (d *disruption) gather(now time.Time, nodes []candidate, soon *agenda) []proposal {
+	var out []proposal
+	for _, p := range d.proposers {
+		ps, next := p.propose(now, nodes)
+		soon.in(next)
+		out = append(out, ps...)
 	}
 	return out
 }
 
-// judge says why a node is to go now, or in how long it may have to.
-func (d *disruption) judge(c candidate, now time.Time) (v1alpha1.DisruptionReason, time.Duration) {
-	var next time.Duration
-	if ttl := c.spec.TTLSecondsUntilExpired; ttl != nil {
-		left := time.Duration(*ttl)*time.Second - now.Sub(c.claim.CreationTimestamp.Time)
-		if left <= 0 {
-			return v1alpha1.ReasonExpired, 0
-		}
-		next = left
-	}
-	if !d.empty(c) {
-		delete(d.idleSince, c.claim.Name)
-		return "", next
-	}
-	since, ok := d.idleSince[c.claim.Name]
-	if !ok {
-		since = now
-		d.idleSince[c.claim.Name] = now
-	}
-	if ttl := c.spec.TTLSecondsAfterEmpty; ttl != nil {
-		left := time.Duration(*ttl)*time.Second - now.Sub(since)
-		if left <= 0 {
-			return v1alpha1.ReasonEmpty, 0
-		}
-		if next == 0 || left < next {
-			next = left
+// claimed reports whether a node of the proposal goes already.
+func claimed(p proposal, kept map[string]bool) bool {
+	for _, c := range p.nodes {
+		if kept[c.claim.Name] {
+			return true
 		}
 	}
-	return "", next
+	return false
 }
 
-// empty reports whether nothing but what belongs to the node itself runs on
-// it, and no pod has a seat there.
-func (d *disruption) empty(c candidate) bool {
-	if len(d.book.on(c.claim.Name)) > 0 {
-		return false
-	}
-	for _, p := range d.stores.podsOn(c.node.Name) {
-		if workload(p, c.node) {
+// cordoned reports whether the proposal was begun with all of its nodes.
+func cordoned(p proposal) bool {
+	for _, c := range p.nodes {
+		if !drain.Cordoned(c.node) {
 			return false
 		}
 	}
 	return true
 }
 
-// workload reports whether a pod counts against a node being empty. A pod on
-// its way out counts until it is gone.
-func workload(p *corev1.Pod, node *corev1.Node) bool {
-	v := drain.Classify([]*corev1.Pod{p}, drain.Facts(node, time.Time{}), time.Time{}, time.Time{})
-	return v[0].Action != drain.Skip
+// step is what is to be done about a proposal that was begun.
+type step int
+
+const (
+	stepWait step = iota
+	stepCommit
+	stepGiveUp
+)
+
+// progress says how far a proposal is whose nodes are all tainted.
+func (d *disruption) progress(p proposal, now time.Time) (step, time.Duration) {
+	wait := time.Duration(0)
+	for _, c := range p.nodes {
+		seen := d.taintSeen(c.claim, now)
+		if left := drain.MinDrain - now.Sub(seen); left > 0 {
+			// A scheduler that has not seen the taint may still bind pods here.
+			wait = max(wait, left)
+		}
+		if p.reason == v1alpha1.ReasonEmpty || p.forced {
+			continue
+		}
+		r, known := d.moves.of(c.claim.Name)
+		switch {
+		case known && r.stuck != "":
+			d.refuse(c, now, "no room for its pods elsewhere: "+r.stuck)
+			return stepGiveUp, 0
+		case known && r.ready():
+		case now.Sub(seen) > d.cfg.RegistrationTimeout+roomPatience:
+			d.refuse(c, now, "no room for its pods came into being in time")
+			return stepGiveUp, 0
+		default:
+			wait = max(wait, disruptEvery) // The provision loop wakes us.
+		}
+	}
+	if wait > 0 {
+		return stepWait, wait
+	}
+	return stepCommit, 0
 }
 
-// disrupt takes a node out of use in two steps, so that a pod that arrives in
-// between is never lost: taint it; then, once our own watch shows the taint,
-// look at its pods live, and delete the claim or take the taint back. It
-// reports whether another step is due.
-func (d *disruption) disrupt(ctx context.Context, c candidate, why v1alpha1.DisruptionReason) (again bool, err error) {
-	if !drain.Cordoned(c.node) {
-		after := c.node.DeepCopy()
-		drain.Cordon(after, time.Now())
-		return true, d.patchNode(ctx, c.node, after, "cordoning")
+// refuse leaves a node alone for a while, the longer the more often.
+func (d *disruption) refuse(c candidate, now time.Time, why string) {
+	r := d.refused[c.claim.Name]
+	r.until = now.Add(min(refusedFirst<<min(r.times, 10), refusedMost))
+	r.times++
+	d.refused[c.claim.Name] = r
+	d.log.Info("disruption given up for now", "claim", c.claim.Name, "node", c.node.Name, "why", why, "until", r.until)
+	d.cfg.Recorder.Eventf(c.claim, nil, corev1.EventTypeWarning, "DisruptionPutOff", "Disrupt", "%s", clip(why))
+}
+
+// forget drops what is remembered of nodes that are gone.
+func (d *disruption) forget(nodes []candidate, now time.Time) {
+	there := map[string]bool{}
+	for _, c := range nodes {
+		there[c.claim.Name] = true
 	}
-	if why == v1alpha1.ReasonEmpty {
+	for name, r := range d.refused {
+		if !there[name] || now.After(r.until.Add(refusedMost)) {
+			delete(d.refused, name)
+		}
+	}
+	for name := range d.held {
+		if !there[name] {
+			delete(d.held, name)
+		}
+	}
+}
+
+// begin taints the nodes of a proposal.
+func (d *disruption) begin(ctx context.Context, p proposal, now time.Time) error {
+	for _, c := range p.nodes {
+		if drain.Cordoned(c.node) {
+			continue
+		}
+		after := c.node.DeepCopy()
+		drain.Hold(after, now)
+		if after.Annotations == nil {
+			after.Annotations = map[string]string{}
+		}
+		after.Annotations[v1alpha1.AnnotationDisruptionReason] = string(p.reason)
+		if err := d.patchNode(ctx, c.node, after, "tainting"); err != nil {
+			return err
+		}
+		d.log.Info("node taken out of use", "node", c.node.Name, "claim", c.claim.Name, "reason", string(p.reason), "why", p.why)
+	}
+	return nil
+}
+
+// commit looks at the nodes' pods live, now that no scheduler binds pods there
+// any more, and deletes the claims; or takes the taints back.
+func (d *disruption) commit(ctx context.Context, p proposal, now time.Time) error {
+	for _, c := range p.nodes {
 		var pods corev1.PodList
 		err := d.cfg.APIReader.List(ctx, &pods, &client.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", c.node.Name)})
 		if err != nil {
-			return true, fmt.Errorf("listing the pods of node %s: %w", c.node.Name, err)
+			return fmt.Errorf("listing the pods of node %s: %w", c.node.Name, err)
 		}
+		live := make([]*corev1.Pod, len(pods.Items))
 		for i := range pods.Items {
-			if workload(&pods.Items[i], c.node) {
-				d.log.Info("node is in use again", "node", c.node.Name, "pod", pods.Items[i].Namespace+"/"+pods.Items[i].Name)
-				return false, d.uncordon(ctx, c.node)
+			live[i] = &pods.Items[i]
+		}
+		if why := objection(p, c, live, now); why != "" {
+			d.log.Info("node stays", "node", c.node.Name, "reason", string(p.reason), "why", why)
+			for _, back := range p.nodes {
+				if err := d.uncordon(ctx, back); err != nil {
+					return err
+				}
 			}
+			return nil
 		}
 	}
-	d.cfg.Recorder.Eventf(c.claim, nil, corev1.EventTypeNormal, string(why), "Disrupt", "%s", d.explain(c, why))
-	return false, d.deleteClaim(ctx, c.claim.DeepCopy(), why)
+	for _, c := range p.nodes {
+		d.cfg.Recorder.Eventf(c.claim, nil, corev1.EventTypeNormal, string(p.reason), "Disrupt", "%s", clip(p.why))
+		if err := d.deleteClaim(ctx, c.claim.DeepCopy(), p.reason); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-func (d *disruption) uncordon(ctx context.Context, node *corev1.Node) error {
-	after := node.DeepCopy()
+// objection is what speaks against a removal when it is about to begin.
+func objection(p proposal, c candidate, pods []*corev1.Pod, now time.Time) string {
+	if p.reason == v1alpha1.ReasonEmpty {
+		for _, pod := range pods {
+			if workload(pod, c.node) {
+				return "it is in use again: pod " + pod.Namespace + "/" + pod.Name
+			}
+		}
+		return ""
+	}
+	if p.forced {
+		return ""
+	}
+	return protected(c.node, pods, now)
+}
+
+// release puts nodes back into use whose removal nobody proposes any more: a
+// pod came, the Provisioner has changed, something objects.
+func (d *disruption) release(ctx context.Context, nodes []candidate, kept map[string]bool, soon *agenda) {
+	for _, c := range nodes {
+		if kept[c.claim.Name] || !drain.Cordoned(c.node) {
+			continue
+		}
+		if err := d.uncordon(ctx, c); err != nil {
+			if !apierrors.IsConflict(err) && ctx.Err() == nil {
+				d.log.Error(err, "putting a node back into use failed; tried again", "node", c.node.Name)
+			}
+			soon.in(100 * time.Millisecond)
+		}
+	}
+}
+
+func (d *disruption) uncordon(ctx context.Context, c candidate) error {
+	after := c.node.DeepCopy()
 	if !drain.Uncordon(after) {
 		return nil
 	}
-	return d.patchNode(ctx, node, after, "uncordoning")
-}
-
-func (d *disruption) explain(c candidate, why v1alpha1.DisruptionReason) string {
-	switch why {
-	case v1alpha1.ReasonEmpty:
-		return fmt.Sprintf("no workload for %ds; giving back $%.4f/h", *c.spec.TTLSecondsAfterEmpty, priceOf(c.claim))
-	case v1alpha1.ReasonExpired:
-		return fmt.Sprintf("older than ttlSecondsUntilExpired (%ds)", *c.spec.TTLSecondsUntilExpired)
-	default:
-		return string(why)
+	delete(after.Annotations, v1alpha1.AnnotationDisruptionReason)
+	if err := d.patchNode(ctx, c.node, after, "uncordoning"); err != nil {
+		return err
 	}
-}
-
-// budgeted are the reasons that budgets apply to.
-var budgeted = []v1alpha1.DisruptionReason{v1alpha1.ReasonEmpty, v1alpha1.ReasonExpired, v1alpha1.ReasonDrifted, v1alpha1.ReasonConsolidated}
-
-type budgetKey struct {
-	provisioner string
-	reason      v1alpha1.DisruptionReason
-}
-
-// room is how many more nodes may begin to go, by Provisioner and reason.
-func (d *disruption) room(now time.Time) map[budgetKey]int {
-	total, going := map[string]int{}, map[string]int{}
-	for _, c := range all[*v1alpha1.NodeClaim](d.stores.claims) {
-		name := c.Spec.Provisioner.Name
-		if gone(c) {
-			continue
-		}
-		total[name]++
-		node, ok := one[*corev1.Node](d.stores.nodes, c.Status.NodeName)
-		if c.DeletionTimestamp != nil || ok && drain.Cordoned(node) {
-			going[name]++
-		}
-	}
-	out := map[budgetKey]int{}
-	for _, pr := range all[*v1alpha1.Provisioner](d.stores.provisioners) {
-		for _, why := range budgeted {
-			n, err := allowed(pr.Spec.Disruption, why, total[pr.Name], now)
-			if err != nil {
-				d.log.Error(err, "a disruption budget cannot be read; nothing is disrupted", "provisioner", pr.Name)
-			}
-			out[budgetKey{pr.Name, why}] = n - going[pr.Name]
-		}
-	}
-	return out
+	d.tainted.Delete(c.claim.UID)
+	d.log.Info("node back in use", "node", c.node.Name, "claim", c.claim.Name)
+	return nil
 }

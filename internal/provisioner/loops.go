@@ -86,6 +86,8 @@ type Loops struct {
 	wake, idle chan struct{}
 	// written are claims as we wrote them last.
 	written written
+	// moves is what the provision loop found about pods on nodes on their way out.
+	moves moves
 	// tainted is when our watch first showed a claim's node with the taint, by
 	// claim UID.
 	tainted sync.Map
@@ -135,10 +137,10 @@ func New(ctx context.Context, cfg Config) (*Loops, error) {
 		return nil, err
 	}
 	market := &market{Loops: p, cloud: cfg.Cloud}
-	disruption := &disruption{Loops: p, idleSince: map[string]time.Time{}}
+	disruption := newDisruption(p)
 	for name, run := range map[string]func(context.Context) error{
 		"provision": p.provision, "nominate": p.nominator.run, "fleet": p.fleet.run,
-		"disrupt": disruption.run, "market": market.run, "publish": market.publish,
+		"disrupt": disruption.run, "market": market.run, "publish": market.publish, "pauses": p.keepPauses,
 	} {
 		if err := cfg.Manager.Add(leading{run}); err != nil {
 			return nil, fmt.Errorf("adding loop %s: %w", name, err)
@@ -262,6 +264,7 @@ func (p *Loops) watch() error {
 			is, ok2 := after.(*corev1.Node)
 			if ok1 && ok2 && drain.Cordoned(was) != drain.Cordoned(is) {
 				p.lookForIdle()
+				p.trigger() // Its pods need room elsewhere, or do no longer.
 			}
 		},
 	}

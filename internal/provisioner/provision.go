@@ -112,11 +112,13 @@ func (p *Loops) round(ctx context.Context) error {
 	p.verdicts.forget(v.pending)
 	if len(v.snapshot.Pods) == 0 {
 		p.announce(v.stopped)
+		p.seated(v.leaving.found)
 		return nil
 	}
 	start := time.Now()
 	plan := capacity.Solve(v.snapshot)
 	plan.SolveTime = time.Since(start)
+	p.seated(v.leaving.settle(plan))
 	p.metrics.solve.Observe(plan.SolveTime.Seconds())
 
 	if len(plan.Launches) > 0 {
@@ -135,6 +137,13 @@ func (p *Loops) round(ctx context.Context) error {
 	}
 	p.announce(append(v.stopped, plan.Unschedulable...))
 	return p.create(ctx, v, plan)
+}
+
+// seated passes on what a round found for pods on nodes on their way out.
+func (p *Loops) seated(found map[string]seating) {
+	if p.moves.replace(found) {
+		p.lookForIdle()
+	}
 }
 
 // create stores the plan's launches as claims. Claims are the intent: from
@@ -171,6 +180,9 @@ func (p *Loops) create(ctx context.Context, v *view, plan *capacity.Plan) error 
 					continue
 				}
 				p.book.give(pod.UID, claim.Name)
+				if moving(pod) {
+					continue
+				}
 				p.metrics.hint(pod, claim.Spec.Provisioner.Name)
 			}
 			p.metrics.claimsCreated.WithLabelValues(claim.Spec.Provisioner.Name).Inc()
@@ -322,8 +334,10 @@ func (p *Loops) announce(refused []capacity.Unschedulable) {
 			continue
 		}
 		r := u.Reasons[0]
-		byConstraint[r.Constraint]++
-		if standIn(u.Pod) || r.Constraint == capacity.ConstraintGated {
+		if !moving(u.Pod) {
+			byConstraint[r.Constraint]++
+		}
+		if standIn(u.Pod) || moving(u.Pod) || r.Constraint == capacity.ConstraintGated {
 			continue
 		}
 		if p.verdicts.tell(u.Pod.UID, r) {

@@ -29,6 +29,8 @@ type view struct {
 	pending []*corev1.Pod
 	// stopped are pods that are not planned for, with the reason.
 	stopped []capacity.Unschedulable
+	// leaving are the nodes on their way out, and what is planned for their pods.
+	leaving *departures
 	// owners that are known, to decide how long to wait for more pods.
 	owners map[types.UID]owner
 }
@@ -82,6 +84,7 @@ func (p *Loops) read(now time.Time) *view {
 
 	nodes := p.readNodes(v)
 	p.readPods(v, nodes, now)
+	v.leaving = p.depart(v, nodes, now)
 	p.readProvisioners(v, now)
 	s.Nodes = nodes.all
 	return v
@@ -348,7 +351,11 @@ func (p *Loops) readProvisioners(v *view, now time.Time) {
 		if pr.DeletionTimestamp != nil {
 			continue
 		}
-		v.snapshot.Provisioners = append(v.snapshot.Provisioners, p.catalogue.provisioner(pr, now))
+		view := p.catalogue.provisioner(pr, now)
+		if until := p.paused(v1alpha1.AnnotationPauseLaunching, pr, now); !until.IsZero() {
+			view.NotReady = "launching is paused until " + until.UTC().Format(time.RFC3339)
+		}
+		v.snapshot.Provisioners = append(v.snapshot.Provisioners, view)
 	}
 	slices.SortFunc(v.snapshot.Provisioners, func(a, b *capacity.Provisioner) int { return strings.Compare(a.Name, b.Name) })
 	byName := map[string]*capacity.Provisioner{}

@@ -24,6 +24,8 @@ const (
 	nodeNameIndex = "berth.node-name"
 	// uidIndex indexes pods by UID.
 	uidIndex = "berth.uid"
+	// controllerIndex indexes pods by the UID of their controller.
+	controllerIndex = "berth.controller"
 )
 
 // stores are the informers' own stores. Objects in them are shared: they are
@@ -93,6 +95,14 @@ func newStores(ctx context.Context, c cache.Cache, mapper meta.RESTMapper) (*sto
 		uidIndex: func(o any) ([]string, error) {
 			if p, ok := o.(*corev1.Pod); ok {
 				return []string{string(p.UID)}, nil
+			}
+			return nil, nil
+		},
+		controllerIndex: func(o any) ([]string, error) {
+			if p, ok := o.(*corev1.Pod); ok {
+				if uid, owned := controllerOf(p); owned {
+					return []string{string(uid)}, nil
+				}
 			}
 			return nil, nil
 		},

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -81,7 +82,7 @@ func (r *lifecycle) settle(ctx context.Context, claim *v1alpha1.NodeClaim) (ctrl
 
 // drain makes one pass over the node's pods.
 func (r *lifecycle) drain(ctx context.Context, claim *v1alpha1.NodeClaim, node *corev1.Node) (ctrl.Result, bool, error) {
-	if !drain.Cordoned(node) {
+	if !drain.Cordoned(node) || !drain.Excluded(node) {
 		after := node.DeepCopy()
 		drain.Cordon(after, time.Now())
 		if err := r.patchNode(ctx, node, after, "cordoning"); err != nil {
@@ -121,8 +122,8 @@ func (r *lifecycle) drain(ctx context.Context, claim *v1alpha1.NodeClaim, node *
 
 // taintSeen is when our watch first showed the claim's node with the taint; it
 // is the caller who knows that it does now.
-func (r *lifecycle) taintSeen(claim *v1alpha1.NodeClaim, now time.Time) time.Time {
-	at, _ := r.tainted.LoadOrStore(claim.UID, now)
+func (p *Loops) taintSeen(claim *v1alpha1.NodeClaim, now time.Time) time.Time {
+	at, _ := p.tainted.LoadOrStore(claim.UID, now)
 	return at.(time.Time)
 }
 
@@ -162,6 +163,7 @@ func (r *lifecycle) drainInput(ctx context.Context, claim *v1alpha1.NodeClaim, n
 		PDBs:        all[*policyv1.PodDisruptionBudget](r.stores.pdbs),
 		Attachments: all[*storagev1.VolumeAttachment](r.stores.attachments),
 		PVCs:        map[string]*corev1.PersistentVolumeClaim{},
+		Held:        r.heldBack(claim, node),
 	}
 	for i := range pods.Items {
 		in.Pods = append(in.Pods, &pods.Items[i])
@@ -170,6 +172,25 @@ func (r *lifecycle) drainInput(ctx context.Context, claim *v1alpha1.NodeClaim, n
 		in.PVCs[c.Namespace+"/"+c.Name] = c
 	}
 	return in, nil
+}
+
+// heldBack are the pods that must not go yet: the last of their workload as long
+// as the room that is being made for them does not run, and the last ready
+// replica of Berth.
+func (r *lifecycle) heldBack(claim *v1alpha1.NodeClaim, node *corev1.Node) map[types.UID]string {
+	held := map[types.UID]string{}
+	s, known := r.moves.of(claim.Name)
+	lastOwn := r.lastOwn(node.Name)
+	for _, pod := range r.stores.podsOn(node.Name) {
+		switch {
+		case lastOwn && r.own(pod):
+			held[pod.UID] = "the last ready replica of Berth itself"
+		case mover(pod, node) == nil || !r.alone(pod, node.Name):
+		case !known || s.stuck == "" && s.coming > 0:
+			held[pod.UID] = "the only one of its workload: waits for room elsewhere"
+		}
+	}
+	return held
 }
 
 // reportDrain logs what a pass did, and makes an event of who blocks it.

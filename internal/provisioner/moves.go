@@ -1,0 +1,232 @@
+package provisioner
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/capacity"
+	"github.com/berth-dev/berth/internal/drain"
+)
+
+// Make before break. A node that was taken out of use, for whatever reason, has
+// pods that will need room elsewhere. The provision loop plans for them as if
+// they waited: each has a stand-in in the Snapshot, and what the stand-ins need
+// is bought like anything else, limits and all. Nothing of that is stored: a
+// restart finds the tainted node, and the claims in flight have the room.
+
+// movedFor is how long room stays reserved after its pod has gone, for the pod
+// that its controller makes instead.
+const movedFor = 15 * time.Second
+
+// seating is what a planning round found for the pods of one node on its way out.
+type seating struct {
+	// coming is the number of pods whose room is bought, but does not run yet.
+	coming int
+	// stuck says why a pod has no room and none is to be bought; empty: none is.
+	stuck string
+}
+
+// ready reports whether all pods could start elsewhere now.
+func (s seating) ready() bool { return s.coming == 0 && s.stuck == "" }
+
+// moves is what the last planning round found, by claim. The zero value is
+// ready. Safe for concurrent use.
+type moves struct {
+	mu    sync.Mutex
+	found map[string]seating
+	// lastSeen is when a stand-in that has a seat was planned for last.
+	lastSeen map[types.UID]time.Time
+}
+
+// of returns what is known of a claim's pods; false when no round has planned
+// for them yet.
+func (m *moves) of(claim string) (seating, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s, ok := m.found[claim]
+	return s, ok
+}
+
+// replace stores what a round found, and reports whether that is news.
+func (m *moves) replace(found map[string]seating) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	news := len(found) != len(m.found)
+	for name, s := range found {
+		old, ok := m.found[name]
+		news = news || !ok || old.ready() != s.ready() || old.stuck != s.stuck
+	}
+	m.found = found
+	return news
+}
+
+// seen notes that a stand-in was planned for.
+func (m *moves) seen(uid types.UID, now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.lastSeen == nil {
+		m.lastSeen = map[types.UID]time.Time{}
+	}
+	m.lastSeen[uid] = now
+}
+
+// lapsed returns the stand-ins that were not planned for any more for movedFor.
+func (m *moves) lapsed(now time.Time) []types.UID {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []types.UID
+	for uid, at := range m.lastSeen {
+		if now.Sub(at) >= movedFor {
+			out = append(out, uid)
+			delete(m.lastSeen, uid)
+		}
+	}
+	return out
+}
+
+// movingMark is in the UID of the stand-in of a pod that is to move, and in no
+// UID of a real pod.
+const movingMark = "/moving/"
+
+// moving tells the stand-in of a pod that is to move from a real pod.
+func moving(p *corev1.Pod) bool { return strings.Contains(string(p.UID), movingMark) }
+
+// departures are a planning round's work on nodes that are on their way out.
+type departures struct {
+	found map[string]seating
+	// from is the claim that a stand-in's pod is to leave.
+	from map[types.UID]string
+}
+
+// mover returns the stand-in of a pod that will have to run elsewhere: it is
+// told to go or will be, and its controller makes another. nil: it stays, goes
+// for good, or goes already.
+func mover(pod *corev1.Pod, node *corev1.Node) *corev1.Pod {
+	if _, owned := controllerOf(pod); !owned || pod.DeletionTimestamp != nil || terminal(pod) || !workload(pod, node) {
+		return nil
+	}
+	stand := *pod
+	stand.Name = pod.Name + "-moved"
+	stand.UID = types.UID(string(pod.UID) + movingMark)
+	stand.Spec.NodeName = ""
+	stand.Status = corev1.PodStatus{}
+	return &stand
+}
+
+// depart plans for the pods of nodes on their way out: it replaces them on their
+// node by stand-ins that wait, or that sit where they were planned before.
+func (p *Loops) depart(v *view, nodes *nodeSet, now time.Time) *departures {
+	d := &departures{found: map[string]seating{}, from: map[types.UID]string{}}
+	for _, n := range all[*corev1.Node](p.stores.nodes) {
+		pn := nodes.byNode[n.Name]
+		if pn == nil || pn.Claim == "" || !p.leaving(n, v.claims[pn.Claim]) {
+			continue
+		}
+		var s seating
+		var stay []*corev1.Pod
+		for _, pod := range pn.Pods {
+			stand := mover(pod, n)
+			if stand == nil {
+				stay = append(stay, pod)
+				continue
+			}
+			p.moves.seen(stand.UID, now)
+			d.from[stand.UID] = pn.Claim
+			if seat := p.movedTo(stand, nodes); seat != nil {
+				seat.Pods = append(seat.Pods, stand)
+				if seat.InFlight {
+					s.coming++
+				}
+				continue
+			}
+			if why, stop := p.stoppedShape(stand, now); stop {
+				s.stuck = stuckText(pod, why)
+				continue
+			}
+			v.snapshot.Pods = append(v.snapshot.Pods, stand)
+		}
+		pn.Pods = stay
+		d.found[pn.Claim] = s
+	}
+	for _, uid := range p.moves.lapsed(now) {
+		p.book.take(uid)
+	}
+	return d
+}
+
+// leaving reports whether a node's pods are to run elsewhere.
+func (p *Loops) leaving(n *corev1.Node, c *v1alpha1.NodeClaim) bool {
+	return c != nil && (c.DeletionTimestamp != nil || drain.Cordoned(n)) && !isTrue(c.Status.Conditions, v1alpha1.ConditionDrained)
+}
+
+// movedTo is the node where a stand-in has a seat that is still good.
+func (p *Loops) movedTo(stand *corev1.Pod, nodes *nodeSet) *capacity.Node {
+	claim, ok := p.book.of(stand.UID)
+	if !ok {
+		return nil
+	}
+	n := nodes.byClaim[claim]
+	if n == nil || n.Unschedulable || nodes.ready[claim] && !hasRoom(n, stand) {
+		p.book.take(stand.UID)
+		return nil
+	}
+	return n
+}
+
+// alone reports whether a pod, or the node with it, is all that there is of its
+// workload: its controller has no other pod that runs elsewhere.
+func (p *Loops) alone(pod *corev1.Pod, node string) bool {
+	uid, _ := controllerOf(pod)
+	for _, other := range p.stores.podsBy(controllerIndex, string(uid)) {
+		if other.Spec.NodeName != "" && other.Spec.NodeName != node && other.DeletionTimestamp == nil && !terminal(other) {
+			return false
+		}
+	}
+	return true
+}
+
+// settle notes what a plan has for the stand-ins. It returns what is known of
+// each departing node now.
+func (d *departures) settle(plan *capacity.Plan) map[string]seating {
+	note := func(pod *corev1.Pod, change func(*seating)) {
+		claim, ok := d.from[pod.UID]
+		if !ok {
+			return
+		}
+		s := d.found[claim]
+		change(&s)
+		d.found[claim] = s
+	}
+	for _, pl := range plan.Placements {
+		if pl.Node.InFlight {
+			note(pl.Pod, func(s *seating) { s.coming++ })
+		}
+	}
+	for i := range plan.Launches {
+		for _, pod := range plan.Launches[i].Pods {
+			note(pod, func(s *seating) { s.coming++ })
+		}
+	}
+	for _, u := range plan.Unschedulable {
+		switch {
+		case len(u.Reasons) == 0:
+		case u.Reasons[0].Constraint == capacity.ConstraintNotReady:
+			// A Provisioner may become ready; the loop's patience is bounded.
+			note(u.Pod, func(s *seating) { s.coming++ })
+		default:
+			note(u.Pod, func(s *seating) { s.stuck = stuckText(u.Pod, u.Reasons[0]) })
+		}
+	}
+	return d.found
+}
+
+// stuckText says why a pod cannot move.
+func stuckText(pod *corev1.Pod, r capacity.Reason) string {
+	return fmt.Sprintf("pod %s/%s: %s", pod.Namespace, strings.TrimSuffix(pod.Name, "-moved"), strings.TrimPrefix(verdictText(r), "no node can be bought for this pod: "))
+}

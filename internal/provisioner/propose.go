@@ -1,0 +1,148 @@
+package provisioner
+
+import (
+	"fmt"
+	"hash/fnv"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/drain"
+)
+
+// sortByAge orders nodes, the oldest first, always in the same way.
+func sortByAge(nodes []candidate) {
+	slices.SortFunc(nodes, func(a, b candidate) int {
+		if c := a.claim.CreationTimestamp.Compare(b.claim.CreationTimestamp.Time); c != 0 {
+			return c
+		}
+		return strings.Compare(a.claim.Name, b.claim.Name)
+	})
+}
+
+// emptiness proposes nodes that have carried no workload for ttlSecondsAfterEmpty.
+type emptiness struct {
+	*Loops
+	// idleSince is when a claim's node was first seen without workload.
+	idleSince map[string]time.Time
+}
+
+func (e *emptiness) propose(now time.Time, nodes []candidate) ([]proposal, time.Duration) {
+	var (
+		out  []proposal
+		soon agenda
+		seen = map[string]bool{}
+	)
+	for _, c := range nodes {
+		seen[c.claim.Name] = true
+		if !e.empty(c) {
+			delete(e.idleSince, c.claim.Name)
+			continue
+		}
+		since, ok := e.idleSince[c.claim.Name]
+		if !ok {
+			since = now
+			e.idleSince[c.claim.Name] = now
+		}
+		ttl := c.provisioner.Spec.TTLSecondsAfterEmpty
+		if ttl == nil {
+			continue
+		}
+		if left := time.Duration(*ttl)*time.Second - now.Sub(since); left > 0 {
+			soon.in(left)
+			continue
+		}
+		out = append(out, proposal{reason: v1alpha1.ReasonEmpty, nodes: []candidate{c},
+			why: fmt.Sprintf("no workload for %ds; giving back $%.4f/h", *ttl, priceOf(c.claim))})
+	}
+	for name := range e.idleSince {
+		if !seen[name] {
+			delete(e.idleSince, name)
+		}
+	}
+	return out, soon.next
+}
+
+// empty reports whether nothing but what belongs to the node itself runs on
+// it, and no pod has a seat there.
+func (p *Loops) empty(c candidate) bool {
+	if len(p.book.on(c.claim.Name)) > 0 {
+		return false
+	}
+	for _, pod := range p.stores.podsOn(c.node.Name) {
+		if workload(pod, c.node) {
+			return false
+		}
+	}
+	return true
+}
+
+// workload reports whether a pod counts against a node being empty. A pod on
+// its way out counts until it is gone.
+func workload(p *corev1.Pod, node *corev1.Node) bool {
+	v := drain.Classify([]*corev1.Pod{p}, drain.Facts(node, time.Time{}), time.Time{}, time.Time{})
+	return v[0].Action != drain.Skip
+}
+
+const (
+	// expiryJitter is the share of ttlSecondsUntilExpired over which the expiry
+	// of nodes of the same age is spread, at most expiryJitterMost.
+	expiryJitter     = 0.1
+	expiryJitterMost = 12 * time.Hour
+	// defaultExpiryGrace is how long an expired node may stay for want of
+	// budget, room or consent.
+	defaultExpiryGrace = 24 * time.Hour
+)
+
+// expiry proposes nodes that are older than ttlSecondsUntilExpired: softly,
+// within budget and with room for their pods; after disruption.expiryGrace
+// without.
+type expiry struct{}
+
+func (expiry) propose(now time.Time, nodes []candidate) ([]proposal, time.Duration) {
+	var (
+		out  []proposal
+		soon agenda
+	)
+	for _, c := range nodes {
+		soft, hard, ok := expires(c.claim, &c.provisioner.Spec)
+		if !ok {
+			continue
+		}
+		if left := soft.Sub(now); left > 0 {
+			soon.in(left)
+			continue
+		}
+		p := proposal{reason: v1alpha1.ReasonExpired, nodes: []candidate{c},
+			why: fmt.Sprintf("older than ttlSecondsUntilExpired (%ds)", *c.provisioner.Spec.TTLSecondsUntilExpired)}
+		if left := hard.Sub(now); left > 0 {
+			soon.in(left)
+		} else {
+			p.forced = true
+			p.why += fmt.Sprintf(" for more than %s: budgets, room and do-not-disrupt are no longer asked for", hard.Sub(soft))
+		}
+		out = append(out, p)
+	}
+	return out, soon.next
+}
+
+// expires says when a node is too old, and when it has been too old for too
+// long. Nodes of one burst expire spread out, each always at the same time.
+func expires(c *v1alpha1.NodeClaim, spec *v1alpha1.ProvisionerSpec) (soft, hard time.Time, ok bool) {
+	if spec.TTLSecondsUntilExpired == nil {
+		return soft, hard, false
+	}
+	ttl := time.Duration(*spec.TTLSecondsUntilExpired) * time.Second
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(c.UID)) // Never fails.
+	spread := min(time.Duration(float64(ttl)*expiryJitter), expiryJitterMost)
+	soft = c.CreationTimestamp.Add(ttl + time.Duration(float64(spread)*float64(h.Sum32())/(1<<32)))
+	grace := defaultExpiryGrace
+	if d := spec.Disruption; d != nil && d.ExpiryGrace != nil {
+		grace = d.ExpiryGrace.Duration
+	}
+	return soft, soft.Add(grace), true
+}
