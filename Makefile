@@ -58,7 +58,8 @@ bench-burst: control-plane ## 1,000 pods from creation to bound on the real cont
 	$(GO) run ./hack/bench-burst
 
 .PHONY: bench-planner
-bench-planner: ## the planner's benchmarks
+bench-planner: ## the planner against its bars, then its Go benchmarks
+	$(GO) run ./hack/bench-planner
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/capacity/...
 
 .PHONY: clean

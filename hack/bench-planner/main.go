@@ -60,10 +60,6 @@ func main() {
 	child := flag.Bool("child", false, "plan the large cluster once and print the time and memory that it took")
 	flag.Parse()
 	b.workloads = names(*workloads)
-	if *child {
-		exitOn(plainCluster(b))
-		return
-	}
 	if *profile != "" {
 		f, err := os.Create(*profile)
 		if err == nil {
@@ -71,6 +67,10 @@ func main() {
 		}
 		exitOn(err)
 		defer pprof.StopCPUProfile()
+	}
+	if *child {
+		exitOn(plainCluster(b))
+		return
 	}
 	missed, err := b.report(names(*only))
 	pprof.StopCPUProfile()

@@ -80,10 +80,15 @@ func (v *solver) priced(set bitset) []*column {
 func (v *solver) prices(demand []float64, cols []*column) []float64 {
 	var vectors [][]int64
 	var prices []float64
+	last := 0
 next:
 	for _, c := range cols {
-		for _, k := range vectors {
+		if last < len(vectors) && dominates(vectors[last], c.free) {
+			continue
+		}
+		for i, k := range vectors {
 			if dominates(k, c.free) {
+				last = i
 				continue next
 			}
 		}
@@ -303,6 +308,7 @@ func (v *solver) boundKinds(p *packer, union bitset) {
 		in  bitset
 	}
 	var kept []candidate
+	last := 0
 	in := newBitset(len(v.sigs))
 	for _, c := range v.priced(union) {
 		clear(in)
@@ -311,7 +317,12 @@ func (v *solver) boundKinds(p *packer, union bitset) {
 				in.set(k)
 			}
 		}
-		if !slices.ContainsFunc(kept, func(k candidate) bool { return in.within(k.in) && dominates(k.col.free, c.free) }) {
+		if last < len(kept) && in.within(kept[last].in) && dominates(kept[last].col.free, c.free) {
+			continue
+		}
+		if k := slices.IndexFunc(kept, func(k candidate) bool { return in.within(k.in) && dominates(k.col.free, c.free) }); k >= 0 {
+			last = k
+		} else {
 			kept = append(kept, candidate{c, slices.Clone(in)})
 		}
 	}

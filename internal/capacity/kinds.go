@@ -31,6 +31,7 @@ func (v *solver) findKinds(p *packer, groups []hostGroup) {
 		in  bitset
 	}
 	var kept []candidate
+	last := 0
 	p.limited = false
 	in := newBitset(len(sets))
 	for _, i := range v.m.byPrice() {
@@ -47,7 +48,14 @@ func (v *solver) findKinds(p *packer, groups []hostGroup) {
 				in.set(k)
 			}
 		}
-		if !slices.ContainsFunc(kept, func(k candidate) bool { return in.within(k.in) && k.col.replaces(c) }) {
+		// What replaced the last one is likely to replace this one, too.
+		if last < len(kept) && in.within(kept[last].in) && kept[last].col.replaces(c) {
+			p.limited = p.limited || c.seller.left != nil
+			continue
+		}
+		if k := slices.IndexFunc(kept, func(k candidate) bool { return in.within(k.in) && k.col.replaces(c) }); k >= 0 {
+			last = k
+		} else {
 			kept = append(kept, candidate{c, slices.Clone(in)})
 		}
 		p.limited = p.limited || c.seller.left != nil
@@ -95,13 +103,42 @@ func (c *column) replaces(d *column) bool {
 // byPrice are all columns' indices, cheapest first.
 func (m *market) byPrice() []int32 {
 	if m.priceOrder == nil {
-		m.priceOrder = make([]int32, len(m.columns))
-		for i := range m.priceOrder {
-			m.priceOrder[i] = int32(i)
+		// The prices beside the indices: there may be 100,000 columns and more.
+		type entry struct {
+			price float64
+			index int32
 		}
-		slices.SortFunc(m.priceOrder, m.compare)
+		entries := make([]entry, len(m.columns))
+		for i := range entries {
+			entries[i] = entry{m.columns[i].price, int32(i)}
+		}
+		slices.SortFunc(entries, func(a, b entry) int {
+			switch {
+			case a.price < b.price:
+				return -1
+			case a.price > b.price:
+				return 1
+			}
+			return m.compare(a.index, b.index)
+		})
+		m.priceOrder = make([]int32, len(entries))
+		for i, e := range entries {
+			m.priceOrder[i] = e.index
+		}
 	}
 	return m.priceOrder
+}
+
+// offersOf are the seller's columns' indices, cheapest first.
+func (m *market) offersOf(s *seller) []int32 {
+	if s.priceOrder == nil {
+		s.priceOrder = make([]int32, 0, s.end-s.first)
+		for i := s.first; i < s.end; i++ {
+			s.priceOrder = append(s.priceOrder, int32(i))
+		}
+		slices.SortFunc(s.priceOrder, m.compare)
+	}
+	return s.priceOrder
 }
 
 // worths are what a pod of each item is worth in $/h: at the duals of the

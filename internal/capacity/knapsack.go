@@ -96,7 +96,7 @@ func (k *knapsack) best(p *packer, t *kind, pi []float64, rem []int, load []shar
 	if all && !conflicts && k.takeAll(p) {
 		return k.result(load)
 	}
-	k.relax(p, t)
+	k.relax(p, t, !conflicts)
 	// Denser ones first, so that of two that conflict the better one stays.
 	for i := range k.cand {
 		c := &k.cand[i]
@@ -135,7 +135,7 @@ func (k *knapsack) bound(p *packer, t *kind, pi []float64, have []int, steps int
 	if len(k.cand) == 0 {
 		return 0
 	}
-	k.relax(p, t)
+	k.relax(p, t, false)
 	k.topUp(p)
 	k.prune(t)
 	top := k.search(p, t, steps)
@@ -315,6 +315,17 @@ func (k *knapsack) prune(t *kind) float64 {
 	return gap / top
 }
 
+// dropHopeless drops what prune would drop if the relaxation, rounded down, were
+// taken.
+func (k *knapsack) dropHopeless(t *kind) {
+	gap := k.relaxed(t) * (1 + 1e-9)
+	for i := range k.cand {
+		c := &k.cand[i]
+		gap -= c.value * float64(min(int(c.x+1e-9), c.upper))
+	}
+	k.cand = slices.DeleteFunc(k.cand, func(c candidateItem) bool { return c.x == 0 && c.weight-c.value > gap })
+}
+
 // relaxed is the value of the linear relaxation, by its dual.
 func (k *knapsack) relaxed(t *kind) float64 {
 	v := 0.0
@@ -401,8 +412,8 @@ func (k *knapsack) takeAll(p *packer) bool {
 }
 
 // relax solves the linear relaxation and orders the candidates by value per
-// weight at its prices.
-func (k *knapsack) relax(p *packer, t *kind) {
+// weight at its prices, without those that are hopeless if prune says so.
+func (k *knapsack) relax(p *packer, t *kind, prune bool) {
 	k.lp.reset(p.width)
 	for r, f := range t.free {
 		k.lp.b[r] = 0
@@ -417,11 +428,16 @@ func (k *knapsack) relax(p *packer, t *kind) {
 	for i := range k.cand {
 		c := &k.cand[i]
 		a := k.lp.add(c.value/top, float64(c.upper))
+		gain := c.value
 		for r, x := range p.items[c.item].req {
 			if x > 0 {
 				a[r] = float64(x) / float64(t.free[r])
+				if t.prices != nil {
+					gain -= t.prices[r] * float64(x)
+				}
 			}
 		}
+		k.lp.full[i] = t.prices != nil && gain > 0
 	}
 	k.lp.solve()
 	p.work += int64(k.lp.pivots * len(k.cand))
@@ -432,12 +448,16 @@ func (k *knapsack) relax(p *packer, t *kind) {
 			k.y[r] = math.Max(0, k.lp.y[r]) * top / float64(t.free[r])
 		}
 	}
+	t.prices = append(t.prices[:0], k.y...)
 	for i := range k.cand {
 		c := &k.cand[i]
 		c.x, c.weight = k.lp.x[i], 0
 		for r, x := range p.items[c.item].req {
 			c.weight += k.y[r] * float64(x)
 		}
+	}
+	if prune {
+		k.dropHopeless(t)
 	}
 	slices.SortFunc(k.cand, func(a, b candidateItem) int {
 		// Cross-multiplied, so that a weight of 0 is the best there is.

@@ -139,9 +139,9 @@ func (v *solver) choose(b *bin, requests Resources) *choice {
 		need[k] += n
 	}
 	ch := &choice{}
-	for _, i := range v.m.byPrice() {
+	for _, i := range v.m.offersOf(c.seller) {
 		d := &v.m.columns[i]
-		if d.seller != c.seller || d.variant != c.variant || d == c || !vectorFits(need, d.free) || !requests.Fits(d.typ.Allocatable) || !v.suits(b, d) {
+		if d.variant != c.variant || d == c || !vectorFits(need, d.free) || !requests.Fits(d.typ.Allocatable) || !v.suits(b, d) {
 			continue
 		}
 		if d.typ.OnlyFor != "" && requests[d.typ.OnlyFor] == 0 {

@@ -34,6 +34,8 @@ type seller struct {
 	// first and end bound its columns.
 	first, end int
 	left       limitsLeft
+	// priceOrder is made by offersOf.
+	priceOrder []int32
 }
 
 // column is a kind of node that can be bought any number of times.

@@ -1,6 +1,7 @@
 package capacity
 
 import (
+	"encoding/binary"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -53,6 +54,9 @@ type kind struct {
 	// allowed items, those that fit an empty node.
 	allowed []int32
 	allows  bitset
+	// prices of resources in the last relaxation of a knapsack of the kind: the
+	// next one is likely to come to much the same.
+	prices []float64
 }
 
 // pattern is a kind of node with its content, bought a number of times.
@@ -115,7 +119,8 @@ func (v *solver) packAll(items []*item) {
 		if len(active) == 0 {
 			return
 		}
-		patterns := v.planNodes(active)
+		classes := v.classes(active)
+		patterns := v.planNodes(classes)
 		if len(patterns) == 0 {
 			return
 		}
@@ -123,11 +128,63 @@ func (v *solver) packAll(items []*item) {
 			for range p.times {
 				b := v.buy(p.kind.col)
 				for _, l := range p.load {
-					v.put(active[l.item].s, b, l.n)
-					active[l.item].n -= l.n
+					v.putClass(classes[l.item], b, l.n)
 				}
 			}
 		}
+	}
+}
+
+// classes merges items that are alike to the packer: pods of the same size that
+// may use the same columns and that nothing keeps apart on a node.
+func (v *solver) classes(items []*item) []*item {
+	byKey := map[string]*item{}
+	sets := map[*uint64]string{}
+	var list []*item
+	for _, it := range items {
+		if v.hostTied(it.s) || len(it.s.ports) > 0 {
+			list = append(list, &item{s: it.s, n: it.n, cols: it.cols, level: it.level, parts: []*item{it}})
+			continue
+		}
+		set, ok := sets[&it.cols[0]]
+		if !ok {
+			b := make(shapeKey, 0, 8*len(it.cols))
+			for _, w := range it.cols {
+				b = binary.LittleEndian.AppendUint64(b, w)
+			}
+			set = string(b)
+			sets[&it.cols[0]] = set
+		}
+		b := shapeKey{}
+		for _, x := range it.s.vector {
+			b.num(x)
+		}
+		key := string(b) + set
+		c := byKey[key]
+		if c == nil {
+			c = &item{s: it.s, cols: it.cols, level: it.level}
+			byKey[key] = c
+			list = append(list, c)
+		}
+		c.n += it.n
+		c.parts = append(c.parts, it)
+	}
+	return list
+}
+
+// putClass places n pods of a class on the bin, the first parts' first.
+func (v *solver) putClass(c *item, b *bin, n int) {
+	c.n -= n
+	for n > 0 {
+		it := c.parts[0]
+		if it.n == 0 {
+			c.parts = c.parts[1:]
+			continue
+		}
+		k := min(n, it.n)
+		v.put(it.s, b, k)
+		it.n -= k
+		n -= k
 	}
 }
 
@@ -152,6 +209,7 @@ func (v *solver) chooseLevel(it *item, sets map[setKey]bitset) bool {
 	if sets[all] == nil {
 		sets[all] = v.columnsOf(it)
 	}
+	usable := sets[all]
 	found, full := false, false
 	for _, s := range v.m.sellers {
 		if found && s.p.Spec.Weight < it.level {
@@ -159,7 +217,7 @@ func (v *solver) chooseLevel(it *item, sets map[setKey]bitset) bool {
 		}
 		for i := s.first; i < s.end; i++ {
 			c := &v.m.columns[i]
-			if !sets[all].has(i) || !vectorFits(it.s.vector, c.free) {
+			if !usable.has(i) || !vectorFits(it.s.vector, c.free) {
 				continue
 			}
 			if s.left.room(c) == 0 {
@@ -182,7 +240,7 @@ func (v *solver) chooseLevel(it *item, sets map[setKey]bitset) bool {
 				continue
 			}
 			for i := s.first; i < s.end; i++ {
-				if sets[all].has(i) {
+				if usable.has(i) {
 					set.set(i)
 				}
 			}
@@ -224,8 +282,10 @@ func (v *solver) planNodes(items []*item) []pattern {
 
 // learn notes what pods turned out to be worth, for the lower bound.
 func (v *solver) learn(pi []float64) {
-	for j, it := range v.pk.items {
-		v.worth[it.it.s.id] += pi[j] * float64(it.it.n) / float64(len(it.it.s.pods))
+	for j, c := range v.pk.items {
+		for _, it := range c.it.parts {
+			v.worth[it.s.id] += pi[j] * float64(it.n) / float64(len(it.s.pods))
+		}
 	}
 }
 

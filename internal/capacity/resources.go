@@ -15,12 +15,51 @@ import (
 // out.
 func PodRequests(pod *corev1.Pod) Resources {
 	bound := pod.Spec.NodeName != ""
+	if r, plain := plainRequests(pod, bound); plain {
+		return r
+	}
+	return generalRequests(pod, bound)
+}
+
+func generalRequests(pod *corev1.Pod, bound bool) Resources {
 	r := FromResourceList(resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{
 		UseStatusResources: bound,
 		InPlacePodLevelResourcesVerticalScalingEnabled: bound,
 	}))
 	r[corev1.ResourcePods] = 1
 	return r
+}
+
+// plainRequests are the requests of a pod that has nothing but containers, as
+// most have: their sum. It spares the general rule's copies.
+func plainRequests(pod *corev1.Pod, bound bool) (Resources, bool) {
+	s := &pod.Spec
+	if len(s.InitContainers) > 0 || s.Resources != nil || len(s.Overhead) > 0 || bound && len(pod.Status.ContainerStatuses) > 0 {
+		return nil, false
+	}
+	r := make(Resources, 4)
+	for i := range s.Containers {
+		for name, q := range s.Containers[i].Resources.Requests {
+			v := quantityValue(name, &q)
+			// Fractions of a unit add up before they are rounded.
+			if v < 0 || len(s.Containers) > 1 && !wholeUnits(name, &q, v) {
+				return nil, false
+			}
+			if v > 0 {
+				r[name] += v
+			}
+		}
+	}
+	r[corev1.ResourcePods] = 1
+	return r, true
+}
+
+// wholeUnits says whether the quantity is v without rounding.
+func wholeUnits(name corev1.ResourceName, q *resource.Quantity, v int64) bool {
+	if name == corev1.ResourceCPU {
+		return q.Cmp(*resource.NewMilliQuantity(v, resource.DecimalSI)) == 0
+	}
+	return q.Cmp(*resource.NewQuantity(v, resource.DecimalSI)) == 0
 }
 
 // FromResourceList converts quantities, rounding up as kube-scheduler does.

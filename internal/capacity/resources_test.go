@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"pgregory.net/rapid"
 )
 
 func requests(kv ...string) corev1.ResourceRequirements {
@@ -50,6 +51,24 @@ func TestPodRequestsCountAllThatKubeSchedulerCounts(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestPlainPodsRequestWhatTheGeneralRuleSays(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		pod := &corev1.Pod{}
+		for range rapid.IntRange(1, 3).Draw(t, "containers") {
+			c := corev1.Container{Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{}}}
+			for _, name := range []corev1.ResourceName{"cpu", "memory", "nvidia.com/gpu"} {
+				if q := rapid.SampledFrom([]string{"", "0", "1", "1500u", "1500m", "300M", "1Gi", "-1"}).Draw(t, string(name)); q != "" {
+					c.Resources.Requests[name] = resource.MustParse(q)
+				}
+			}
+			pod.Spec.Containers = append(pod.Spec.Containers, c)
+		}
+		if d := cmp.Diff(generalRequests(pod, false), PodRequests(pod)); d != "" {
+			t.Fatalf("(-want +got):\n%s", d)
+		}
+	})
 }
 
 func TestFitsIgnoresWhatIsNotRequested(t *testing.T) {

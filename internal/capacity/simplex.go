@@ -16,6 +16,9 @@ type simplex struct {
 	b     []float64
 	// slackCost is the gain per unit of slack, 0 for plain inequalities.
 	slackCost []float64
+	// full are variables that are taken to be at their upper bound in the end:
+	// solve starts from there as far as the rows allow.
+	full []bool
 
 	// x and y are the answer: values, and the duals of the rows; pivots how many
 	// steps it took.
@@ -28,6 +31,8 @@ type simplex struct {
 	w     []float64
 	atTop []bool
 	inB   []bool
+	// priced are the rows with a dual other than 0.
+	priced []int
 }
 
 const simplexEps = 1e-9
@@ -37,7 +42,7 @@ var inf = math.Inf(1)
 // reset starts a problem with that many rows and no columns.
 func (s *simplex) reset(rows int) {
 	s.rows = rows
-	s.cols, s.cost, s.upper = s.cols[:0], s.cost[:0], s.upper[:0]
+	s.cols, s.cost, s.upper, s.full = s.cols[:0], s.cost[:0], s.upper[:0], s.full[:0]
 	s.b = resized(s.b, rows)
 	s.slackCost = resized(s.slackCost, rows)
 	clear(s.slackCost)
@@ -54,6 +59,7 @@ func resized[T any](s []T, n int) []T {
 func (s *simplex) add(cost, upper float64) []float64 {
 	s.cost = append(s.cost, cost)
 	s.upper = append(s.upper, upper)
+	s.full = append(s.full, false)
 	n := len(s.cols)
 	for range s.rows {
 		s.cols = append(s.cols, 0)
@@ -77,6 +83,7 @@ func (s *simplex) solve() {
 		s.basis[i] = int32(-1 - i)
 		s.xb[i] = s.b[i]
 	}
+	s.fill()
 	s.pivots = 0
 	for i := range 200 + 20*r*r {
 		s.pivots++
@@ -99,6 +106,28 @@ func (s *simplex) solve() {
 		}
 	}
 	s.duals()
+}
+
+// fill puts the variables that are taken to be full at their upper bounds, one
+// after the other, as long as no row is exceeded: each spares a step.
+func (s *simplex) fill() {
+	r := s.rows
+next:
+	for j, full := range s.full {
+		if !full || math.IsInf(s.upper[j], 1) {
+			continue
+		}
+		a := s.cols[j*r : j*r+r]
+		for k, x := range a {
+			if x*s.upper[j] > s.xb[k] {
+				continue next
+			}
+		}
+		for k, x := range a {
+			s.xb[k] -= x * s.upper[j]
+		}
+		s.atTop[j] = true
+	}
 }
 
 func (s *simplex) duals() {
@@ -134,13 +163,19 @@ func (s *simplex) entering(first bool) (best int, ok bool) {
 			}
 		}
 	}
-	for j := range s.cost {
+	// Most rows are worth nothing most of the time.
+	s.priced = s.priced[:0]
+	for k, y := range s.y {
+		if y != 0 {
+			s.priced = append(s.priced, k)
+		}
+	}
+	for j, d := range s.cost {
 		if s.inB[j] || s.upper[j] <= 0 {
 			continue
 		}
-		d := s.cost[j]
 		a := s.cols[j*r : j*r+r]
-		for k := range a {
+		for _, k := range s.priced {
 			d -= s.y[k] * a[k]
 		}
 		if s.atTop[j] {

@@ -18,6 +18,8 @@ type item struct {
 	cols bitset
 	// level is the weight of the Provisioners that the item buys from.
 	level int32
+	// parts are the items that a class stands for.
+	parts []*item
 }
 
 // cell is a combination of values of the topology keys that matter to a shape.

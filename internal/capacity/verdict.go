@@ -97,18 +97,22 @@ func newShelf(m *market, req *nodeReq) *shelf {
 // type.
 func (m *market) compare(a, b int32) int {
 	x, y := &m.columns[a], &m.columns[b]
-	shunned := 0
-	if x.seller.shunned != y.seller.shunned {
-		shunned = -1
+	switch {
+	case x.price != y.price:
+		return cmp.Compare(x.price, y.price)
+	case x.seller.shunned != y.seller.shunned:
 		if x.seller.shunned {
-			shunned = 1
+			return 1
 		}
+		return -1
+	case x.free[0] != y.free[0]:
+		return cmp.Compare(y.free[0], x.free[0])
+	case x.free[1] != y.free[1]:
+		return cmp.Compare(y.free[1], x.free[1])
+	case x.seller != y.seller:
+		return cmp.Compare(x.seller.p.Name, y.seller.p.Name)
 	}
 	return cmp.Or(
-		cmp.Compare(x.price, y.price), shunned,
-		cmp.Compare(y.free[0], x.free[0]),
-		cmp.Compare(y.free[1], x.free[1]),
-		cmp.Compare(x.seller.p.Name, y.seller.p.Name),
 		cmp.Compare(x.typ.Machine.Name, y.typ.Machine.Name),
 		cmp.Compare(x.offer.Zone, y.offer.Zone),
 		cmp.Compare(x.offer.CapacityType, y.offer.CapacityType),
