@@ -79,7 +79,7 @@ func (c *Cloud) namedImages(ctx context.Context, params []imageParam) (out []Ima
 	for i, p := range params {
 		names[i] = p.name
 	}
-	ids, err := c.params.get(ctx, strings.Join(names, "\n"), func(ctx context.Context) (map[string]string, time.Duration, error) {
+	ids, err := c.params.get(ctx, paramsKey(params), func(ctx context.Context) (map[string]string, time.Duration, error) {
 		got, err := c.parameters(ctx, names)
 		return got, resolveTTL, err
 	})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -41,6 +42,8 @@ type Instance struct {
 	// ImageID may be empty as PrivateDNSName may.
 	ImageID  string
 	SubnetID string
+	// SecurityGroups are ids, sorted; empty where EC2 did not say.
+	SecurityGroups []string
 	// State is one of the State… values.
 	State string
 	// ClaimUID, ClaimName and Provisioner are what its tags say.
@@ -204,6 +207,10 @@ func instanceOf(i types.Instance) Instance {
 		Provisioner:    tags[v1alpha1.TagProvisioner],
 		LaunchedAt:     aws.ToTime(i.LaunchTime),
 	}
+	for _, g := range i.SecurityGroups {
+		out.SecurityGroups = append(out.SecurityGroups, aws.ToString(g.GroupId))
+	}
+	slices.Sort(out.SecurityGroups)
 	if i.Placement != nil {
 		out.Zone = aws.ToString(i.Placement.AvailabilityZone)
 	}

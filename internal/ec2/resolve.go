@@ -29,6 +29,8 @@ type Resolved struct {
 	Own *Template
 	// RootVolumeBytes of the volume that holds pods' ephemeral storage.
 	RootVolumeBytes int64
+	// AsOf is when the oldest of the answers was given that this rests on.
+	AsOf time.Time
 	// Findings has one entry for each of the Provisioner's conditions
 	// ValidationSucceeded, SubnetsReady, SecurityGroupsReady, AMIsReady and
 	// InstanceProfileReady, in this order.
@@ -169,6 +171,7 @@ func (c *Cloud) Resolve(ctx context.Context, provisioner string, t *v1alpha1.Nod
 		}
 		r.RootVolumeBytes = rootVolumeBytes(family(e), e.BlockDevices, r.Images)
 	}
+	r.AsOf = c.asOf(e)
 	r.Findings = []Finding{valid, subnetsFound, groupsFound, imagesFound, profileFound}
 	return r, nil
 }

@@ -61,6 +61,19 @@ func (s *store[T]) get(ctx context.Context, key string, ask func(context.Context
 	return value, nil
 }
 
+// asked is when the remembered answer to a question was given; zero: never.
+func (s *store[T]) asked(key string) time.Time {
+	s.mu.Lock()
+	e := s.entries[key]
+	s.mu.Unlock()
+	if e == nil {
+		return time.Time{}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.asked
+}
+
 // expire makes the next get of every question ask again.
 func (s *store[T]) expire() {
 	s.mu.Lock()

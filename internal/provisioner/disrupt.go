@@ -92,10 +92,11 @@ type refusal struct {
 	until time.Time
 }
 
-func newDisruption(p *Loops) *disruption {
+// newDisruption makes the loop; more are proposers beside emptiness and expiry.
+func newDisruption(p *Loops, more ...proposer) *disruption {
 	return &disruption{
 		Loops:     p,
-		proposers: []proposer{&emptiness{Loops: p, idleSince: map[string]time.Time{}}, &expiry{}},
+		proposers: append([]proposer{&emptiness{Loops: p, idleSince: map[string]time.Time{}}, expiry{}}, more...),
 		refused:   map[string]refusal{},
 		held:      map[string]string{},
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -127,6 +128,13 @@ func (f *fleet) poll(ctx context.Context) error {
 	}
 	f.metrics.instances.Set(float64(len(f.live)))
 	return nil
+}
+
+// snapshot is the last reading, by instance id.
+func (f *fleet) snapshot() map[string]ec2.Instance {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return maps.Clone(f.live)
 }
 
 // ended reports whether an instance is terminated for certain: EC2 says so, or

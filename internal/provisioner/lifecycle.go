@@ -219,6 +219,8 @@ const (
 	// Reasons of a claim whose launch EC2 has definitely refused.
 	reasonNoCapacity = "InsufficientCapacity"
 	reasonRefused    = "LaunchRefused"
+	// reasonNeverJoined: the instance runs, its kubelet does not report.
+	reasonNeverJoined = "NeverJoined"
 )
 
 // adopt settles a token that EC2 knows under other parameters: what it
@@ -317,7 +319,7 @@ func (r *lifecycle) awaitKubelet(ctx context.Context, claim *v1alpha1.NodeClaim)
 		return ctrl.Result{RequeueAfter: wait}, nil
 	}
 	r.metrics.neverJoined.Inc()
-	return ctrl.Result{}, r.giveUp(ctx, claim, "NeverJoined", fmt.Sprintf(
+	return ctrl.Result{}, r.giveUp(ctx, claim, reasonNeverJoined, fmt.Sprintf(
 		"instance %s did not join within %s; look at its console output (aws ec2 get-console-output --instance-id %s), its security groups and the role of its instance profile",
 		claim.Status.InstanceID, r.cfg.RegistrationTimeout, claim.Status.InstanceID))
 }

@@ -137,10 +137,11 @@ func New(ctx context.Context, cfg Config) (*Loops, error) {
 		return nil, err
 	}
 	market := &market{Loops: p, cloud: cfg.Cloud}
-	disruption := newDisruption(p)
+	drift := newDrift(p, cfg.Cloud)
+	disruption := newDisruption(p, drift)
 	for name, run := range map[string]func(context.Context) error{
 		"provision": p.provision, "nominate": p.nominator.run, "fleet": p.fleet.run,
-		"disrupt": disruption.run, "market": market.run, "publish": market.publish, "pauses": p.keepPauses,
+		"disrupt": disruption.run, "market": market.run, "publish": market.publish, "pauses": p.keepPauses, "drift": drift.watch,
 	} {
 		if err := cfg.Manager.Add(leading{run}); err != nil {
 			return nil, fmt.Errorf("adding loop %s: %w", name, err)

@@ -1,0 +1,19 @@
+package capacity
+
+import "github.com/berth-dev/berth/api/v1alpha1"
+
+// Unmet returns the first of the requirements that a node with these labels
+// does not meet; nil when it meets all. A label of the user's own that the node
+// does not carry is met: it says which values nodes may carry, not that they do.
+func Unmet(rs []v1alpha1.Requirement, labels map[string]string) *v1alpha1.Requirement {
+	for i := range rs {
+		v, ok := labels[rs[i].Key]
+		if !ok && isOwnLabel(rs[i].Key) {
+			continue
+		}
+		if !requirementAllows(&rs[i], v, ok) {
+			return &rs[i]
+		}
+	}
+	return nil
+}

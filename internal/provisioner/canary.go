@@ -1,0 +1,281 @@
+package provisioner
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/capacity"
+)
+
+const (
+	// canaryReady is how long a node of a new kind may be without being ready,
+	// and its pods without becoming so, before it counts as unhealthy.
+	canaryReady = 5 * time.Minute
+	// canaryCrashes is how often a container may have been restarted on it.
+	canaryCrashes = 3
+)
+
+// drift proposes nodes that differ from what would be made today. Of each
+// Provisioner one goes first, the canary; when a node of today's kind has proven
+// that pods run on it, the others follow as fast as the budgets allow. A node of
+// today's kind that is unhealthy stops it all for that target.
+type drift struct {
+	*Loops
+	cloud discoverer
+	// suspects belongs to watch alone.
+	suspects map[string]suspicion
+
+	mu sync.Mutex
+	// target, by Provisioner, is what it stands for now.
+	target map[string]string
+	// asToday, by Provisioner, are the claims that differ from it in nothing.
+	asToday map[string]map[string]bool
+	// stop, by Provisioner, is why drifted nodes are left alone.
+	stop map[string]stop
+}
+
+// stop is why a target is not pursued.
+type stop struct{ target, reason, message string }
+
+func newDrift(p *Loops, cloud discoverer) *drift {
+	return &drift{Loops: p, cloud: cloud, suspects: map[string]suspicion{}, target: map[string]string{},
+		asToday: map[string]map[string]bool{}, stop: map[string]stop{}}
+}
+
+// compared stores what a comparison found. An empty target is not known yet, so
+// that the last one stays.
+func (d *drift) compared(provisioner, target string, asToday map[string]bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if target != "" {
+		d.target[provisioner] = target
+	}
+	d.asToday[provisioner] = asToday
+}
+
+func (d *drift) stoppedNow(provisioner string) (reason, message string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := d.stop[provisioner]
+	return s.reason, s.message
+}
+
+// generation is the nodes of one Provisioner, as drift sees them.
+type generation struct {
+	provisioner *v1alpha1.Provisioner
+	drifted     []candidate
+	// fresh nodes are as they would be made today.
+	fresh []candidate
+}
+
+func (d *drift) propose(now time.Time, nodes []candidate) ([]proposal, time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	byName := map[string]*generation{}
+	var order []string
+	for _, c := range nodes {
+		g := byName[c.provisioner.Name]
+		if g == nil {
+			g = &generation{provisioner: c.provisioner}
+			byName[c.provisioner.Name] = g
+			order = append(order, c.provisioner.Name)
+		}
+		if isTrue(c.claim.Status.Conditions, v1alpha1.ConditionDrifted) {
+			g.drifted = append(g.drifted, c)
+		} else if d.asToday[c.provisioner.Name][c.claim.Name] {
+			g.fresh = append(g.fresh, c)
+		}
+	}
+	var out []proposal
+	for _, name := range order {
+		out = append(out, d.roll(byName[name], now)...)
+	}
+	return out, 0
+}
+
+// roll is what may go of one Provisioner's drifted nodes now.
+func (d *drift) roll(g *generation, now time.Time) []proposal {
+	pr := g.provisioner
+	target := d.target[pr.Name]
+	if len(g.drifted) == 0 || target == "" {
+		if len(g.drifted) == 0 {
+			delete(d.stop, pr.Name)
+		}
+		return nil
+	}
+	health := d.judge(g, now)
+	d.stop[pr.Name] = d.stopping(g, target, health)
+	if d.stop[pr.Name].reason != "" {
+		return nil
+	}
+	var out []proposal
+	going := d.goingFor(pr.Name, v1alpha1.ReasonDrifted)
+	for _, c := range g.drifted {
+		if health.proven || c.leaving() == v1alpha1.ReasonDrifted {
+			out = append(out, driftProposal(c))
+		}
+	}
+	if !health.proven && len(out)+going == 0 {
+		out = append(out, driftProposal(g.drifted[0]))
+	}
+	if !health.proven && len(out) > 1 {
+		out = out[:1] // After a restart, or a target that changed on the way.
+	}
+	return out
+}
+
+func driftProposal(c candidate) proposal {
+	why := "drifted"
+	if cond := meta.FindStatusCondition(c.claim.Status.Conditions, v1alpha1.ConditionDrifted); cond != nil {
+		why = cond.Reason + ": " + cond.Message
+	}
+	return proposal{reason: v1alpha1.ReasonDrifted, nodes: []candidate{c}, why: why}
+}
+
+// stopping says whether drift is to stop for a target, and remembers a canary
+// that has failed until the target changes or somebody agrees. What a former
+// leader found is in the Provisioner's condition.
+func (d *drift) stopping(g *generation, target string, h health) stop {
+	pr := g.provisioner
+	if acknowledged(pr, target) {
+		return stop{}
+	}
+	if was := d.stop[pr.Name]; was.reason == stoppedCanary && was.target == target {
+		return was
+	}
+	told := meta.FindStatusCondition(pr.Status.Conditions, v1alpha1.ConditionDriftStopped)
+	if told != nil && told.Status == metav1.ConditionTrue && told.Reason == stoppedCanary && strings.HasSuffix(told.Message, "="+target) {
+		return stop{target, stoppedCanary, told.Message}
+	}
+	if h.sick != "" {
+		return stop{target, stoppedCanary, fmt.Sprintf("replacing drifted nodes has stopped: %s; %s", h.sick, howToAcknowledge(pr, target))}
+	}
+	if most := driftShare(pr); len(g.drifted)*100 > most*(len(g.drifted)+len(g.fresh)) {
+		return stop{target, stoppedShare, fmt.Sprintf("%d of %d nodes have drifted, more than disruption.driftShare (%d%%); %s",
+			len(g.drifted), len(g.drifted)+len(g.fresh), most, howToAcknowledge(pr, target))}
+	}
+	return stop{}
+}
+
+// driftShare is disruption.driftShare in percent.
+func driftShare(pr *v1alpha1.Provisioner) int {
+	if d := pr.Spec.Disruption; d != nil && d.DriftShare != "" {
+		if n, err := share(d.DriftShare, 100); err == nil {
+			return n
+		}
+	}
+	return 100
+}
+
+// goingFor is the number of claims that are being removed for a reason.
+func (p *Loops) goingFor(provisioner string, why v1alpha1.DisruptionReason) int {
+	n := 0
+	for _, c := range all[*v1alpha1.NodeClaim](p.stores.claims) {
+		if c.Spec.Provisioner.Name == provisioner && c.DeletionTimestamp != nil && !gone(c) && c.Annotations[v1alpha1.AnnotationDisruptionReason] == string(why) {
+			n++
+		}
+	}
+	return n
+}
+
+// health is what the nodes of today's kind show.
+type health struct {
+	// proven: pods run on one of them, and none is sick.
+	proven bool
+	// sick says which is unhealthy; empty: none.
+	sick string
+}
+
+// judge looks at the nodes of today's kind, those included that do not run yet.
+func (d *drift) judge(g *generation, now time.Time) health {
+	var h health
+	for _, c := range g.fresh {
+		if why := sickNode(c, now); why != "" {
+			return health{sick: why}
+		}
+		runs, sick := podsRun(d.stores.podsOn(c.node.Name), c.node, now)
+		if sick != "" {
+			return health{sick: "on node " + c.node.Name + " " + sick}
+		}
+		h.proven = h.proven || runs
+	}
+	hash := TemplateHash(&g.provisioner.Spec)
+	for _, c := range all[*v1alpha1.NodeClaim](d.stores.claims) {
+		if c.Spec.Provisioner.Name != g.provisioner.Name || c.Annotations[v1alpha1.AnnotationProvisionerHash] != hash {
+			continue
+		}
+		launched := meta.FindStatusCondition(c.Status.Conditions, v1alpha1.ConditionLaunched)
+		if launched != nil && launched.Reason == reasonNeverJoined {
+			return health{sick: "the instance of claim " + c.Name + " never joined"}
+		}
+	}
+	return h
+}
+
+// sickNode says whether an initialized node has stopped being ready for long.
+func sickNode(c candidate, now time.Time) string {
+	for _, cond := range c.node.Status.Conditions {
+		if cond.Type == corev1.NodeReady && cond.Status != corev1.ConditionTrue && now.Sub(cond.LastTransitionTime.Time) > canaryReady {
+			return "node " + c.node.Name + " is not ready: " + cond.Message
+		}
+	}
+	return ""
+}
+
+// podsRun reports whether a workload pod is ready on a node, and whether pods
+// fail there: one of a DaemonSet, or more than half of the workload.
+func podsRun(pods []*corev1.Pod, node *corev1.Node, now time.Time) (runs bool, sick string) {
+	all, bad, last := 0, 0, ""
+	for _, p := range pods {
+		if terminal(p) || p.DeletionTimestamp != nil {
+			continue
+		}
+		why := failing(p, now)
+		if !workload(p, node) {
+			if why != "" {
+				return runs, why
+			}
+			continue
+		}
+		all++
+		runs = runs || podReady(p)
+		if why != "" {
+			bad++
+			last = why
+		}
+	}
+	if bad*2 > all {
+		return runs, last
+	}
+	return runs, ""
+}
+
+// failing says whether a bound pod fails to run.
+func failing(p *corev1.Pod, now time.Time) string {
+	name := "pod " + p.Namespace + "/" + p.Name
+	for _, s := range p.Status.ContainerStatuses {
+		if s.State.Waiting != nil && s.RestartCount >= canaryCrashes {
+			return fmt.Sprintf("%s does not stay up: %s after %d restarts", name, s.State.Waiting.Reason, s.RestartCount)
+		}
+	}
+	for _, c := range p.Status.Conditions {
+		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionTrue && !podReady(p) && now.Sub(c.LastTransitionTime.Time) > canaryReady {
+			return fmt.Sprintf("%s has not become ready within %s", name, canaryReady)
+		}
+	}
+	return ""
+}
+
+// machine returns EC2's facts about a type; nil when they are not known.
+func (c *catalogue) machine(name string) *capacity.Machine {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.byName[name]
+}
