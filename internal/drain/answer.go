@@ -116,6 +116,7 @@ type budgets map[string][]budget
 type budget struct {
 	name     string
 	selector labels.Selector
+	object   *policyv1.PodDisruptionBudget
 }
 
 func newBudgets(pdbs []*policyv1.PodDisruptionBudget) budgets {
@@ -126,9 +127,19 @@ func newBudgets(pdbs []*policyv1.PodDisruptionBudget) budgets {
 		if err != nil {
 			continue
 		}
-		out[b.Namespace] = append(out[b.Namespace], budget{b.Name, s})
+		out[b.Namespace] = append(out[b.Namespace], budget{b.Name, s, b})
 	}
 	return out
+}
+
+// named returns a budget that of has named.
+func (b budgets) named(namespace, name string) *policyv1.PodDisruptionBudget {
+	for _, x := range b[namespace] {
+		if x.name == name {
+			return x.object
+		}
+	}
+	panic("drain: no budget " + namespace + "/" + name)
 }
 
 // of names the budgets that select a pod, sorted.

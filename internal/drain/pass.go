@@ -55,6 +55,10 @@ type Input struct {
 	Pods []*corev1.Pod
 	// PDBs of the pods' namespaces, to name those that hold a pod.
 	PDBs []*policyv1.PodDisruptionBudget
+	// Ledger of the budgets, shared with the other drains; nil: none is kept.
+	Ledger *Ledger
+	// Pace bounds the calls of all drains together; nil: nothing does.
+	Pace *Pace
 	// Attachments to the node; others are ignored.
 	Attachments []*storagev1.VolumeAttachment
 	// PVCs of the pods by namespace/name: attachments of pods that stay
@@ -284,6 +288,21 @@ func tell(ctx context.Context, api evictor, verdicts []Verdict, in Input) []answ
 			if known {
 				answers[i] = said
 			}
+			<-slots
+			continue
+		}
+		if share != "" {
+			if may, says := in.Ledger.take(budgets.named(v.Pod.Namespace, pdbs[0])); !may {
+				a := answer{kind: blocked, block: BlockBudget, detail: says, pdbs: pdbs}
+				mu.Lock()
+				full[share], answers[i] = a, a
+				mu.Unlock()
+				<-slots
+				continue
+			}
+		}
+		if !in.Pace.wait(ctx) {
+			answers[i] = answer{kind: again}
 			<-slots
 			continue
 		}

@@ -20,9 +20,11 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	rawsource "sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/drain"
@@ -88,6 +90,14 @@ type Loops struct {
 	written written
 	// moves is what the provision loop found about pods on nodes on their way out.
 	moves moves
+	// ledger and pace are shared by all drains; waiters wait for a budget, and
+	// woken brings them back.
+	ledger  drain.Ledger
+	pace    *drain.Pace
+	waiters waiters
+	woken   chan event.GenericEvent
+	// told is what was said of drains under way: a drainTold by claim UID.
+	told sync.Map
 	// tainted is when our watch first showed a claim's node with the taint, by
 	// claim UID.
 	tainted sync.Map
@@ -124,6 +134,7 @@ func New(ctx context.Context, cfg Config) (*Loops, error) {
 		book: newBook(), verdicts: newVerdicts(), catalogue: newCatalogue(cfg.Region),
 		evictor: drain.NewEvictor(cfg.Kube.CoreV1().RESTClient()),
 		wake:    make(chan struct{}, 1), idle: make(chan struct{}, 1),
+		pace: drain.NewPace(drainCalls), woken: make(chan event.GenericEvent, 1024),
 	}
 	if p.metrics, err = newMetrics(cfg.Registry, p); err != nil {
 		return nil, err
@@ -132,6 +143,9 @@ func New(ctx context.Context, cfg Config) (*Loops, error) {
 	p.fleet = newFleet(p, cfg.Cloud)
 	if err := p.watch(); err != nil {
 		return nil, err
+	}
+	if err := p.watchDrains(); err != nil {
+		return nil, fmt.Errorf("watching for drains: %w", err)
 	}
 	if err := p.reconcilers(); err != nil {
 		return nil, err
@@ -162,6 +176,7 @@ func (p *Loops) reconcilers() error {
 		Named("nodeclaim").
 		For(&v1alpha1.NodeClaim{}).
 		Watches(&corev1.Node{}, handler.EnqueueRequestsFromMapFunc(p.claimOfNode)).
+		WatchesRawSource(rawsource.Channel(p.woken, &handler.EnqueueRequestForObject{})).
 		WithOptions(controller.Options{MaxConcurrentReconciles: 50}).
 		Complete(quietly((&lifecycle{Loops: p, cloud: p.cfg.Cloud}).Reconcile))
 	if err != nil {

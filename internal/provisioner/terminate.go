@@ -26,6 +26,12 @@ import (
 const (
 	// defaultDrainDeadline holds where the Provisioner is gone or names none.
 	defaultDrainDeadline = time.Hour
+	// drainCalls is how many evictions and deletions all drains together may ask
+	// for in a second.
+	drainCalls = 35
+	// drainTellEvery is how often the condition of a drain under way is written
+	// at most.
+	drainTellEvery = 8 * time.Second
 	// terminatePoll is how often a claim looks whether its instance has ended.
 	terminatePoll = time.Second
 )
@@ -96,13 +102,22 @@ func (r *lifecycle) drain(ctx context.Context, claim *v1alpha1.NodeClaim, node *
 	if err := r.recordDeadline(ctx, claim, now); err != nil {
 		return ctrl.Result{}, false, err
 	}
-	in, err := r.drainInput(ctx, claim, node, seen, now)
-	if err != nil {
-		return ctrl.Result{}, false, err
-	}
+	in := r.drainInput(claim, node, seen, now)
+	in.Pods = r.stores.podsOn(node.Name)
 	res := drain.Pass(ctx, r.evictor, in)
+	if res.Done {
+		// That nothing is left must be true of now, not of what the cache shows.
+		var err error
+		if in.Pods, err = r.livePods(ctx, node.Name); err != nil {
+			return ctrl.Result{}, false, err
+		}
+		res = drain.Pass(ctx, r.evictor, in)
+	}
 	r.reportDrain(claim, node, res)
-	err = r.patchStatus(ctx, claim, func(c *v1alpha1.NodeClaim) {
+	if !r.worthTelling(claim, res, now) {
+		return ctrl.Result{RequeueAfter: res.NextTry}, false, nil
+	}
+	err := r.patchStatus(ctx, claim, func(c *v1alpha1.NodeClaim) {
 		switch {
 		case res.Expired:
 			setCondition(c, v1alpha1.ConditionDrained, metav1.ConditionTrue, "DeadlinePassed", fmt.Sprintf("%d pods were still there", res.Remaining))
@@ -149,14 +164,49 @@ func (r *lifecycle) recordDeadline(ctx context.Context, claim *v1alpha1.NodeClai
 	return r.patchStatus(ctx, claim, func(c *v1alpha1.NodeClaim) { c.Status.DrainDeadline = &metav1.Time{Time: deadline} })
 }
 
-// drainInput reads what a pass depends on; the pods live, since the list must
-// be newer than the taint.
-func (r *lifecycle) drainInput(ctx context.Context, claim *v1alpha1.NodeClaim, node *corev1.Node, seen, now time.Time) (drain.Input, error) {
-	var pods corev1.PodList
-	err := r.cfg.APIReader.List(ctx, &pods, &client.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", node.Name)})
-	if err != nil {
-		return drain.Input{}, fmt.Errorf("listing the pods of node %s: %w", node.Name, err)
+// worthTelling reports whether a drain's condition is to be written now: at the
+// beginning and the end, and every so often in between, lest a hundred drains
+// write a hundred times a second.
+func (r *lifecycle) worthTelling(claim *v1alpha1.NodeClaim, res drain.Result, now time.Time) bool {
+	var last drainTold
+	if v, ok := r.told.Load(claim.UID); ok {
+		last = v.(drainTold)
 	}
+	if !res.Done && now.Sub(last.at) < drainTellEvery {
+		return false
+	}
+	// A budget that is used up by the drain itself blocks for moments only.
+	if text := blockedText(res); text != "" && text != last.event && now.Sub(claim.DeletionTimestamp.Time) >= drainTellEvery {
+		r.cfg.Recorder.Eventf(claim, nil, corev1.EventTypeWarning, "DrainBlocked", "Drain", "%s", clip(text))
+		last.event = text
+	}
+	r.told.Store(claim.UID, drainTold{now, last.event})
+	return true
+}
+
+// drainTold is when a drain's condition was written last, and the event of what
+// blocked it.
+type drainTold struct {
+	at    time.Time
+	event string
+}
+
+// livePods lists the pods of a node past the cache.
+func (p *Loops) livePods(ctx context.Context, node string) ([]*corev1.Pod, error) {
+	var pods corev1.PodList
+	err := p.cfg.APIReader.List(ctx, &pods, &client.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", node)})
+	if err != nil {
+		return nil, fmt.Errorf("listing the pods of node %s: %w", node, err)
+	}
+	out := make([]*corev1.Pod, len(pods.Items))
+	for i := range pods.Items {
+		out[i] = &pods.Items[i]
+	}
+	return out, nil
+}
+
+// drainInput gathers what a pass depends on, but for the pods.
+func (r *lifecycle) drainInput(claim *v1alpha1.NodeClaim, node *corev1.Node, seen, now time.Time) drain.Input {
 	in := drain.Input{
 		Node: drain.Facts(node, seen), Now: now, Started: claim.DeletionTimestamp.Time,
 		Deadline:    claim.Status.DrainDeadline.Time,
@@ -164,14 +214,12 @@ func (r *lifecycle) drainInput(ctx context.Context, claim *v1alpha1.NodeClaim, n
 		Attachments: all[*storagev1.VolumeAttachment](r.stores.attachments),
 		PVCs:        map[string]*corev1.PersistentVolumeClaim{},
 		Held:        r.heldBack(claim, node),
-	}
-	for i := range pods.Items {
-		in.Pods = append(in.Pods, &pods.Items[i])
+		Ledger:      &r.ledger, Pace: r.pace,
 	}
 	for _, c := range all[*corev1.PersistentVolumeClaim](r.stores.pvcs) {
 		in.PVCs[c.Namespace+"/"+c.Name] = c
 	}
-	return in, nil
+	return in
 }
 
 // heldBack are the pods that must not go yet: the last of their workload as long
@@ -193,7 +241,8 @@ func (r *lifecycle) heldBack(claim *v1alpha1.NodeClaim, node *corev1.Node) map[t
 	return held
 }
 
-// reportDrain logs what a pass did, and makes an event of who blocks it.
+// reportDrain logs what a pass did, and queues the drain for the budgets that it
+// waits for.
 func (r *lifecycle) reportDrain(claim *v1alpha1.NodeClaim, node *corev1.Node, res drain.Result) {
 	if n := len(res.Evicted); n > 0 {
 		r.metrics.evicted.Add(float64(n))
@@ -202,9 +251,11 @@ func (r *lifecycle) reportDrain(claim *v1alpha1.NodeClaim, node *corev1.Node, re
 	for _, pod := range res.Deleted {
 		r.log.Info("pod deleted: the drain's deadline leaves it no more time", "node", node.Name, "pod", pod)
 	}
-	before := meta.FindStatusCondition(claim.Status.Conditions, v1alpha1.ConditionDrained)
-	if len(res.Blocked) > 0 && (before == nil || before.Message != blockedText(res)) {
-		r.cfg.Recorder.Eventf(claim, nil, corev1.EventTypeWarning, "DrainBlocked", "Drain", "%s", clip(blockedText(res)))
+	for _, b := range res.Blocked {
+		for _, pdb := range b.PDB {
+			namespace, _, _ := strings.Cut(b.Pod, "/")
+			r.waiters.add(namespace+"/"+pdb, claim.Name)
+		}
 	}
 	if res.Done {
 		r.metrics.drained.Inc()
@@ -233,6 +284,7 @@ func (r *lifecycle) terminate(ctx context.Context, claim *v1alpha1.NodeClaim, no
 	}
 	if ended {
 		r.tainted.Delete(claim.UID)
+		r.told.Delete(claim.UID)
 		r.log.Info("instance terminated", "claim", claim.Name, "instance", claim.Status.InstanceID)
 		return ctrl.Result{}, true, r.patchStatus(ctx, claim, func(c *v1alpha1.NodeClaim) {
 			setCondition(c, v1alpha1.ConditionTerminated, metav1.ConditionTrue, "Terminated", claim.Status.InstanceID)

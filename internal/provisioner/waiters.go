@@ -1,0 +1,110 @@
+package provisioner
+
+import (
+	"slices"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	toolscache "k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/drain"
+)
+
+// waiters are the drains that wait for a disruption budget, in the order in
+// which they came. Safe for concurrent use.
+type waiters struct {
+	mu sync.Mutex
+	// queue of claims, by budget as namespace/name.
+	queue map[string][]string
+}
+
+// add puts a claim at the end of a budget's queue, unless it is in it.
+func (w *waiters) add(budget, claim string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.queue == nil {
+		w.queue = map[string][]string{}
+	}
+	if !slices.Contains(w.queue[budget], claim) {
+		w.queue[budget] = append(w.queue[budget], claim)
+	}
+}
+
+// next takes the first n claims out of a budget's queue.
+func (w *waiters) next(budget string, n int) []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	q := w.queue[budget]
+	n = min(n, len(q))
+	out := slices.Clone(q[:n])
+	if w.queue[budget] = q[n:]; len(w.queue[budget]) == 0 {
+		delete(w.queue, budget)
+	}
+	return out
+}
+
+// watchDrains wakes drains when what they wait for happens: a budget allows a
+// disruption, a pod has gone.
+func (p *Loops) watchDrains() error {
+	budgets := toolscache.ResourceEventHandlerFuncs{
+		AddFunc:    p.budgetChanged,
+		UpdateFunc: func(_, o any) { p.budgetChanged(o) },
+		DeleteFunc: func(o any) {
+			if last, ok := o.(toolscache.DeletedFinalStateUnknown); ok {
+				o = last.Obj
+			}
+			if b, ok := o.(*policyv1.PodDisruptionBudget); ok {
+				p.ledger.Forget(b.Namespace, b.Name)
+				p.wakeClaims(p.waiters.next(b.Namespace+"/"+b.Name, len(all[*v1alpha1.NodeClaim](p.stores.claims))))
+			}
+		},
+	}
+	if _, err := p.stores.pdbs.AddEventHandler(budgets); err != nil {
+		return err
+	}
+	pods := toolscache.ResourceEventHandlerFuncs{DeleteFunc: func(o any) {
+		if last, ok := o.(toolscache.DeletedFinalStateUnknown); ok {
+			o = last.Obj
+		}
+		if pod, ok := o.(*corev1.Pod); ok && pod.Spec.NodeName != "" {
+			p.podLeft(pod)
+		}
+	}}
+	_, err := p.stores.pods.AddEventHandler(pods)
+	return err
+}
+
+func (p *Loops) budgetChanged(o any) {
+	b, ok := o.(*policyv1.PodDisruptionBudget)
+	if !ok || b.Status.DisruptionsAllowed <= 0 {
+		return
+	}
+	p.wakeClaims(p.waiters.next(b.Namespace+"/"+b.Name, int(b.Status.DisruptionsAllowed)))
+}
+
+// podLeft wakes the drain of a node once the last pod that it waited for is gone.
+func (p *Loops) podLeft(pod *corev1.Pod) {
+	node, ok := one[*corev1.Node](p.stores.nodes, pod.Spec.NodeName)
+	if !ok || !drain.Cordoned(node) || slices.ContainsFunc(p.stores.podsOn(node.Name), func(o *corev1.Pod) bool { return workload(o, node) }) {
+		return
+	}
+	if claim := node.Labels[v1alpha1.LabelNodeClaim]; claim != "" {
+		p.wakeClaims([]string{claim})
+	}
+}
+
+// wakeClaims has claims reconciled now. What does not fit into the channel comes
+// back by itself.
+func (p *Loops) wakeClaims(names []string) {
+	for _, n := range names {
+		select {
+		case p.woken <- event.GenericEvent{Object: &v1alpha1.NodeClaim{ObjectMeta: metav1.ObjectMeta{Name: n}}}:
+		default:
+			return
+		}
+	}
+}
