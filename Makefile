@@ -57,6 +57,10 @@ parity: ## kube-scheduler's own filters judge 10,000 fixed and 10,000 fresh rand
 bench-burst: control-plane ## 1,000 pods from creation to bound on the real control plane
 	$(GO) run ./hack/bench-burst
 
+.PHONY: bench-removal
+bench-removal: control-plane ## nodes given back on the real control plane: emptied, drifted, drained under budgets
+	$(GO) run ./hack/bench-removal
+
 .PHONY: bench-planner
 bench-planner: ## the planner against its bars, then its Go benchmarks
 	$(GO) run ./hack/bench-planner

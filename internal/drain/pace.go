@@ -23,8 +23,8 @@ func NewPace(perSecond int) *Pace {
 	return &Pace{every: time.Second / time.Duration(max(perSecond, 1))}
 }
 
-// wait takes a turn and waits for it; false when none is near.
-func (p *Pace) wait(ctx context.Context) bool {
+// Turn takes a turn and waits for it; false when none is near.
+func (p *Pace) Turn(ctx context.Context) bool {
 	if p == nil {
 		return true
 	}

@@ -301,7 +301,7 @@ func tell(ctx context.Context, api evictor, verdicts []Verdict, in Input) []answ
 				continue
 			}
 		}
-		if !in.Pace.wait(ctx) {
+		if !in.Pace.Turn(ctx) {
 			answers[i] = answer{kind: again}
 			<-slots
 			continue

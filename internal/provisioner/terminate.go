@@ -89,6 +89,9 @@ func (r *lifecycle) settle(ctx context.Context, claim *v1alpha1.NodeClaim) (ctrl
 // drain makes one pass over the node's pods.
 func (r *lifecycle) drain(ctx context.Context, claim *v1alpha1.NodeClaim, node *corev1.Node) (ctrl.Result, bool, error) {
 	if !drain.Cordoned(node) || !drain.Excluded(node) {
+		if !r.pace.Turn(ctx) {
+			return ctrl.Result{RequeueAfter: time.Second}, false, nil // A hundred others come first.
+		}
 		after := node.DeepCopy()
 		drain.Cordon(after, time.Now())
 		if err := r.patchNode(ctx, node, after, "cordoning"); err != nil {

@@ -1,0 +1,193 @@
+// Command bench-removal measures on the real control plane how capacity is given
+// back, with all witnesses outside the process that is measured: watches of the
+// API server, and EC2's own list of instances. It prints what it saw and exits 1
+// when something did not end, or a disruption budget was violated.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/test/cluster"
+)
+
+// scenarios by name, in the order in which they run.
+var scenarios = []struct {
+	name string
+	run  func(context.Context, *bench) error
+}{
+	{"empty", scaleToZero},
+	{"drift", driftAll},
+	{"drain", drainAll},
+}
+
+func main() {
+	only := flag.String("only", "", "run these alone, separated by commas: empty, drift, drain")
+	nodes := flag.Int("nodes", 100, "nodes of the scenarios drift and drain")
+	boot := flag.Duration("boot-delay", 2*time.Second, "time from an instance's launch to its node's joining")
+	limit := flag.Duration("limit", 4*time.Minute, "give a scenario up after that long")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	failed := false
+	for _, s := range scenarios {
+		if *only != "" && !slices.Contains(strings.Split(*only, ","), s.name) {
+			continue
+		}
+		if err := run(ctx, s.run, *nodes, *boot, *limit); err != nil {
+			fmt.Fprintf(os.Stderr, "bench-removal: %s: %v\n", s.name, err)
+			failed = true
+		}
+	}
+	if failed {
+		os.Exit(1)
+	}
+}
+
+// bench is one scenario on a cluster of its own.
+type bench struct {
+	c     *cluster.Cluster
+	nodes int
+	boot  time.Duration
+}
+
+func run(ctx context.Context, scenario func(context.Context, *bench) error, nodes int, boot, limit time.Duration) (err error) {
+	c, err := cluster.Start(ctx, os.Stderr, "--boot-delay", boot.String())
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			lines := strings.Split(c.Log("provisioner"), "\n")
+			fmt.Fprintln(os.Stderr, strings.Join(lines[max(0, len(lines)-20):], "\n"))
+		}
+		err = errors.Join(err, c.Stop())
+	}()
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return scenario(ctx, &bench{c, nodes, boot})
+}
+
+// provisioner makes the one Provisioner of a scenario: one instance type, so
+// that the number of nodes follows from the pods.
+func (b *bench) provisioner(ctx context.Context, change func(*v1alpha1.ProvisionerSpec)) error {
+	pr := &v1alpha1.Provisioner{ObjectMeta: metav1.ObjectMeta{Name: "default"}}
+	change(&pr.Spec)
+	if err := b.c.Client.Create(ctx, pr); err != nil {
+		return err
+	}
+	return cluster.WaitProvisioner(ctx, b.c, pr.Name)
+}
+
+// oneType keeps to m5.2xlarge: 8 CPUs.
+func oneType(s *v1alpha1.ProvisionerSpec) {
+	s.Requirements = []v1alpha1.Requirement{{Key: corev1.LabelInstanceTypeStable, Operator: v1alpha1.OperatorIn, Values: []string{"m5.2xlarge"}}}
+}
+
+// deploy makes a Deployment and, unless unavailable is 0, a disruption budget
+// that allows so many of its pods to be unavailable.
+func (b *bench) deploy(ctx context.Context, name string, replicas int, cpu string, unavailable int) error {
+	labels := map[string]string{"app": name}
+	err := b.c.Client.Create(ctx, &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
+		Spec: appsv1.DeploymentSpec{
+			Replicas: ptr(int32(replicas)), Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{
+				TerminationGracePeriodSeconds: ptr(int64(5)),
+				Containers: []corev1.Container{{Name: "app", Image: "registry.k8s.io/pause:3.10",
+					Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{
+						corev1.ResourceCPU: resource.MustParse(cpu), corev1.ResourceMemory: resource.MustParse("256Mi")}}}},
+			}},
+		},
+	})
+	if err != nil || unavailable == 0 {
+		return err
+	}
+	return b.c.Client.Create(ctx, &policyv1.PodDisruptionBudget{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
+		Spec:       policyv1.PodDisruptionBudgetSpec{MaxUnavailable: ptr(intstr.FromInt(unavailable)), Selector: &metav1.LabelSelector{MatchLabels: labels}},
+	})
+}
+
+// claims reads all claims.
+func (b *bench) claims(ctx context.Context) ([]v1alpha1.NodeClaim, error) {
+	var list v1alpha1.NodeClaimList
+	err := b.c.Client.List(ctx, &list)
+	return list.Items, err
+}
+
+// ready waits until so many pods are ready on the oracle's watch, and all claims are.
+func (b *bench) ready(ctx context.Context, o *oracle, pods int) error {
+	err := cluster.Until(ctx, func() (bool, error) { return o.ready() >= pods, nil })
+	if err != nil {
+		return fmt.Errorf("%d of %d pods became ready: %w", o.ready(), pods, err)
+	}
+	return nil
+}
+
+// gone waits until EC2 has no instance left and returns how long it took.
+func (b *bench) gone(ctx context.Context, since time.Time) (time.Duration, error) {
+	err := cluster.Until(ctx, func() (bool, error) {
+		live, err := b.c.LiveInstances(ctx)
+		return len(live) == 0, err
+	})
+	return time.Since(since), err
+}
+
+func ptr[T any](v T) *T { return &v }
+
+// scaleToZero: 1,000 pods go; no instance may be left soon after.
+func scaleToZero(ctx context.Context, b *bench) error {
+	const pods = 1000
+	if err := b.provisioner(ctx, func(s *v1alpha1.ProvisionerSpec) { s.TTLSecondsAfterEmpty = ptr(int64(0)) }); err != nil {
+		return err
+	}
+	o, err := newOracle(ctx, b.c, nil)
+	if err != nil {
+		return err
+	}
+	if err := b.deploy(ctx, "burst", pods, "1", 0); err != nil {
+		return err
+	}
+	if err := b.ready(ctx, o, pods); err != nil {
+		return err
+	}
+	live, err := b.c.LiveInstances(ctx)
+	if err != nil {
+		return err
+	}
+	dep := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "burst"}}
+	start := time.Now()
+	if err := b.c.Client.Patch(ctx, dep, client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"replicas":0}}`))); err != nil {
+		return err
+	}
+	var podsGone time.Duration
+	err = cluster.Until(ctx, func() (bool, error) { podsGone = time.Since(start); return o.all() == 0, nil })
+	if err != nil {
+		return err
+	}
+	took, err := b.gone(ctx, start)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("empty: %d pods scaled to zero, ttlSecondsAfterEmpty 0: the last pod gone after %.1f s, the last of %d instances after %.1f s (bar: 15 s)\n",
+		pods, podsGone.Seconds(), len(live), took.Seconds())
+	return nil
+}
