@@ -7,13 +7,11 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
-	"github.com/berth-dev/berth/internal/capacity"
 )
 
 // Names that scenarios use.
@@ -23,6 +21,9 @@ const (
 	ebs       = "ebs.csi.aws.com"
 	gpu       = corev1.ResourceName("nvidia.com/gpu")
 	fpga      = corev1.ResourceName("example.com/fpga")
+	hugePages = corev1.ResourceName("hugepages-2Mi")
+	// labelGrade is an own label with numbers.
+	labelGrade = "grade"
 )
 
 var zones = []string{"us-west-2a", "us-west-2b", "us-west-2c"}
@@ -38,6 +39,7 @@ type generator struct {
 // features are the kinds of constraints that a scenario is about.
 type features struct {
 	containers, nodeAffinity, taints, podAffinity, spread, ports, volumes, extended, gates, daemons, limits, teams bool
+	preferences, storage, soldOut, resized, gangs, defaults                                                        bool
 }
 
 // generate draws the scenario of a seed.
@@ -48,6 +50,9 @@ func generate(seed uint64) *scenario {
 	f := &g.has
 	for _, on := range []*bool{&f.containers, &f.nodeAffinity, &f.taints, &f.podAffinity, &f.spread, &f.ports, &f.volumes, &f.extended, &f.gates, &f.daemons, &f.limits, &f.teams} {
 		*on = g.chance(35)
+	}
+	for _, on := range []*bool{&f.preferences, &f.storage, &f.soldOut, &f.resized, &f.gangs, &f.defaults} {
+		*on = g.chance(15)
 	}
 	g.machines()
 	for i := range g.upTo(1, 3) {
@@ -84,69 +89,6 @@ func some[T any](g *generator, list ...T) []T {
 	list = slices.Clone(list)
 	g.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
 	return list[:g.upTo(1, len(list))]
-}
-
-func (g *generator) machines() {
-	for i := range g.upTo(1, 6) {
-		vcpu := int32(one(g, 1, 2, 4, 8))
-		m := capacity.Machine{
-			Name: fmt.Sprintf("m%d.x%d", 5+i, vcpu), VCPUs: vcpu, MemoryMiB: int64(vcpu) * 1024 * int64(one(g, 2, 4, 8)),
-			Arch: one(g, "amd64", "amd64", "amd64", "arm64"), CurrentGeneration: true, ENIs: 2, IPv4PerENI: int32(one(g, 3, 4, 10)),
-		}
-		if g.chance(60) {
-			m.EBSAttachments, m.EBSShared = int32(g.upTo(2, 6)), g.chance(50)
-		}
-		for _, z := range zones {
-			if g.chance(75) {
-				m.Offerings = append(m.Offerings, capacity.Offering{Zone: z, CapacityType: v1alpha1.CapacityTypeOnDemand, Price: float64(g.upTo(5, 20)) * float64(vcpu) / 100})
-			}
-			if g.chance(40) {
-				m.Offerings = append(m.Offerings, capacity.Offering{Zone: z, CapacityType: v1alpha1.CapacityTypeSpot, Price: float64(g.upTo(1, 8)) * float64(vcpu) / 100})
-			}
-		}
-		if g.has.extended && g.chance(40) {
-			m.GPU = &capacity.GPU{Count: int32(g.upTo(1, 2)), Manufacturer: "nvidia", Name: "t4"}
-		}
-		g.s.Machines = append(g.s.Machines, m)
-	}
-}
-
-func (g *generator) provisioner(name string) {
-	p := provisioner{Name: name, Spec: v1alpha1.ProvisionerSpec{Weight: int32(one(g, 0, 0, 5))}}
-	p.Spec.Requirements = []v1alpha1.Requirement{{Key: corev1.LabelArchStable, Operator: v1alpha1.OperatorExists}}
-	if g.chance(60) {
-		p.Spec.Requirements = append(p.Spec.Requirements, v1alpha1.Requirement{Key: v1alpha1.LabelCapacityType, Operator: v1alpha1.OperatorIn, Values: []string{v1alpha1.CapacityTypeSpot, v1alpha1.CapacityTypeOnDemand}})
-	}
-	if g.chance(20) {
-		p.Spec.Requirements = append(p.Spec.Requirements, v1alpha1.Requirement{Key: corev1.LabelTopologyZone, Operator: v1alpha1.OperatorIn, Values: some(g, zones...)})
-	}
-	if g.has.teams && g.chance(50) {
-		p.Spec.Requirements = append(p.Spec.Requirements, v1alpha1.Requirement{Key: labelTeam, Operator: v1alpha1.OperatorIn, Values: []string{"a", "b"}})
-	}
-	if g.chance(20) {
-		p.Spec.Labels = map[string]string{"disk": one(g, "fast", "slow")}
-	}
-	if g.has.taints {
-		p.Spec.Taints = g.taints(40)
-	}
-	if g.has.limits {
-		p.Spec.Limits = corev1.ResourceList{}
-		p.Used = capacity.Resources{}
-		switch g.IntN(4) {
-		case 0:
-			p.Spec.Limits[corev1.ResourceCPU] = *resource.NewQuantity(int64(g.upTo(0, 16)), resource.DecimalSI)
-			p.Used[corev1.ResourceCPU] = int64(g.upTo(0, 4)) * 1000
-		case 1:
-			p.Spec.Limits[v1alpha1.LimitNodes] = *resource.NewQuantity(int64(g.upTo(0, 4)), resource.DecimalSI)
-			p.Used[v1alpha1.LimitNodes] = int64(g.upTo(0, 2))
-		case 2:
-			p.Spec.Limits[v1alpha1.LimitHourlyCost] = *resource.NewMilliQuantity(int64(g.upTo(0, 900)), resource.DecimalSI)
-			p.UsedHourlyCost = float64(g.upTo(0, 30)) / 100
-		default:
-			p.Spec.Limits[corev1.ResourceMemory] = *resource.NewQuantity(int64(g.upTo(0, 64))<<30, resource.BinarySI)
-		}
-	}
-	g.s.Provisioners = append(g.s.Provisioners, p)
 }
 
 func (g *generator) taints(percent int) []corev1.Taint {
@@ -275,6 +217,24 @@ func (g *generator) template(i int) *corev1.Pod {
 	if g.has.gates && g.chance(15) {
 		p.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "example.com/wait"}}
 	}
+	if g.has.gates && g.chance(10) {
+		g.resourceClaim(p)
+	}
+	if g.has.storage {
+		rs := p.Spec.Containers[0].Resources.Requests
+		if g.chance(40) {
+			rs[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(int64(one(g, 1, 6, 9, 17, 40))<<30, resource.BinarySI)
+		}
+		if g.chance(20) {
+			rs[hugePages] = resource.MustParse("64Mi")
+		}
+	}
+	if g.has.gangs && g.chance(40) {
+		p.Annotations = map[string]string{v1alpha1.AnnotationPodGroup: "gang", v1alpha1.AnnotationPodGroupMinCount: fmt.Sprint(g.upTo(1, 6))}
+		if g.chance(30) {
+			p.Annotations[v1alpha1.AnnotationPodGroupTopology] = corev1.LabelTopologyZone
+		}
+	}
 	if g.has.podAffinity {
 		if g.chance(35) {
 			affinity(p).PodAffinity = &corev1.PodAffinity{RequiredDuringSchedulingIgnoredDuringExecution: g.podTerms(p)}
@@ -287,6 +247,12 @@ func (g *generator) template(i int) *corev1.Pod {
 		for range g.upTo(0, 2) {
 			g.spread(p)
 		}
+	}
+	if g.has.preferences {
+		g.preferences(p)
+	}
+	if g.has.defaults && g.chance(70) {
+		g.serve(p)
 	}
 	if g.has.volumes && g.chance(60) {
 		for v := range g.upTo(1, 2) {
@@ -323,7 +289,9 @@ func (g *generator) containers(p *corev1.Pod) {
 }
 
 func (g *generator) nodeSelector() map[string]string {
-	switch g.IntN(5) {
+	switch g.IntN(6) {
+	case 5:
+		return map[string]string{labelGrade: one(g, "1", "3", "5")}
 	case 0:
 		return map[string]string{labelTeam: one(g, "a", "b", "c")}
 	case 1:
@@ -345,7 +313,7 @@ func (g *generator) selectorTerms() *corev1.NodeSelector {
 			e := corev1.NodeSelectorRequirement{}
 			switch g.IntN(5) {
 			case 0:
-				e = corev1.NodeSelectorRequirement{Key: v1alpha1.LabelInstanceCPU, Operator: one(g, corev1.NodeSelectorOpGt, corev1.NodeSelectorOpLt), Values: []string{one(g, "1", "3", "6")}}
+				e = corev1.NodeSelectorRequirement{Key: one(g, v1alpha1.LabelInstanceCPU, v1alpha1.LabelInstanceCPU, labelGrade), Operator: one(g, corev1.NodeSelectorOpGt, corev1.NodeSelectorOpLt), Values: []string{one(g, "1", "3", "6")}}
 			case 1:
 				e = corev1.NodeSelectorRequirement{Key: one(g, labelTeam, "disk", "absent"), Operator: one(g, corev1.NodeSelectorOpExists, corev1.NodeSelectorOpDoesNotExist)}
 			case 2:
@@ -454,131 +422,4 @@ func (g *generator) spread(p *corev1.Pod) {
 		}
 	}
 	p.Spec.TopologySpreadConstraints = append(p.Spec.TopologySpreadConstraints, c)
-}
-
-// volume gives the pods of a template a volume: one claim for all, or one for
-// each.
-func (g *generator) volume(p *corev1.Pod, i int) {
-	id := fmt.Sprintf("%s-v%d", p.Name, i)
-	volume := corev1.Volume{Name: fmt.Sprint("v", i)}
-	modes := []corev1.PersistentVolumeAccessMode{one(g, corev1.ReadWriteMany, corev1.ReadWriteOnce, corev1.ReadWriteOncePod)}
-	size := corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}}
-	class := func() *string {
-		c := &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "class-" + id}, Provisioner: ebs, VolumeBindingMode: new(storagev1.VolumeBindingWaitForFirstConsumer)}
-		if g.chance(50) {
-			for range g.upTo(1, 2) {
-				c.AllowedTopologies = append(c.AllowedTopologies, corev1.TopologySelectorTerm{MatchLabelExpressions: []corev1.TopologySelectorLabelRequirement{{Key: corev1.LabelTopologyZone, Values: some(g, zones...)}}})
-			}
-		}
-		if g.chance(5) {
-			c.VolumeBindingMode = new(storagev1.VolumeBindingImmediate)
-		}
-		g.s.Classes = append(g.s.Classes, c)
-		return &c.Name
-	}
-	if g.chance(50) {
-		volume.Ephemeral = &corev1.EphemeralVolumeSource{VolumeClaimTemplate: &corev1.PersistentVolumeClaimTemplate{Spec: corev1.PersistentVolumeClaimSpec{
-			AccessModes: []corev1.PersistentVolumeAccessMode{one(g, corev1.ReadWriteOnce, corev1.ReadWriteOncePod)}, Resources: size, StorageClassName: class(),
-		}}}
-	} else {
-		claim := &corev1.PersistentVolumeClaim{
-			ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: id, UID: types.UID(id), ResourceVersion: "1"},
-			Spec:       corev1.PersistentVolumeClaimSpec{AccessModes: modes, Resources: size},
-		}
-		if g.chance(50) {
-			claim.Spec.StorageClassName = class()
-		} else {
-			claim.Spec.StorageClassName = new("")
-			g.bound(claim)
-		}
-		g.s.Claims = append(g.s.Claims, claim)
-		volume.PersistentVolumeClaim = &corev1.PersistentVolumeClaimVolumeSource{ClaimName: claim.Name}
-	}
-	p.Spec.Volumes = append(p.Spec.Volumes, volume)
-}
-
-// bound makes the volume of a claim, in some zones.
-func (g *generator) bound(claim *corev1.PersistentVolumeClaim) {
-	pv := &corev1.PersistentVolume{
-		ObjectMeta: metav1.ObjectMeta{Name: "pv-" + claim.Name, UID: types.UID("pv-" + claim.Name), ResourceVersion: "1"},
-		Spec: corev1.PersistentVolumeSpec{
-			AccessModes: claim.Spec.AccessModes, Capacity: claim.Spec.Resources.Requests,
-			ClaimRef:               &corev1.ObjectReference{Kind: "PersistentVolumeClaim", APIVersion: "v1", Namespace: claim.Namespace, Name: claim.Name, UID: claim.UID},
-			PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: ebs, VolumeHandle: "vol-" + claim.Name}},
-		},
-		Status: corev1.PersistentVolumeStatus{Phase: corev1.VolumeBound},
-	}
-	if g.chance(80) {
-		pv.Spec.NodeAffinity = &corev1.VolumeNodeAffinity{Required: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
-			MatchExpressions: []corev1.NodeSelectorRequirement{{Key: corev1.LabelTopologyZone, Operator: corev1.NodeSelectorOpIn, Values: some(g, zones...)}},
-		}}}}
-	}
-	if g.chance(20) {
-		pv.Labels = map[string]string{corev1.LabelTopologyZone: one(g, zones[0], zones[1], zones[0]+"__"+zones[1])}
-	}
-	claim.Spec.VolumeName = pv.Name
-	claim.Annotations = map[string]string{"pv.kubernetes.io/bind-completed": "yes"}
-	claim.Status.Phase = corev1.ClaimBound
-	g.s.Volumes = append(g.s.Volumes, pv)
-}
-
-func (g *generator) node(i int, templates []*corev1.Pod) {
-	name := fmt.Sprint("node-", i)
-	n := &capacity.Node{
-		Name: name, InFlight: g.chance(30),
-		Labels: map[string]string{
-			corev1.LabelHostname: name, corev1.LabelTopologyZone: one(g, append(slices.Clone(zones), "us-west-2d")...),
-			v1alpha1.LabelCapacityType: one(g, v1alpha1.CapacityTypeSpot, v1alpha1.CapacityTypeOnDemand), corev1.LabelArchStable: "amd64",
-		},
-		Allocatable: capacity.Resources{corev1.ResourceCPU: int64(g.upTo(1, 8)) * 1000, corev1.ResourceMemory: int64(g.upTo(1, 16)) << 30, corev1.ResourcePods: int64(g.upTo(1, 20))},
-	}
-	if g.chance(10) {
-		delete(n.Labels, corev1.LabelTopologyZone)
-	}
-	if g.chance(30) {
-		n.Labels[labelTeam] = one(g, "a", "b")
-	}
-	if g.has.extended && g.chance(30) {
-		n.Allocatable[one(g, gpu, fpga)] = int64(g.upTo(1, 2))
-	}
-	if g.has.taints {
-		n.Taints = g.taints(25)
-	}
-	if g.chance(12) {
-		n.Unschedulable = true
-	}
-	if n.InFlight {
-		n.Provisioner = g.s.Provisioners[0].Name
-		n.Labels[corev1.LabelInstanceTypeStable] = one(g, g.s.Machines...).Name
-	}
-	if g.has.volumes && g.chance(50) {
-		n.VolumeLimits = map[string]int64{ebs: int64(g.upTo(0, 3))}
-	}
-	g.s.Nodes = append(g.s.Nodes, n)
-	for j := range g.upTo(0, 3) {
-		t := one(g, templates...)
-		if g.chance(30) {
-			// Of another time: what it asks for does not hold any more.
-			t = g.template(g.IntN(4))
-			t.Name = fmt.Sprint("old-", i, "-", j)
-		}
-		if len(t.Spec.SchedulingGates) > 0 {
-			continue
-		}
-		p := g.replica(t, 100+10*i+j)
-		p.Spec.NodeName = name
-		if g.chance(10) {
-			p.DeletionTimestamp = &metav1.Time{Time: now}
-		}
-		n.Pods = append(n.Pods, p)
-	}
-	for _, d := range g.s.DaemonSetPods {
-		if g.chance(40) {
-			p := d.DeepCopy()
-			p.Name += "-at-" + name
-			p.UID = types.UID(p.Namespace + "/" + p.Name)
-			p.Spec.NodeName = name
-			n.Pods = append(n.Pods, p)
-		}
-	}
 }

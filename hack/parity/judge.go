@@ -21,6 +21,7 @@ const (
 	kindBuckets  = "a pod is in no bucket or in several"
 	kindRefused  = "kube-scheduler refuses a seat of the plan"
 	kindAccepted = "kube-scheduler would take a pod that the plan calls unschedulable"
+	kindGang     = "a gang has a place for a part of it"
 	kindUnclear  = "no order of binding was found in the states looked at"
 )
 
@@ -100,7 +101,54 @@ func (r *referee) judge(s *scenario) (d *disagreement, err error) {
 	if d, err := t.bindAll(waiting); d != nil || err != nil {
 		return d, err
 	}
+	if d := t.judgeGangs(); d != nil {
+		return d, nil
+	}
 	return t.judgeRefusals(waiting)
+}
+
+// judgeGangs says which gang has places for some pods, but for fewer than it
+// needs. Kube-scheduler's filters know nothing of it.
+func (t *trial) judgeGangs() *disagreement {
+	placed, least := map[string]int{}, map[string]int{}
+	count := func(p *corev1.Pod, n int) {
+		if name := gangOf(p); name != "" && p.DeletionTimestamp == nil {
+			placed[name] += n
+			if m, err := strconv.Atoi(p.Annotations[v1alpha1.AnnotationPodGroupMinCount]); err == nil {
+				least[name] = max(least[name], m)
+			}
+		}
+	}
+	fresh := map[string]bool{}
+	for _, n := range t.s.Nodes {
+		for _, p := range n.Pods {
+			count(p, 1)
+		}
+	}
+	for _, pl := range t.plan.Placements {
+		count(pl.Pod, 1)
+		fresh[gangOf(pl.Pod)] = true
+	}
+	for i := range t.plan.Launches {
+		for _, p := range t.plan.Launches[i].Pods {
+			count(p, 1)
+			fresh[gangOf(p)] = true
+		}
+	}
+	for name := range fresh {
+		if name != "" && placed[name] < least[name] {
+			return &disagreement{kind: kindGang, detail: fmt.Sprintf("%s has %d pods of the %d that it needs", name, placed[name], least[name])}
+		}
+	}
+	return nil
+}
+
+// gangOf names the gang of a pod; empty: none.
+func gangOf(p *corev1.Pod) string {
+	if name := p.Annotations[v1alpha1.AnnotationPodGroup]; name != "" {
+		return p.Namespace + "/" + name
+	}
+	return ""
 }
 
 // onNode is the pod, running on a node.
@@ -280,6 +328,10 @@ func templateOf(p *corev1.Pod) string {
 func (t *trial) judgeRefusals(bound []*corev1.Pod) (*disagreement, error) {
 	var pods []*corev1.Pod
 	for _, u := range t.plan.Unschedulable {
+		if gangOf(u.Pod) != "" {
+			// For one of its pods there may be a place, but not for all.
+			continue
+		}
 		if !slices.ContainsFunc(pods, func(p *corev1.Pod) bool { return templateOf(p) == templateOf(u.Pod) }) {
 			pods = append(pods, u.Pod)
 		}
@@ -296,6 +348,9 @@ func (t *trial) judgeRefusals(bound []*corev1.Pod) (*disagreement, error) {
 	}
 	snap := t.s.snapshot()
 	for _, p := range snap.Provisioners {
+		if p.NotReady != "" {
+			continue
+		}
 		for i := range p.InstanceTypes {
 			typ := &p.InstanceTypes[i]
 			for _, o := range typ.Offerings {
@@ -401,7 +456,9 @@ func (t *trial) limitsLeave(p *capacity.Provisioner, typ *capacity.InstanceType,
 	return true
 }
 
-// labelsOf are the sets of labels that a node of the offering may get.
+// labelsOf are the sets of labels that a node of the offering may get: with each
+// value of its own labels that its requirements allow and that anybody has
+// named.
 func labelsOf(p *capacity.Provisioner, typ *capacity.InstanceType, o capacity.Offering) []map[string]string {
 	labels := maps.Clone(typ.Labels)
 	maps.Copy(labels, p.Spec.Labels)
@@ -410,16 +467,49 @@ func labelsOf(p *capacity.Provisioner, typ *capacity.InstanceType, o capacity.Of
 		v1alpha1.LabelCapacityType: o.CapacityType, v1alpha1.LabelProvisioner: p.Name,
 	})
 	sets := []map[string]string{labels}
-	for _, r := range p.Spec.Requirements {
-		if r.Key != labelTeam {
+	for key, named := range map[string][]string{labelTeam: {"", "a", "b", "c", "true"}, labelGrade: {"", "1", "3", "5"}} {
+		if !slices.ContainsFunc(p.Spec.Requirements, func(r v1alpha1.Requirement) bool { return r.Key == key }) {
 			continue
 		}
-		sets = nil
-		for _, v := range r.Values {
-			l := maps.Clone(labels)
-			l[labelTeam] = v
-			sets = append(sets, l)
+		var next []map[string]string
+		for _, v := range named {
+			if slices.ContainsFunc(p.Spec.Requirements, func(r v1alpha1.Requirement) bool { return r.Key == key && !allows(r, v) }) {
+				continue
+			}
+			for _, l := range sets {
+				l = maps.Clone(l)
+				if v != "" {
+					l[key] = v
+				}
+				next = append(next, l)
+			}
 		}
+		sets = next
 	}
 	return sets
+}
+
+// allows says whether a node may have the value, "" for none, under one
+// requirement on an own label.
+func allows(r v1alpha1.Requirement, value string) bool {
+	have, _ := strconv.Atoi(value)
+	bound := 0
+	if len(r.Values) > 0 {
+		bound, _ = strconv.Atoi(r.Values[0])
+	}
+	switch r.Operator {
+	case v1alpha1.OperatorIn:
+		return slices.Contains(r.Values, value)
+	case v1alpha1.OperatorNotIn:
+		return !slices.Contains(r.Values, value)
+	case v1alpha1.OperatorExists:
+		return value != ""
+	case v1alpha1.OperatorDoesNotExist:
+		return value == ""
+	case v1alpha1.OperatorGt:
+		return value != "" && have > bound
+	case v1alpha1.OperatorLt:
+		return value != "" && have < bound
+	}
+	panic("parity: unknown operator " + string(r.Operator))
 }

@@ -88,10 +88,7 @@ func run(args []string, out io.Writer) error {
 }
 
 func judgeFiles(files []string, out io.Writer) error {
-	r, err := newReferee()
-	if err != nil {
-		return err
-	}
+	r := referees{}
 	failed := 0
 	for _, file := range files {
 		s, err := load(file)
@@ -111,7 +108,7 @@ func judgeFiles(files []string, out io.Writer) error {
 }
 
 // try judges a scenario; whatever breaks is a disagreement, too.
-func try(r *referee, s *scenario) (d *disagreement) {
+func try(r referees, s *scenario) (d *disagreement) {
 	defer func() {
 		if p := recover(); p != nil {
 			d = &disagreement{kind: "panic", detail: fmt.Sprintf("%v\n%s", p, debug.Stack())}
@@ -132,14 +129,11 @@ func judgeSeeds(seed uint64, n int, o options, out io.Writer) (failed int, err e
 	next := make(chan int, 64)
 	var wg sync.WaitGroup
 	workers := runtime.GOMAXPROCS(0)
-	referees := make([]*referee, workers)
-	for w := range workers {
-		if referees[w], err = newReferee(); err != nil {
-			return 0, err
-		}
+	for range workers {
 		wg.Go(func() {
+			r := referees{}
 			for i := range next {
-				found[i] = try(referees[w], generate(seed+uint64(i)))
+				found[i] = try(r, generate(seed+uint64(i)))
 			}
 		})
 	}
@@ -159,7 +153,7 @@ func judgeSeeds(seed uint64, n int, o options, out io.Writer) (failed int, err e
 			}
 			continue
 		}
-		if err := explain(referees[0], seed+uint64(i), d, out); err != nil {
+		if err := explain(referees{}, seed+uint64(i), d, out); err != nil {
 			return failed, err
 		}
 	}
@@ -168,7 +162,7 @@ func judgeSeeds(seed uint64, n int, o options, out io.Writer) (failed int, err e
 }
 
 // explain shrinks a scenario that fails and prints it with its plan.
-func explain(r *referee, seed uint64, d *disagreement, out io.Writer) error {
+func explain(r referees, seed uint64, d *disagreement, out io.Writer) error {
 	small, err := shrink(generate(seed), func(s *scenario) bool {
 		e := try(r, s)
 		return e != nil && e.kind == d.kind && e.why == d.why

@@ -2,10 +2,15 @@ package main
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -16,16 +21,38 @@ import (
 	"k8s.io/dynamic-resource-allocation/resourceslice/tracker"
 	"k8s.io/klog/v2"
 	fwk "k8s.io/kube-scheduler/framework"
+	"k8s.io/kubernetes/pkg/scheduler/apis/config"
 	"k8s.io/kubernetes/pkg/scheduler/apis/config/latest"
 	internalcache "k8s.io/kubernetes/pkg/scheduler/backend/cache"
 	"k8s.io/kubernetes/pkg/scheduler/framework"
 	"k8s.io/kubernetes/pkg/scheduler/framework/plugins"
 	"k8s.io/kubernetes/pkg/scheduler/framework/plugins/dynamicresources"
+	"k8s.io/kubernetes/pkg/scheduler/framework/plugins/names"
 	"k8s.io/kubernetes/pkg/scheduler/framework/plugins/nodevolumelimits"
 	frameworkruntime "k8s.io/kubernetes/pkg/scheduler/framework/runtime"
 	"k8s.io/kubernetes/pkg/scheduler/metrics"
 	"k8s.io/kubernetes/pkg/scheduler/util/assumecache"
 )
+
+// referees are those that have been needed so far, by the defaults that they
+// know.
+type referees map[string]*referee
+
+// judge lets the right one judge.
+func (r referees) judge(s *scenario) (*disagreement, error) {
+	key, err := json.Marshal(s.DefaultSpread)
+	if err != nil {
+		return nil, fmt.Errorf("writing the default constraints: %w", err)
+	}
+	if r[string(key)] == nil {
+		one, err := newReferee(s.DefaultSpread)
+		if err != nil {
+			return nil, err
+		}
+		r[string(key)] = one
+	}
+	return r[string(key)].judge(s)
+}
 
 // referee is kube-scheduler's default profile, its plugins as they are, over a
 // cluster that is set instead of watched.
@@ -33,15 +60,17 @@ type referee struct {
 	profile framework.Framework
 	current *board
 
-	namespaces, claims, volumes, classes, csiNodes *stillInformer
+	namespaces, claims, volumes, classes, csiNodes, resourceClaims, services, sets *stillInformer
 }
 
 // board is what the plugins take for the scheduler's snapshot; its content is
 // replaced from trial to trial, while the plugins stay.
 type board struct{ *internalcache.Snapshot }
 
-// newReferee starts the plugins once; a referee judges one plan at a time.
-func newReferee() (*referee, error) {
+// newReferee starts the plugins once; a referee judges one plan at a time. Pods
+// without spread constraints get defaults, like those of a cluster whose
+// kube-scheduler is configured so; with none it is configured as it comes.
+func newReferee(defaults []corev1.TopologySpreadConstraint) (*referee, error) {
 	metrics.Register()
 	ctx := klog.NewContext(context.Background(), klog.Logger{})
 	client := fake.NewClientset()
@@ -53,8 +82,12 @@ func newReferee() (*referee, error) {
 		volumes:    newStillInformer(factory, &corev1.PersistentVolume{}),
 		classes:    newStillInformer(factory, &storagev1.StorageClass{}),
 		csiNodes:   newStillInformer(factory, &storagev1.CSINode{}),
+
+		resourceClaims: newStillInformer(factory, &resourcev1.ResourceClaim{}),
+		services:       newStillInformer(factory, &corev1.Service{}),
+		sets:           newStillInformer(factory, &appsv1.ReplicaSet{}),
 	}
-	slices, err := tracker.StartTracker(ctx, tracker.Options{SliceInformer: factory.Resource().V1().ResourceSlices(), KubeClient: client})
+	devices, err := tracker.StartTracker(ctx, tracker.Options{SliceInformer: factory.Resource().V1().ResourceSlices(), KubeClient: client})
 	if err != nil {
 		return nil, fmt.Errorf("starting the tracker of resource slices: %w", err)
 	}
@@ -63,13 +96,20 @@ func newReferee() (*referee, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading kube-scheduler's default configuration: %w", err)
 	}
+	if len(defaults) > 0 {
+		i := slices.IndexFunc(cfg.Profiles[0].PluginConfig, func(c config.PluginConfig) bool { return c.Name == names.PodTopologySpread })
+		if i < 0 {
+			return nil, errors.New("kube-scheduler's default configuration has no arguments for PodTopologySpread")
+		}
+		cfg.Profiles[0].PluginConfig[i].Args = &config.PodTopologySpreadArgs{DefaultingType: config.ListDefaulting, DefaultConstraints: defaults}
+	}
 	r.profile, err = frameworkruntime.NewFramework(ctx, plugins.NewInTreeRegistry(), &cfg.Profiles[0],
 		frameworkruntime.WithClientSet(client),
 		frameworkruntime.WithInformerFactory(factory),
 		frameworkruntime.WithSnapshotSharedLister(r.current),
 		frameworkruntime.WithParallelism(1),
 		frameworkruntime.WithLogger(klog.Logger{}),
-		frameworkruntime.WithSharedDRAManager(dynamicresources.NewDRAManager(ctx, claims, slices, factory)),
+		frameworkruntime.WithSharedDRAManager(dynamicresources.NewDRAManager(ctx, claims, devices, factory)),
 		frameworkruntime.WithSharedCSIManager(nodevolumelimits.NewCSIManager(factory.Storage().V1().CSINodes().Lister())),
 	)
 	if err != nil {
@@ -124,7 +164,7 @@ func (r *referee) set(nodes []*corev1.Node, pods []*corev1.Pod) {
 
 // setObjects replaces everything that plugins look up apart from nodes and pods.
 func (r *referee) setObjects(s *scenario) {
-	var namespaces, claims, volumes, classes []runtime.Object
+	var namespaces, claims, volumes, classes, devices, services, sets []runtime.Object
 	for name, l := range s.Namespaces {
 		namespaces = append(namespaces, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: l}})
 	}
@@ -137,6 +177,18 @@ func (r *referee) setObjects(s *scenario) {
 	for _, c := range s.Classes {
 		classes = append(classes, c)
 	}
+	for _, c := range s.ResourceClaims {
+		devices = append(devices, c)
+	}
+	for _, x := range s.Services {
+		services = append(services, x)
+	}
+	for _, x := range s.Sets {
+		sets = append(sets, x)
+	}
+	r.resourceClaims.replace(devices)
+	r.services.replace(services)
+	r.sets.replace(sets)
 	r.namespaces.replace(namespaces)
 	r.claims.replace(claims)
 	r.volumes.replace(volumes)

@@ -6,8 +6,11 @@ import (
 	"slices"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
@@ -26,11 +29,21 @@ type scenario struct {
 	Claims        []*corev1.PersistentVolumeClaim `json:",omitempty"`
 	Volumes       []*corev1.PersistentVolume      `json:",omitempty"`
 	Classes       []*storagev1.StorageClass       `json:",omitempty"`
+	// ResourceClaims that exist; there are no devices.
+	ResourceClaims []*resourcev1.ResourceClaim `json:",omitempty"`
+	// DefaultSpread are kube-scheduler's default constraints, which pods of the
+	// Services get that have none of their own.
+	DefaultSpread []corev1.TopologySpreadConstraint `json:",omitempty"`
+	Services      []*corev1.Service                 `json:",omitempty"`
+	// Sets own pods by name.
+	Sets []*appsv1.ReplicaSet `json:",omitempty"`
 }
 
 type provisioner struct {
-	Name           string
-	Spec           v1alpha1.ProvisionerSpec
+	Name string
+	Spec v1alpha1.ProvisionerSpec
+	// NotReady is why nothing may be bought from it.
+	NotReady       string             `json:",omitempty"`
 	Used           capacity.Resources `json:",omitempty"`
 	UsedHourlyCost float64            `json:",omitempty"`
 }
@@ -44,6 +57,7 @@ var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 func (s *scenario) snapshot() *capacity.Snapshot {
 	snap := &capacity.Snapshot{
 		Now: now, Region: region, Pods: s.Pods, Nodes: s.Nodes, DaemonSetPods: s.DaemonSetPods, Namespaces: s.Namespaces,
+		OwnerSelectors: map[string]*metav1.LabelSelector{},
 		PVCs:           map[string]*corev1.PersistentVolumeClaim{},
 		PVs:            map[string]*corev1.PersistentVolume{},
 		StorageClasses: map[string]*storagev1.StorageClass{},
@@ -57,10 +71,14 @@ func (s *scenario) snapshot() *capacity.Snapshot {
 	for _, c := range s.Classes {
 		snap.StorageClasses[c.Name] = c
 	}
+	snap.DefaultSpread, snap.Services = s.DefaultSpread, s.Services
+	for _, o := range s.Sets {
+		snap.OwnerSelectors["ReplicaSet/"+o.Namespace+"/"+o.Name] = o.Spec.Selector
+	}
 	for i := range s.Provisioners {
 		p := &s.Provisioners[i]
 		snap.Provisioners = append(snap.Provisioners, &capacity.Provisioner{
-			Name: p.Name, Spec: &p.Spec, Used: p.Used, UsedHourlyCost: p.UsedHourlyCost,
+			Name: p.Name, Spec: &p.Spec, NotReady: p.NotReady, Used: p.Used, UsedHourlyCost: p.UsedHourlyCost,
 			InstanceTypes: capacity.InstanceTypes(s.Machines, &p.Spec, capacity.Resolved{}, now),
 		})
 	}

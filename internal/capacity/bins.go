@@ -101,7 +101,7 @@ func (v *solver) existingBins() []*bin {
 			}
 			b.ports = append(b.ports, hostPorts(p)...)
 			if len(v.dims.attach) > 0 && len(p.Spec.Volumes) > 0 {
-				needs, _ := v.snap.volumeNeeds(p)
+				needs, _ := v.volumes.volumeNeeds(p)
 				for _, id := range needs.ids {
 					b.attached[id] = true
 				}

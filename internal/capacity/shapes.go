@@ -78,7 +78,7 @@ func (v *solver) groupPods() {
 	if visible != nil {
 		show = func(key string) bool { return visible[key] }
 	}
-	users, exclusive := v.snap.volumeUsers()
+	users, exclusive := v.volumes.volumeUsers()
 	pods := slices.Clone(v.snap.Pods)
 	slices.SortFunc(pods, comparePods)
 	byKey := map[string]*shape{}
@@ -91,7 +91,7 @@ func (v *solver) groupPods() {
 		var needs volumeNeeds
 		if len(p.Spec.Volumes) > 0 {
 			var r *Reason
-			if needs, r = v.snap.volumeNeeds(p); r != nil {
+			if needs, r = v.volumes.volumeNeeds(p); r != nil {
 				v.refuse(p, *r)
 				continue
 			}
@@ -104,7 +104,8 @@ func (v *solver) groupPods() {
 			}
 			needs.sort(users)
 		}
-		gang := v.gangs[p]
+		gang, self := v.gangs[p], p
+		p = v.spread.apply(p)
 		b = b[:0]
 		if gang != nil {
 			b.str(gang.id.key())
@@ -151,7 +152,7 @@ func (v *solver) groupPods() {
 			byKey[s.key] = s
 			v.shapes = append(v.shapes, s)
 		}
-		s.pods = append(s.pods, p)
+		s.pods = append(s.pods, self)
 	}
 	slices.SortFunc(v.shapes, func(a, b *shape) int { return cmp.Compare(a.key, b.key) })
 	for i, s := range v.shapes {
@@ -178,7 +179,7 @@ func (v *solver) visibleLabels() map[string]bool {
 		}
 	}
 	for _, p := range v.snap.Pods {
-		look(p)
+		look(v.spread.apply(p))
 	}
 	for _, p := range v.snap.DaemonSetPods {
 		look(p)

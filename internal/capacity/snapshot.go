@@ -5,6 +5,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
@@ -187,6 +188,15 @@ type Snapshot struct {
 	// Groups are the PodGroup objects, by namespace/name. Groups that pods'
 	// annotations make are not among them.
 	Groups map[string]PodGroup
+	// DefaultSpread are the spread constraints that kube-scheduler is configured
+	// to give pods that have none (PodTopologySpreadArgs.defaultConstraints); their
+	// selectors do not matter. By Services and OwnerSelectors it knows which pods
+	// belong together; nobody needs these without DefaultSpread.
+	DefaultSpread []corev1.TopologySpreadConstraint
+	Services      []*corev1.Service
+	// OwnerSelectors of ReplicaSets, StatefulSets and ReplicationControllers, by
+	// Kind/namespace/name.
+	OwnerSelectors map[string]*metav1.LabelSelector
 	// Region that new nodes are in.
 	Region string
 	// Budget is the time that may be spent on improving the first feasible

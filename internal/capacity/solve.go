@@ -69,7 +69,9 @@ func (v *solver) attemptAll(strict bool) {
 
 // solver holds one Solve's state.
 type solver struct {
-	snap *Snapshot
+	snap    *Snapshot
+	volumes *volumeBook
+	spread  *defaultSpread
 	// gangs that waiting pods belong to.
 	gangs  map[*corev1.Pod]*gang
 	dims   *dimensions
@@ -122,7 +124,7 @@ type signature struct {
 }
 
 func newSolver(s *Snapshot) *solver {
-	return &solver{snap: s, reqs: map[string]*nodeReq{}, requests: map[*corev1.Pod]Resources{}, terms: map[*corev1.Pod][2][]term{}}
+	return &solver{snap: s, volumes: newVolumeBook(s), spread: newDefaultSpread(s), reqs: map[string]*nodeReq{}, requests: map[*corev1.Pod]Resources{}, terms: map[*corev1.Pod][2][]term{}}
 }
 
 func (v *solver) refuse(p *corev1.Pod, r ...Reason) {

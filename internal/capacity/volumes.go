@@ -128,7 +128,7 @@ func (s *shape) countVolumes(dims *dimensions) {
 
 // volumeNeeds looks up the pod's claims; a Reason when a claim stands in the way
 // of any node. What could be found out is complete all the same.
-func (s *Snapshot) volumeNeeds(pod *corev1.Pod) (n volumeNeeds, why *Reason) {
+func (s *volumeBook) volumeNeeds(pod *corev1.Pod) (n volumeNeeds, why *Reason) {
 	note := func(r *Reason) {
 		if why == nil {
 			why = r
@@ -162,7 +162,7 @@ func volumeReason(detail, fix string, args ...any) *Reason {
 	return &Reason{Constraint: ConstraintVolume, Detail: fmt.Sprintf(detail, args...), Fix: fix}
 }
 
-func (s *Snapshot) claimNeeds(n *volumeNeeds, name string, pvc *corev1.PersistentVolumeClaim) *Reason {
+func (s *volumeBook) claimNeeds(n *volumeNeeds, name string, pvc *corev1.PersistentVolumeClaim) *Reason {
 	if pvc.DeletionTimestamp != nil {
 		return volumeReason("claim %s is being deleted", "wait, or use another claim", name)
 	}
@@ -185,11 +185,16 @@ func (s *Snapshot) claimNeeds(n *volumeNeeds, name string, pvc *corev1.Persisten
 	if class.VolumeBindingMode == nil || *class.VolumeBindingMode != storagev1.VolumeBindingWaitForFirstConsumer {
 		return volumeReason("claim %s is not bound yet, and its class %s binds immediately", "see the events of the claim, or use a class with WaitForFirstConsumer", name, class.Name)
 	}
-	if class.Provisioner == noProvisioner {
-		return volumeReason("claim %s has class %s, whose volumes nobody makes", "bind the claim to a volume, or use a class with a provisioner", name, class.Name)
+	made := class.Provisioner != noProvisioner && class.Provisioner != ""
+	if !made && pvc.Annotations[annSelectedNode] != "" {
+		return volumeReason("claim %s waits for a volume of class %s, which nobody makes", "use a class with a provisioner", name, class.Name)
 	}
-	if len(class.AllowedTopologies) > 0 {
-		n.selectors = append(n.selectors, topologySelector(class.AllowedTopologies))
+	reach, ok := s.reach(name, class, made)
+	if !ok {
+		return volumeReason("claim %s has class %s, whose volumes nobody makes, and none that is there is free for it", "add a PersistentVolume of the class, or use a class with a provisioner", name, class.Name)
+	}
+	if reach != nil {
+		n.selectors = append(n.selectors, reach)
 	}
 	return nil
 }
@@ -215,7 +220,7 @@ func (n *volumeNeeds) sort(users map[attachment]int) {
 
 // volumeUsers counts the pods that use each volume, and lists the claims in use
 // that only one pod may have.
-func (s *Snapshot) volumeUsers() (users map[attachment]int, exclusive map[string]bool) {
+func (s *volumeBook) volumeUsers() (users map[attachment]int, exclusive map[string]bool) {
 	users, exclusive = map[attachment]int{}, map[string]bool{}
 	look := func(p *corev1.Pod, running bool) {
 		if len(p.Spec.Volumes) == 0 {
