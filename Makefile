@@ -26,6 +26,8 @@ demo: control-plane ## pods in, right-sized instances out, and back to zero; KEE
 test: control-plane ## all tests, with the race detector, the real control plane included
 	$(GO) test -race $$($(GO) list ./... | grep -v /test/e2e)
 	$(GO) test -C hack/devcluster ./...
+	$(GO) test -C hack/parity ./...
+	$(GO) run -C hack/parity . -n 1000 -fresh 1000
 	$(GO) test -count=1 -timeout 20m ./test/e2e
 
 .PHONY: lint

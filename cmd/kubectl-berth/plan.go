@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/admission"
@@ -33,6 +34,7 @@ type planOptions struct {
 	budget        time.Duration
 	output        string
 	explain       string
+	scheduler     string
 	cluster       clusterOptions
 }
 
@@ -48,7 +50,7 @@ of documents, JSON, Lists, directories, - for standard input) and plans for what
 would be there once they were applied:
 
   Provisioners            what may be bought; without any, a default one
-  Pods, Deployments, ReplicaSets, StatefulSets, Jobs
+  Pods, Deployments, ReplicaSets, ReplicationControllers, StatefulSets, Jobs
                           as many pods as their controllers would make
   DaemonSets              the room that they take on each node
   PodGroups               which pods get nodes all or nothing; the annotations
@@ -57,6 +59,8 @@ would be there once they were applied:
                           capacity that is there already, and is used first
   PersistentVolumes, PersistentVolumeClaims, StorageClasses, CSINodes,
   Namespaces              what decides where pods with volumes or selectors can go
+  RuntimeClasses, PriorityClasses
+                          what they add to pods that name them
 
 Everything else is ignored, with a note on standard error.
 
@@ -101,6 +105,7 @@ nowhere, 2 when the input is wrong, 1 when the cluster cannot be read.`,
 	f.StringSliceVar(&o.capacityTypes, "capacity-types", nil, "`types` that every Provisioner is restricted to: on-demand, spot, reserved; default: what each Provisioner says (on-demand, if it says nothing)")
 	f.DurationVar(&o.budget, "budget", 100*time.Millisecond, "`time` given to improving the first plan")
 	f.StringVar(&o.explain, "explain", "", "`pod`, as namespace/name: say only where this pod goes and why, or, for each Provisioner, what keeps it from a node and what to change")
+	f.StringVar(&o.scheduler, "scheduler-config", "", "`file` that kube-scheduler is configured by, where that gives pods default spread constraints")
 	f.StringVarP(&o.output, "output", "o", "table", "table or json")
 	f.StringVar(&o.cluster.kubeconfig, "kubeconfig", "", "kubeconfig `file`, without -f; default: $KUBECONFIG or ~/.kube/config")
 	f.StringVar(&o.cluster.context, "context", "", "kubeconfig `context`, without -f; default: the current one")
@@ -111,6 +116,9 @@ nowhere, 2 when the input is wrong, 1 when the cluster cannot be read.`,
 func (o *planOptions) check() error {
 	if o.output != "table" && o.output != "json" {
 		return fmt.Errorf("--output is table or json, not %q", o.output)
+	}
+	if o.scheduler != "" && len(o.files) == 0 {
+		return errors.New("--scheduler-config needs -f: the Services and workloads of a cluster are not read")
 	}
 	if o.budget < 0 {
 		return fmt.Errorf("--budget must not be negative, got %s", o.budget)
@@ -132,9 +140,13 @@ func (o *planOptions) run(ctx context.Context, s streams) error {
 	if err != nil {
 		return err
 	}
+	spread, err := o.defaultSpread()
+	if err != nil {
+		return usageError{err}
+	}
 	snapshot := set.Snapshot(manifest.Options{
 		Now: time.Now(), Region: market.region, Machines: market.machines, Resolved: market.resolved,
-		CapacityTypes: o.capacityTypes, Budget: o.budget,
+		CapacityTypes: o.capacityTypes, Budget: o.budget, DefaultSpread: spread,
 	})
 	for _, n := range append(market.notes, set.Notes()...) {
 		fmt.Fprintln(s.err, "note:", n)
@@ -168,6 +180,23 @@ func (o *planOptions) run(ctx context.Context, s streams) error {
 		fmt.Fprintf(s.err, "note: %s can run nowhere; the plan says why\n", count(n, "pod"))
 	}
 	return nil
+}
+
+// defaultSpread reads --scheduler-config.
+func (o *planOptions) defaultSpread() ([]corev1.TopologySpreadConstraint, error) {
+	if o.scheduler == "" {
+		return nil, nil
+	}
+	f, err := os.Open(o.scheduler)
+	if err != nil {
+		return nil, fmt.Errorf("--scheduler-config: %w", err)
+	}
+	defer f.Close() // Only read from.
+	cs, err := manifest.DefaultSpread(f)
+	if err != nil {
+		return nil, fmt.Errorf("--scheduler-config %s: %w", o.scheduler, err)
+	}
+	return cs, nil
 }
 
 // market is what can be bought.

@@ -33,6 +33,7 @@ import (
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/ec2"
+	"github.com/berth-dev/berth/internal/manifest"
 	"github.com/berth-dev/berth/internal/provisioner"
 )
 
@@ -42,6 +43,7 @@ type options struct {
 	clusterName, clusterEndpoint, serviceCIDR   string
 	instanceProfile                             string
 	metricsAddress, healthAddress, logLevel     string
+	schedulerConfig                             string
 	leaderElect                                 bool
 	batchIdle, batchMax, planBudget, regTimeout time.Duration
 	qps                                         float32
@@ -63,8 +65,26 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.DurationVar(&o.batchMax, "batch-max", 2*time.Second, "end a batch after that long at the latest")
 	f.DurationVar(&o.planBudget, "plan-budget", 100*time.Millisecond, "time for improving each plan")
 	f.DurationVar(&o.regTimeout, "registration-timeout", 15*time.Minute, "terminate instances that have not joined after that long")
+	f.StringVar(&o.schedulerConfig, "scheduler-config", "", "`file` that kube-scheduler is configured by, where that gives pods default spread constraints that must be met")
 	f.Float32Var(&o.qps, "kube-api-qps", 500, "client-side limit of calls a second to the API server")
 	f.IntVar(&o.burst, "kube-api-burst", 1000, "burst above --kube-api-qps")
+}
+
+// defaultSpread reads --scheduler-config.
+func (o *options) defaultSpread() ([]corev1.TopologySpreadConstraint, error) {
+	if o.schedulerConfig == "" {
+		return nil, nil
+	}
+	f, err := os.Open(o.schedulerConfig)
+	if err != nil {
+		return nil, fmt.Errorf("--scheduler-config: %w", err)
+	}
+	defer f.Close() // Only read from.
+	cs, err := manifest.DefaultSpread(f)
+	if err != nil {
+		return nil, fmt.Errorf("--scheduler-config %s: %w", o.schedulerConfig, err)
+	}
+	return cs, nil
 }
 
 // run starts the provisioner and returns when it has stopped.
@@ -74,6 +94,10 @@ func (o *options) run(ctx context.Context) error {
 	}
 	if o.qps <= 0 || o.burst <= 0 {
 		return usageError{errors.New("--kube-api-qps and --kube-api-burst must be positive")}
+	}
+	spread, err := o.defaultSpread()
+	if err != nil {
+		return usageError{err}
 	}
 	log, err := o.logger()
 	if err != nil {
@@ -112,7 +136,7 @@ func (o *options) run(ctx context.Context) error {
 	_, err = provisioner.New(ctx, provisioner.Config{
 		Manager: mgr, Kube: kube, Cloud: cloud,
 		ClusterUID: facts.ClusterUID, Region: cloud.Region(), Namespace: o.namespace,
-		BatchIdle: o.batchIdle, BatchMax: o.batchMax, PlanBudget: o.planBudget, RegistrationTimeout: o.regTimeout,
+		BatchIdle: o.batchIdle, BatchMax: o.batchMax, PlanBudget: o.planBudget, RegistrationTimeout: o.regTimeout, DefaultSpread: spread,
 		Registry: crmetrics.Registry,
 	})
 	if err != nil {

@@ -49,10 +49,10 @@ type trial struct {
 	limits map[string]map[string]int64
 }
 
-// judge plans the scenario and lets kube-scheduler's filters judge the plan both
-// ways. It returns nil when they agree.
-func (r *referee) judge(s *scenario) (d *disagreement, err error) {
-	t := &trial{referee: r, s: s, plan: capacity.Solve(s.snapshot()), closed: map[string]bool{}, limits: map[string]map[string]int64{}}
+// judge lets kube-scheduler's filters judge a plan for the scenario both ways. It
+// returns nil when they agree.
+func (r *referee) judge(s *scenario, plan *capacity.Plan) (d *disagreement, err error) {
+	t := &trial{referee: r, s: s, plan: plan, closed: map[string]bool{}, limits: map[string]map[string]int64{}}
 	r.setObjects(s)
 	var waiting []*corev1.Pod
 	seats := map[*corev1.Pod]int{}
@@ -357,7 +357,7 @@ func (t *trial) judgeRefusals(bound []*corev1.Pod) (*disagreement, error) {
 				if !t.limitsLeave(p, typ, o) {
 					continue
 				}
-				for _, labels := range labelsOf(p, typ, o) {
+				for _, labels := range t.labelsOf(p, typ, o) {
 					if d, err := t.judgeProbe(pods, bound, p, typ, o, labels); d != nil || err != nil {
 						return d, err
 					}
@@ -457,9 +457,9 @@ func (t *trial) limitsLeave(p *capacity.Provisioner, typ *capacity.InstanceType,
 }
 
 // labelsOf are the sets of labels that a node of the offering may get: with each
-// value of its own labels that its requirements allow and that anybody has
-// named.
-func labelsOf(p *capacity.Provisioner, typ *capacity.InstanceType, o capacity.Offering) []map[string]string {
+// value of its own labels that its requirements allow and that they or a pod
+// name, or, where nobody names any, the simplest.
+func (t *trial) labelsOf(p *capacity.Provisioner, typ *capacity.InstanceType, o capacity.Offering) []map[string]string {
 	labels := maps.Clone(typ.Labels)
 	maps.Copy(labels, p.Spec.Labels)
 	maps.Copy(labels, map[string]string{
@@ -467,12 +467,30 @@ func labelsOf(p *capacity.Provisioner, typ *capacity.InstanceType, o capacity.Of
 		v1alpha1.LabelCapacityType: o.CapacityType, v1alpha1.LabelProvisioner: p.Name,
 	})
 	sets := []map[string]string{labels}
-	for key, named := range map[string][]string{labelTeam: {"", "a", "b", "c", "true"}, labelGrade: {"", "1", "3", "5"}} {
-		if !slices.ContainsFunc(p.Spec.Requirements, func(r v1alpha1.Requirement) bool { return r.Key == key }) {
+	for _, key := range []string{labelTeam, labelGrade} {
+		named := []string{""}
+		asks := false
+		for _, r := range p.Spec.Requirements {
+			if r.Key != key {
+				continue
+			}
+			asks = true
+			switch r.Operator {
+			case v1alpha1.OperatorIn:
+				named = append(named, r.Values...)
+			case v1alpha1.OperatorExists:
+				named = append(named, "true")
+			case v1alpha1.OperatorGt:
+				named = append(named, strconv.Itoa(number(r.Values[0])+1))
+			case v1alpha1.OperatorLt:
+				named = append(named, strconv.Itoa(number(r.Values[0])-1))
+			}
+		}
+		if !asks {
 			continue
 		}
 		var next []map[string]string
-		for _, v := range named {
+		for _, v := range append(named, t.named(key)...) {
 			if slices.ContainsFunc(p.Spec.Requirements, func(r v1alpha1.Requirement) bool { return r.Key == key && !allows(r, v) }) {
 				continue
 			}
@@ -489,13 +507,42 @@ func labelsOf(p *capacity.Provisioner, typ *capacity.InstanceType, o capacity.Of
 	return sets
 }
 
+// named are the values of a label that waiting pods and DaemonSets name in what
+// they require of nodes.
+func (t *trial) named(key string) []string {
+	var values []string
+	for _, p := range append(slices.Clone(t.s.Pods), t.s.DaemonSetPods...) {
+		if v, ok := p.Spec.NodeSelector[key]; ok {
+			values = append(values, v)
+		}
+		if a := p.Spec.Affinity; a != nil && a.NodeAffinity != nil && a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution != nil {
+			for _, term := range a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
+				for _, e := range term.MatchExpressions {
+					if e.Key == key && e.Operator == corev1.NodeSelectorOpIn {
+						values = append(values, e.Values...)
+					}
+				}
+			}
+		}
+	}
+	return values
+}
+
+// number is a label's value as a number; 0 when it is none.
+func number(s string) int {
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
 // allows says whether a node may have the value, "" for none, under one
 // requirement on an own label.
 func allows(r v1alpha1.Requirement, value string) bool {
-	have, _ := strconv.Atoi(value)
-	bound := 0
+	have, bound := number(value), 0
 	if len(r.Values) > 0 {
-		bound, _ = strconv.Atoi(r.Values[0])
+		bound = number(r.Values[0])
 	}
 	switch r.Operator {
 	case v1alpha1.OperatorIn:

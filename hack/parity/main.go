@@ -12,7 +12,7 @@
 //     plan, and on an empty node of each offering that the limits leave.
 //
 // A scenario on which they disagree is made as small as it goes and printed as
-// YAML, to be committed under internal/capacity/testdata/parity. Arguments are
+// YAML, to be committed under hack/parity/testdata. Arguments are
 // files with such scenarios, to be judged instead of random ones.
 package main
 
@@ -30,6 +30,8 @@ import (
 	"time"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/berth-dev/berth/internal/capacity"
 )
 
 func main() {
@@ -114,7 +116,7 @@ func try(r referees, s *scenario) (d *disagreement) {
 			d = &disagreement{kind: "panic", detail: fmt.Sprintf("%v\n%s", p, debug.Stack())}
 		}
 	}()
-	d, err := r.judge(s)
+	d, err := r.judge(s, capacity.Solve(s.snapshot()))
 	if err != nil {
 		return &disagreement{kind: "the referee fails", detail: err.Error()}
 	}

@@ -32,14 +32,16 @@ import (
 	frameworkruntime "k8s.io/kubernetes/pkg/scheduler/framework/runtime"
 	"k8s.io/kubernetes/pkg/scheduler/metrics"
 	"k8s.io/kubernetes/pkg/scheduler/util/assumecache"
+
+	"github.com/berth-dev/berth/internal/capacity"
 )
 
 // referees are those that have been needed so far, by the defaults that they
 // know.
 type referees map[string]*referee
 
-// judge lets the right one judge.
-func (r referees) judge(s *scenario) (*disagreement, error) {
+// judge lets the right one judge a plan.
+func (r referees) judge(s *scenario, plan *capacity.Plan) (*disagreement, error) {
 	key, err := json.Marshal(s.DefaultSpread)
 	if err != nil {
 		return nil, fmt.Errorf("writing the default constraints: %w", err)
@@ -51,7 +53,7 @@ func (r referees) judge(s *scenario) (*disagreement, error) {
 		}
 		r[string(key)] = one
 	}
-	return r[string(key)].judge(s)
+	return r[string(key)].judge(s, plan)
 }
 
 // referee is kube-scheduler's default profile, its plugins as they are, over a

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
@@ -77,12 +79,13 @@ func (g *generator) serve(p *corev1.Pod) {
 		}
 	}
 	if g.chance(60) {
-		g.s.Services = append(g.s.Services, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name},
+		g.s.Services = append(g.s.Services, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: fmt.Sprint("s", len(g.s.Services))},
 			Spec: corev1.ServiceSpec{Selector: map[string]string{labelTier: p.Labels[labelTier]}}})
 	}
 	if g.chance(60) {
-		g.s.Sets = append(g.s.Sets, &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, UID: types.UID("rs-" + p.Name)},
+		name := fmt.Sprint("rs", len(g.s.Sets))
+		g.s.Sets = append(g.s.Sets, &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: name, UID: types.UID(name)},
 			Spec: appsv1.ReplicaSetSpec{Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": p.Labels["app"]}}}})
-		p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: p.Name, UID: types.UID("rs-" + p.Name), Controller: new(true)}}
+		p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: name, UID: types.UID(name), Controller: new(true)}}
 	}
 }

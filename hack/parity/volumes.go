@@ -13,11 +13,11 @@ import (
 // volume gives the pods of a template a volume: one claim for all, or one for
 // each.
 func (g *generator) volume(p *corev1.Pod, i int) {
-	id := fmt.Sprintf("%s-v%d", p.Name, i)
+	id := fmt.Sprintf("%s-v%d-%d", p.Name, i, len(g.s.Claims)+len(g.s.Classes))
 	volume := corev1.Volume{Name: fmt.Sprint("v", i)}
 	modes := []corev1.PersistentVolumeAccessMode{one(g, corev1.ReadWriteMany, corev1.ReadWriteOnce, corev1.ReadWriteOncePod)}
 	size := corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}}
-	class := func() *string {
+	class := func(shared bool) *string {
 		c := &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "class-" + id}, Provisioner: ebs, VolumeBindingMode: new(storagev1.VolumeBindingWaitForFirstConsumer)}
 		if g.chance(50) {
 			for range g.upTo(1, 2) {
@@ -27,7 +27,7 @@ func (g *generator) volume(p *corev1.Pod, i int) {
 		if g.chance(5) {
 			c.VolumeBindingMode = new(storagev1.VolumeBindingImmediate)
 		}
-		if g.chance(25) {
+		if shared && g.chance(40) {
 			// Volumes that somebody has made beforehand, perhaps the only ones.
 			if g.chance(50) {
 				c.Provisioner = "kubernetes.io/no-provisioner"
@@ -43,7 +43,7 @@ func (g *generator) volume(p *corev1.Pod, i int) {
 	}
 	if g.chance(50) {
 		volume.Ephemeral = &corev1.EphemeralVolumeSource{VolumeClaimTemplate: &corev1.PersistentVolumeClaimTemplate{Spec: corev1.PersistentVolumeClaimSpec{
-			AccessModes: []corev1.PersistentVolumeAccessMode{one(g, corev1.ReadWriteOnce, corev1.ReadWriteOncePod)}, Resources: size, StorageClassName: class(),
+			AccessModes: []corev1.PersistentVolumeAccessMode{one(g, corev1.ReadWriteOnce, corev1.ReadWriteOncePod)}, Resources: size, StorageClassName: class(false),
 		}}}
 	} else {
 		claim := &corev1.PersistentVolumeClaim{
@@ -51,7 +51,7 @@ func (g *generator) volume(p *corev1.Pod, i int) {
 			Spec:       corev1.PersistentVolumeClaimSpec{AccessModes: modes, Resources: size},
 		}
 		if g.chance(50) {
-			claim.Spec.StorageClassName = class()
+			claim.Spec.StorageClassName = class(true)
 		} else {
 			claim.Spec.StorageClassName = new("")
 			g.bound(claim)

@@ -10,6 +10,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
 	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
@@ -39,6 +40,15 @@ func check(o Object) (string, error) {
 		return checkWorkload(o.Spec.Replicas, "spec.replicas", &o.Spec.Template)
 	case *appsv1.ReplicaSet:
 		return checkWorkload(o.Spec.Replicas, "spec.replicas", &o.Spec.Template)
+	case *corev1.ReplicationController:
+		if o.Spec.Template == nil {
+			return "spec.template", errors.New("is missing")
+		}
+		return checkWorkload(o.Spec.Replicas, "spec.replicas", o.Spec.Template)
+	case *nodev1.RuntimeClass:
+		if o.Overhead != nil {
+			return checkAmounts("overhead.podFixed", o.Overhead.PodFixed)
+		}
 	case *appsv1.StatefulSet:
 		return checkWorkload(o.Spec.Replicas, "spec.replicas", &o.Spec.Template)
 	case *appsv1.DaemonSet:

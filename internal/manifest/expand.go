@@ -130,6 +130,10 @@ func (s *Set) expand() *world {
 			if !s.makes(o, "Deployment") {
 				w.replicas(newWorkload(o, "apps/v1", "ReplicaSet", o.Name, &o.Spec.Template, nil), "ReplicaSet", o.Name, atLeastOne(o.Spec.Replicas))
 			}
+		case *corev1.ReplicationController:
+			if o.Spec.Template != nil {
+				w.replicas(newWorkload(o, "v1", "ReplicationController", o.Name, o.Spec.Template, nil), "ReplicationController", o.Name, atLeastOne(o.Spec.Replicas))
+			}
 		case *appsv1.StatefulSet:
 			w.statefulSet(o)
 		case *batchv1.Job:

@@ -9,7 +9,9 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -109,6 +111,14 @@ func newObject(apiVersion, kind string) Object {
 		return &corev1.Pod{}
 	case "v1 Node":
 		return &corev1.Node{}
+	case "v1 Service":
+		return &corev1.Service{}
+	case "v1 ReplicationController":
+		return &corev1.ReplicationController{}
+	case "node.k8s.io/v1 RuntimeClass":
+		return &nodev1.RuntimeClass{}
+	case "scheduling.k8s.io/v1 PriorityClass":
+		return &schedulingv1.PriorityClass{}
 	case "v1 Namespace":
 		return &corev1.Namespace{}
 	case "v1 PersistentVolume":
@@ -139,7 +149,7 @@ func newObject(apiVersion, kind string) Object {
 
 func namespaced(o Object) bool {
 	switch o.(type) {
-	case *corev1.Pod, *corev1.PersistentVolumeClaim, *appsv1.Deployment, *appsv1.ReplicaSet, *appsv1.StatefulSet,
+	case *corev1.Pod, *corev1.Service, *corev1.ReplicationController, *corev1.PersistentVolumeClaim, *appsv1.Deployment, *appsv1.ReplicaSet, *appsv1.StatefulSet,
 		*appsv1.DaemonSet, *batchv1.Job, *policyv1.PodDisruptionBudget, *schedulingv1beta1.PodGroup:
 		return true
 	}

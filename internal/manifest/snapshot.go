@@ -31,6 +31,9 @@ type Options struct {
 	Resolved map[string]capacity.Resolved
 	// CapacityTypes restrict every Provisioner further; nil: they do not.
 	CapacityTypes []string
+	// DefaultSpread are the spread constraints that kube-scheduler is configured to
+	// give pods without any.
+	DefaultSpread []corev1.TopologySpreadConstraint
 	// Budget is the time for improving the first feasible plan.
 	Budget time.Duration
 }
@@ -68,6 +71,8 @@ func (s *Set) Snapshot(o Options) *capacity.Snapshot {
 	for _, d := range all[*appsv1.DaemonSet](s) {
 		out.DaemonSetPods = append(out.DaemonSetPods, DaemonSetPod(d))
 	}
+	s.spread(out, o.DefaultSpread)
+	s.admit(w.pods, out.DaemonSetPods)
 	nodes := s.nodes()
 	out.Nodes = nodes.all
 	s.place(w.pods, nodes, out)

@@ -58,6 +58,9 @@ type Config struct {
 	BatchMax time.Duration
 	// PlanBudget is the time for improving a plan. Default 100ms.
 	PlanBudget time.Duration
+	// DefaultSpread are the spread constraints that kube-scheduler is configured to
+	// give pods without any. Default none.
+	DefaultSpread []corev1.TopologySpreadConstraint
 	// RegistrationTimeout is how long an instance may take to join. Default 15m.
 	RegistrationTimeout time.Duration
 	// Registry takes the metrics. Required.
@@ -125,7 +128,7 @@ func New(ctx context.Context, cfg Config) (*Loops, error) {
 	cfg.Client, cfg.APIReader = cfg.Manager.GetClient(), cfg.Manager.GetAPIReader()
 	cfg.Recorder = cfg.Manager.GetEventRecorder("berth-provisioner")
 
-	st, err := newStores(ctx, cfg.Manager.GetCache(), cfg.Manager.GetRESTMapper())
+	st, err := newStores(ctx, cfg.Manager.GetCache(), cfg.Manager.GetRESTMapper(), len(cfg.DefaultSpread) > 0)
 	if err != nil {
 		return nil, err
 	}

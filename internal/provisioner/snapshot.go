@@ -72,6 +72,7 @@ func (p *Loops) read(now time.Time) *view {
 	for _, o := range all[*storagev1.StorageClass](p.stores.storageClasses) {
 		s.StorageClasses[o.Name] = o
 	}
+	p.readDefaultSpread(s)
 	if p.stores.podGroups != nil {
 		s.Groups = map[string]capacity.PodGroup{}
 		for _, o := range all[*schedulingv1beta1.PodGroup](p.stores.podGroups) {
@@ -88,6 +89,22 @@ func (p *Loops) read(now time.Time) *view {
 	p.readProvisioners(v, now)
 	s.Nodes = nodes.all
 	return v
+}
+
+// readDefaultSpread adds what the default spread constraints need: which pods
+// belong together.
+func (p *Loops) readDefaultSpread(s *capacity.Snapshot) {
+	if len(p.cfg.DefaultSpread) == 0 {
+		return
+	}
+	s.DefaultSpread, s.Services = p.cfg.DefaultSpread, all[*corev1.Service](p.stores.services)
+	s.OwnerSelectors = map[string]*metav1.LabelSelector{}
+	for _, o := range all[*appsv1.ReplicaSet](p.stores.replicaSets) {
+		s.OwnerSelectors["ReplicaSet/"+o.Namespace+"/"+o.Name] = o.Spec.Selector
+	}
+	for _, o := range all[*appsv1.StatefulSet](p.stores.statefulSets) {
+		s.OwnerSelectors["StatefulSet/"+o.Namespace+"/"+o.Name] = o.Spec.Selector
+	}
 }
 
 // nodeSet finds planner nodes by Node name and by claim.

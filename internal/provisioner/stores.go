@@ -36,6 +36,8 @@ type stores struct {
 	daemonSets, replicaSets, statefulSets, jobs    toolscache.SharedIndexInformer
 	pvcs, pvs, storageClasses, csiNodes, namespace toolscache.SharedIndexInformer
 	attachments, pdbs                              toolscache.SharedIndexInformer
+	// services is nil where kube-scheduler has no default spread constraints.
+	services toolscache.SharedIndexInformer
 	// podGroups is nil where the API server does not serve them.
 	podGroups toolscache.SharedIndexInformer
 }
@@ -47,8 +49,9 @@ type source struct {
 }
 
 // newStores starts the informers that the loops read from. PodGroups are watched
-// where the API server serves them when the process starts.
-func newStores(ctx context.Context, c cache.Cache, mapper meta.RESTMapper) (*stores, error) {
+// where the API server serves them when the process starts, Services where
+// withServices says so.
+func newStores(ctx context.Context, c cache.Cache, mapper meta.RESTMapper, withServices bool) (*stores, error) {
 	var s stores
 	wanted := []source{
 		{&s.pods, &corev1.Pod{}},
@@ -66,6 +69,9 @@ func newStores(ctx context.Context, c cache.Cache, mapper meta.RESTMapper) (*sto
 		{&s.namespace, &corev1.Namespace{}},
 		{&s.attachments, &storagev1.VolumeAttachment{}},
 		{&s.pdbs, &policyv1.PodDisruptionBudget{}},
+	}
+	if withServices {
+		wanted = append(wanted, source{&s.services, &corev1.Service{}})
 	}
 	_, err := mapper.RESTMapping(schema.GroupKind{Group: schedulingv1beta1.GroupName, Kind: "PodGroup"}, schedulingv1beta1.SchemeGroupVersion.Version)
 	switch {

@@ -54,7 +54,7 @@ func TestPodGroupsAreWatchedWhereTheyAreServed(t *testing.T) {
 		"API server not there": {failingMapper{}, false, errUnreachable},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, err := newStores(t.Context(), &informertest.FakeInformers{Scheme: scheme}, c.mapper)
+			s, err := newStores(t.Context(), &informertest.FakeInformers{Scheme: scheme}, c.mapper, false)
 			if !errors.Is(err, c.err) {
 				t.Fatalf("error %v, want %v", err, c.err)
 			}
