@@ -63,6 +63,10 @@ bench-burst: control-plane ## 1,000 pods from creation to bound on the real cont
 bench-removal: control-plane ## nodes given back on the real control plane: emptied, drifted, drained under budgets
 	$(GO) run ./hack/bench-removal
 
+.PHONY: bench-seats
+bench-seats: control-plane ## how many pods land on the node bought for them, on the real control plane
+	$(GO) run ./hack/bench-seats
+
 .PHONY: bench-planner
 bench-planner: ## the planner against its bars, then its Go benchmarks
 	$(GO) run ./hack/bench-planner

@@ -385,8 +385,8 @@ func TestExamplesHaveNothingUnknown(t *testing.T) {
 	if err := readFiles(&set, []string{filepath.Join("..", "..", "examples")}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]string{"1 × Service (v1): nothing to plan for; ignored"}, set.Notes()); diff != "" {
-		t.Errorf("notes (-want +got):\n%s", diff)
+	if notes := set.Notes(); len(notes) > 0 {
+		t.Errorf("notes: %q", notes)
 	}
 }
 

@@ -20,11 +20,6 @@ import (
 	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/informers"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
@@ -71,7 +66,7 @@ func run(ctx context.Context, pods int, boot time.Duration, binding v1alpha1.Bin
 	if err := cluster.WaitProvisioner(ctx, c, "default"); err != nil {
 		return r, err
 	}
-	seen, err := watchPods(ctx, c.Config)
+	seen, err := c.WatchPods(ctx, "default")
 	if err != nil {
 		return r, err
 	}
@@ -90,36 +85,6 @@ func run(ctx context.Context, pods int, boot time.Duration, binding v1alpha1.Bin
 	live, err := c.LiveInstances(ctx)
 	r.nodes = len(live)
 	return r, err
-}
-
-// watchPods sends the pods of the default namespace as they change. An informer
-// goes on where a plain watch would be cut off for being slow.
-func watchPods(ctx context.Context, cfg *rest.Config) (<-chan *corev1.Pod, error) {
-	cfg = rest.CopyConfig(cfg)
-	cfg.ContentType = runtime.ContentTypeProtobuf
-	kube, err := kubernetes.NewForConfig(cfg)
-	if err != nil {
-		return nil, err
-	}
-	factory := informers.NewSharedInformerFactoryWithOptions(kube, 0, informers.WithNamespace("default"))
-	out := make(chan *corev1.Pod, 1024)
-	send := func(o any) {
-		if pod, ok := o.(*corev1.Pod); ok {
-			select {
-			case out <- pod:
-			case <-ctx.Done():
-			}
-		}
-	}
-	pods := factory.Core().V1().Pods().Informer()
-	if _, err := pods.AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: send, UpdateFunc: func(_, o any) { send(o) }}); err != nil {
-		return nil, err
-	}
-	factory.Start(ctx.Done())
-	if !cache.WaitForCacheSync(ctx.Done(), pods.HasSynced) {
-		return nil, fmt.Errorf("watching pods: %w", ctx.Err())
-	}
-	return out, nil
 }
 
 // moments are when each pod was first seen created, bound and running, since

@@ -124,6 +124,11 @@ func (g *generator) tolerations() []corev1.Toleration {
 func (g *generator) daemonSet(i int) {
 	p := g.blank("one", fmt.Sprint("ds-", i))
 	p.Labels = map[string]string{"app": one(g, "ds", "ds", "app-0", "app-1"), labelTier: one(g, "web", "db")}
+	if g.has.defaults {
+		// Services do not select it: the planner takes DaemonSets' pods to be free of
+		// ties to others.
+		delete(p.Labels, labelTier)
+	}
 	p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "DaemonSet", Name: p.Name, UID: types.UID(p.Name), Controller: new(true)}}
 	p.Spec.Containers[0].Resources.Requests = requests(one(g, 0, 50, 200, 900), one(g, 0, 32, 200))
 	p.Spec.Tolerations = []corev1.Toleration{{Key: corev1.TaintNodeUnschedulable, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoSchedule}}

@@ -37,13 +37,30 @@
 // # What a Plan guarantees
 //
 // There is an order in which kube-scheduler's filters accept every pod of the
-// Plan on its node, with all of the Plan's nodes there from the start. Pods that
-// are Unschedulable are refused on all these nodes, and on an empty node of
-// every offering that the limits leave, unless their group as a whole has no
-// place. Of a group as many pods as it needs have a place, or none has. Limits are never exceeded, also when
-// alternatives are bought instead. LowerBound is proven (bound.go).
+// Plan on its node, with all of the Plan's nodes and their DaemonSets' pods there
+// from the start. Pods that are Unschedulable are refused on all these nodes, and
+// on an empty node of every offering that the limits leave, unless their group as
+// a whole has no place. Of a group as many pods as it needs have a place, or none
+// has. Limits are never exceeded, also when alternatives are bought instead.
+// LowerBound is proven (bound.go). hack/parity lets kube-scheduler's own plugins
+// judge all this on random Snapshots.
 //
-// Preferences (preferred affinities, ScheduleAnyway) are not looked at yet, nor
-// are attach limits of nodes that do not exist. PreferNoSchedule is avoided where
-// a node without it has room.
+// What kube-scheduler reads and this package reads as well: requests of
+// containers, init containers and sidecars, of the pod as a whole, overhead,
+// resizes in place (resources.go); node selector, affinity with all its terms and
+// fields (nodereq.go); taints (taints.go); host ports (ports.go); pod affinity and
+// anti-affinity, also that of pods which run, with namespaces, selectors and label
+// keys (query.go, counters.go); topology spread with both policies, minDomains
+// and the constraints that kube-scheduler gives pods without any
+// (defaultspread.go); claims that are bound, that wait for their first consumer,
+// and volumes that are there for them, attach limits of nodes that are there, are
+// coming or are to be bought (volumes.go, volumebook.go).
+//
+// # What it takes for granted
+//
+// DaemonSets' pods come to every node that they tolerate, select and fit, in order
+// of priority; their own spread constraints and affinities do not hold them back.
+// Nodes declare every feature that a pod may need of its kubelet. A claim for
+// devices (DRA) is a Reason: nothing tells which type would satisfy it. A volume
+// that several claims could be bound to is promised to the oldest pod's.
 package capacity

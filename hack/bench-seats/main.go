@@ -1,0 +1,174 @@
+// Command bench-seats measures, on the real control plane with its kube-scheduler,
+// how many pods of tight plans end on the node that was bought for them, and
+// whether any further node was bought. It exits 1 when fewer than 99 % do, or a
+// further node was.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/test/cluster"
+)
+
+func main() {
+	each := flag.Int("pods", 50, "pods of each of the Deployments")
+	runs := flag.Int("runs", 1, "how often to repeat it, each time on a new cluster")
+	boot := flag.Duration("boot-delay", 10*time.Second, "time from an instance's launch to its node's joining")
+	limit := flag.Duration("limit", 3*time.Minute, "give up after that long")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	fmt.Printf("%d Deployments of %d pods each, boot delay %s, binding Nominate\n", len(shapes), *each, *boot)
+	fmt.Printf("%4s %6s %8s %9s %10s %8s %8s %10s %10s\n", "run", "pods", "seated", "on it", "elsewhere", "nodes", "further", "cpu used", "mem used")
+	good := true
+	for i := range *runs {
+		r, err := run(ctx, *each, *boot, *limit)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "bench-seats:", err)
+			os.Exit(1)
+		}
+		fmt.Printf("%4d %6d %8d %8.1f%% %10d %8d %8d %9.1f%% %9.1f%%\n", i+1, r.pods, r.seated, 100*r.share(), r.seated-r.onIt, r.nodes, r.further, 100*r.cpu, 100*r.memory)
+		good = good && r.share() >= 0.99 && r.further == 0
+	}
+	if !good {
+		fmt.Fprintln(os.Stderr, "bench-seats: fewer than 99 % of the pods are on the node bought for them, or a further node was bought")
+		os.Exit(1)
+	}
+}
+
+// shapes are millicores and MiB of the Deployments' pods: none divides another,
+// so that a plan that is tight leaves no room for any to sit elsewhere.
+var shapes = [][2]int64{{250, 400}, {310, 1900}, {470, 700}, {650, 2700}, {900, 1300}, {1300, 2300}, {1700, 6100}, {2300, 3700}}
+
+type result struct {
+	// pods that there are, those that were seen to have a seat before they were
+	// bound, and those of them that were bound to it.
+	pods, seated, onIt int
+	// nodes launched, and those of them that no pod had its first seat on.
+	nodes, further int
+	// cpu and memory are the shares of the nodes' allocatable that pods request.
+	cpu, memory float64
+}
+
+// share is the part of all pods that ended on the node bought for them.
+func (r *result) share() float64 { return float64(r.onIt) / float64(r.pods) }
+
+func run(ctx context.Context, each int, boot, limit time.Duration) (r result, err error) {
+	c, err := cluster.Start(ctx, os.Stderr, "--boot-delay", boot.String())
+	if err != nil {
+		return r, err
+	}
+	defer func() { err = errors.Join(err, c.Stop()) }()
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	provisioner := &v1alpha1.Provisioner{ObjectMeta: metav1.ObjectMeta{Name: "default"}, Spec: v1alpha1.ProvisionerSpec{Binding: v1alpha1.BindingNominate}}
+	if err := c.Client.Create(ctx, provisioner); err != nil {
+		return r, err
+	}
+	if err := cluster.WaitProvisioner(ctx, c, "default"); err != nil {
+		return r, err
+	}
+	seen, err := c.WatchPods(ctx, "default")
+	if err != nil {
+		return r, err
+	}
+	for i, s := range shapes {
+		if err := c.Client.Create(ctx, deployment(fmt.Sprintf("shape-%d", i), each, s[0], s[1])); err != nil {
+			return r, err
+		}
+	}
+	r.pods = len(shapes) * each
+	seats, bound, err := follow(ctx, seen, r.pods)
+	if err != nil {
+		return r, err
+	}
+	return r, r.count(ctx, c, seats, bound)
+}
+
+// follow notes the first seat of each pod and where it is bound, until all are.
+func follow(ctx context.Context, seen <-chan *corev1.Pod, pods int) (seats, bound map[string]string, err error) {
+	seats, bound = map[string]string{}, map[string]string{}
+	for len(bound) < pods {
+		select {
+		case <-ctx.Done():
+			return nil, nil, fmt.Errorf("of %d pods %d got a seat and %d were bound: %w", pods, len(seats), len(bound), ctx.Err())
+		case pod := <-seen:
+			if seats[pod.Name] == "" && pod.Status.NominatedNodeName != "" {
+				seats[pod.Name] = pod.Status.NominatedNodeName
+			}
+			if pod.Spec.NodeName != "" {
+				bound[pod.Name] = pod.Spec.NodeName
+			}
+		}
+	}
+	return seats, bound, nil
+}
+
+// count compares seats with where pods are, and looks at what was bought.
+func (r *result) count(ctx context.Context, c *cluster.Cluster, seats, bound map[string]string) error {
+	bought := map[string]bool{}
+	for pod, node := range seats {
+		r.seated++
+		bought[node] = true
+		if bound[pod] == node {
+			r.onIt++
+		}
+	}
+	instances, err := c.Instances(ctx)
+	if err != nil {
+		return err
+	}
+	r.nodes = len(instances)
+	r.further = r.nodes - len(bought)
+	var nodes corev1.NodeList
+	if err := c.Client.List(ctx, &nodes, client.HasLabels{v1alpha1.LabelNodeClaim}); err != nil {
+		return err
+	}
+	var haveCPU, haveMemory, wantCPU, wantMemory float64
+	for i := range nodes.Items {
+		a := nodes.Items[i].Status.Allocatable
+		haveCPU += a.Cpu().AsApproximateFloat64()
+		haveMemory += a.Memory().AsApproximateFloat64()
+	}
+	for _, s := range shapes {
+		n := float64(r.pods / len(shapes))
+		wantCPU += n * float64(s[0]) / 1000
+		wantMemory += n * float64(s[1]<<20)
+	}
+	r.cpu, r.memory = wantCPU/haveCPU, wantMemory/haveMemory
+	return nil
+}
+
+func deployment(name string, pods int, cpu, memory int64) *appsv1.Deployment {
+	labels := map[string]string{"app": name}
+	return &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
+		Spec: appsv1.DeploymentSpec{
+			Replicas: new(int32(pods)),
+			Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: corev1.PodTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{Labels: labels},
+				Spec: corev1.PodSpec{Containers: []corev1.Container{{
+					Name: "app", Image: "registry.k8s.io/pause:3.10",
+					Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{
+						corev1.ResourceCPU:    *resource.NewMilliQuantity(cpu, resource.DecimalSI),
+						corev1.ResourceMemory: *resource.NewQuantity(memory<<20, resource.BinarySI)}},
+				}}},
+			},
+		},
+	}
+}

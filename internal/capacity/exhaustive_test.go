@@ -1,0 +1,135 @@
+package capacity_test
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/berth-dev/berth/internal/capacity"
+)
+
+// optimum is the least cost at which all pods of a Snapshot without ties between
+// pods have a seat, by looking at every way to divide them among existing nodes
+// and new ones of every offering. +Inf: there is none.
+func optimum(s *capacity.Snapshot) float64 {
+	n := len(s.Pods)
+	all := 1<<n - 1
+	hosts := func(h *host, w *world) []bool {
+		ok := make([]bool, all+1)
+		ok[0] = true
+		before := len(h.pods)
+		for set := 1; set <= all; set++ {
+			h.pods = h.pods[:before]
+			fits := true
+			for i := range n {
+				if set&(1<<i) == 0 {
+					continue
+				}
+				if fits = w.refuses(s.Pods[i], h) == ""; !fits {
+					break
+				}
+				h.pods = append(h.pods, s.Pods[i])
+			}
+			ok[set] = fits
+		}
+		h.pods = h.pods[:before]
+		return ok
+	}
+	// alone is the cheapest new node for each set of pods.
+	alone := make([]float64, all+1)
+	for i := range alone {
+		alone[i] = math.Inf(1)
+	}
+	for _, pr := range s.Provisioners {
+		for k := range pr.InstanceTypes {
+			t := &pr.InstanceTypes[k]
+			for _, o := range t.Offerings {
+				for _, labels := range labelsOf(pr, t, o) {
+					w := &world{snap: s}
+					h := w.join("x", labels, pr.Spec.Taints, t.Allocatable)
+					for set, ok := range hosts(h, w) {
+						// A type that is kept for others hosts nobody else's pods alone.
+						wanted := t.OnlyFor == ""
+						for i := range n {
+							wanted = wanted || set&(1<<i) != 0 && capacity.PodRequests(s.Pods[i])[t.OnlyFor] > 0
+						}
+						if ok && wanted && set > 0 {
+							alone[set] = min(alone[set], o.Price)
+						}
+					}
+				}
+			}
+		}
+	}
+	// best is the least cost for each set, with new nodes only, then with one
+	// existing node more at a time.
+	best := make([]float64, all+1)
+	for set := 1; set <= all; set++ {
+		best[set] = math.Inf(1)
+		for part := set; part > 0; part = (part - 1) & set {
+			best[set] = min(best[set], alone[part]+best[set&^part])
+		}
+	}
+	w := newWorld(s)
+	for _, h := range w.nodes {
+		ok := hosts(h, w)
+		next := slices.Clone(best)
+		for set := 1; set <= all; set++ {
+			for part := set; part > 0; part = (part - 1) & set {
+				if ok[part] {
+					next[set] = min(next[set], best[set&^part])
+				}
+			}
+		}
+		best = next
+	}
+	return best[all]
+}
+
+// few cuts a Snapshot down to what can be searched exhaustively.
+func few(s *capacity.Snapshot) {
+	for _, p := range s.Provisioners {
+		p.Spec.Limits, p.Spec.Weight = nil, 0
+	}
+	s.Pods = s.Pods[:min(len(s.Pods), 5)]
+	for _, n := range s.Nodes {
+		n.Unschedulable = false
+	}
+}
+
+func TestTinyPlansCostNoMoreThanTheBestOfAllPlans(t *testing.T) {
+	seeds := uint64(3000)
+	if testing.Short() {
+		seeds = 500
+	}
+	planned, dearer, worst := 0, 0, 0.0
+	for seed := range seeds {
+		s := drawSnapshot(fromSeed(1<<32+seed), false)
+		few(s)
+		plan := capacity.Solve(s)
+		s.Pods = slices.DeleteFunc(slices.Clone(s.Pods), func(p *corev1.Pod) bool {
+			return slices.ContainsFunc(plan.Unschedulable, func(u capacity.Unschedulable) bool { return u.Pod == p })
+		})
+		best := optimum(s)
+		if plan.LowerBound > best+1e-9 {
+			t.Errorf("seed %d: the bound %v is above the optimum %v\n%s", seed, plan.LowerBound, best, describe(plan))
+		}
+		if plan.HourlyCost < best-1e-9 {
+			t.Errorf("seed %d: the plan costs %v, less than the optimum %v: one of the two is wrong\n%s", seed, plan.HourlyCost, best, describe(plan))
+		}
+		if best > 0 {
+			planned++
+			if gap := plan.HourlyCost/best - 1; gap > 1e-9 {
+				dearer++
+				worst = max(worst, gap)
+				if dearer <= 3 {
+					t.Log(fmt.Sprintf("seed %d: %.4f, optimum %.4f\n%s", seed, plan.HourlyCost, best, describe(plan)))
+				}
+			}
+		}
+	}
+	t.Logf("%d plans buy something, %d of them cost more than the optimum, at most %.1f %%", planned, dearer, 100*worst)
+}
