@@ -116,7 +116,7 @@ func (v *solver) anyIdle() bool {
 func (v *solver) rebind(order []*shape) {
 	for {
 		old := v.bins
-		if !v.bindAll(v.reopen(old), false) && !v.bindAll(v.reopen(old), true) {
+		if !v.bindAll(v.reopen(old), false) && !v.bindAll(v.reopen(old), true) && !v.searchOrder(v.reopen(old)) {
 			v.bindAll(v.reopen(old), false)
 		}
 		for had := -1; had != v.waiting(); {

@@ -109,6 +109,8 @@ type solver struct {
 	pk       packer
 	// barred are domains that nodes are not to be bought in now.
 	barred map[string]bool
+	// orderSteps counts what searchOrder has done.
+	orderSteps int
 	// bound are all puts since the bins were opened, in order.
 	bound []seat
 	// worth of one pod of each shape, in $/h, as the packing has found it.

@@ -59,8 +59,8 @@ func TestReadUnderstandsWhatPeopleWrite(t *testing.T) {
 			in: "apiVersion: v1\nkind: Node\nmetadata: {name: n1}\n---\napiVersion: v1\nkind: Node\nmetadata: {name: n1}\n", want: []string{"Node n1"},
 			notes: []string{"f.yaml: document 2 (Node n1): given more than once; the last one counts"}},
 		"what there is nothing to plan for is ignored, with a note": {
-			in:    "apiVersion: v1\nkind: Service\nmetadata: {name: s}\n---\napiVersion: v1\nkind: Service\nmetadata: {name: t}\n---\napiVersion: apps/v1beta1\nkind: Deployment\nmetadata: {name: old}\n",
-			notes: []string{"1 × Deployment (apps/v1beta1): nothing to plan for; ignored", "2 × Service (v1): nothing to plan for; ignored"}},
+			in:    "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: s}\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: t}\n---\napiVersion: apps/v1beta1\nkind: Deployment\nmetadata: {name: old}\n",
+			notes: []string{"2 × ConfigMap (v1): nothing to plan for; ignored", "1 × Deployment (apps/v1beta1): nothing to plan for; ignored"}},
 		"a field that does not exist is ignored, with a note": {
 			in: "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: c, resource: {}}]}", want: []string{"Pod default/a"},
 			notes: []string{`f.yaml: document 1 (Pod a): unknown field "spec.containers[0].resource"; ignored`}},
