@@ -9,8 +9,10 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 
@@ -92,40 +94,68 @@ func run(ctx context.Context, each int, boot, limit time.Duration) (r result, er
 		}
 	}
 	r.pods = len(shapes) * each
-	seats, bound, err := follow(ctx, seen, r.pods)
+	stories, err := follow(ctx, seen, r.pods)
 	if err != nil {
 		return r, err
 	}
-	return r, r.count(ctx, c, seats, bound)
+	return r, r.count(ctx, c, stories)
 }
 
-// follow notes the first seat of each pod and where it is bound, until all are.
-func follow(ctx context.Context, seen <-chan *corev1.Pod, pods int) (seats, bound map[string]string, err error) {
-	seats, bound = map[string]string{}, map[string]string{}
-	for len(bound) < pods {
+// story is what became of a pod: the seats that it was given, in order, and the
+// node that it is bound to, each with the time since the first pod was seen.
+type story struct {
+	seats []string
+	bound string
+	told  string
+}
+
+// follow watches pods until all are bound.
+func follow(ctx context.Context, seen <-chan *corev1.Pod, pods int) (map[string]*story, error) {
+	stories := map[string]*story{}
+	start := time.Now()
+	for bound := 0; bound < pods; {
 		select {
 		case <-ctx.Done():
-			return nil, nil, fmt.Errorf("of %d pods %d got a seat and %d were bound: %w", pods, len(seats), len(bound), ctx.Err())
+			return nil, fmt.Errorf("%d of %d pods were bound: %w", bound, pods, ctx.Err())
 		case pod := <-seen:
-			if seats[pod.Name] == "" && pod.Status.NominatedNodeName != "" {
-				seats[pod.Name] = pod.Status.NominatedNodeName
+			s := stories[pod.Name]
+			if s == nil {
+				s = &story{}
+				stories[pod.Name] = s
 			}
-			if pod.Spec.NodeName != "" {
-				bound[pod.Name] = pod.Spec.NodeName
+			tell := func(what, node string) {
+				s.told += fmt.Sprintf(", %s %s after %.1fs", what, node, time.Since(start).Seconds())
+			}
+			if n := pod.Status.NominatedNodeName; n != "" && (len(s.seats) == 0 || s.seats[len(s.seats)-1] != n) {
+				s.seats = append(s.seats, n)
+				tell("seat on", n)
+			}
+			if pod.Spec.NodeName != "" && s.bound == "" {
+				s.bound = pod.Spec.NodeName
+				bound++
+				tell("bound to", s.bound)
 			}
 		}
 	}
-	return seats, bound, nil
+	return stories, nil
 }
 
-// count compares seats with where pods are, and looks at what was bought.
-func (r *result) count(ctx context.Context, c *cluster.Cluster, seats, bound map[string]string) error {
+// count compares seats with where pods are, tells the story of those that are
+// elsewhere, and looks at what was bought.
+func (r *result) count(ctx context.Context, c *cluster.Cluster, stories map[string]*story) error {
 	bought := map[string]bool{}
-	for pod, node := range seats {
+	for _, name := range slices.Sorted(maps.Keys(stories)) {
+		s := stories[name]
+		if len(s.seats) == 0 {
+			fmt.Fprintf(os.Stderr, "%s had no seat%s\n", name, s.told)
+			continue
+		}
 		r.seated++
-		bought[node] = true
-		if bound[pod] == node {
+		bought[s.seats[0]] = true
+		if s.bound == s.seats[0] {
 			r.onIt++
+		} else {
+			fmt.Fprintf(os.Stderr, "%s is elsewhere%s\n", name, s.told)
 		}
 	}
 	instances, err := c.Instances(ctx)

@@ -31,6 +31,7 @@ func attempted(s *Snapshot, gangs map[*corev1.Pod]*gang) *solver {
 	if v.scarce || v.outbid() {
 		v.attemptAll(true)
 	}
+	v.exact()
 	v.prove()
 	return v
 }

@@ -1,0 +1,177 @@
+package capacity
+
+import (
+	"math"
+	"math/bits"
+	"slices"
+)
+
+// Bounds of an exact plan: pods, existing nodes that some of them could go to,
+// and looks at a kind of node for a set of pods.
+const (
+	maxExactPods  = 6
+	maxExactNodes = 24
+	maxExactLooks = 300000
+)
+
+// ordinaryVCPUs is the largest node that several pods are put on to save money:
+// the loss of a larger one would cost more than it saves.
+const ordinaryVCPUs = 64
+
+// exact replaces what a few pods got by the cheapest of all ways to divide them
+// among nodes that exist and new ones, where that costs less: dynamic programming
+// over the sets of pods. It is for pods whose place hangs on nothing but the
+// node itself, when nothing is scarce and all Provisioners weigh the same.
+func (v *solver) exact() {
+	pods, ok := v.exactPods()
+	if !ok {
+		return
+	}
+	all := 1<<len(pods) - 1
+	usable := v.exactNodes(pods)
+	if usable == nil || all*len(v.m.columns) > maxExactLooks {
+		return
+	}
+	// alone is the cheapest new node for each set, best the least cost for each,
+	// part the pods that it has on its last node.
+	alone := v.cheapestAlone(pods, all)
+	best, part := make([]float64, all+1), make([]int, all+1)
+	for set := 1; set <= all; set++ {
+		best[set] = math.Inf(1)
+		first := 1 << bits.TrailingZeros(uint(set))
+		for p := set; p > 0; p = (p - 1) & set {
+			if p&first == 0 || alone[p] == nil {
+				continue
+			}
+			if c := alone[p].price + best[set&^p]; c < best[set]-1e-12 {
+				best[set], part[set] = c, p
+			}
+		}
+	}
+	// taken is what each existing node takes of each set, one node more at a time.
+	taken := make([][]int, len(usable))
+	for k, b := range usable {
+		fits := v.exactFits(pods, all, b)
+		taken[k] = make([]int, all+1)
+		next := slices.Clone(best)
+		for set := 1; set <= all; set++ {
+			for p := set; p > 0; p = (p - 1) & set {
+				if fits[p] && best[set&^p] < next[set]-1e-12 {
+					next[set], taken[k][set] = best[set&^p], p
+				}
+			}
+		}
+		best = next
+	}
+	if best[all] >= v.cost()-1e-9 {
+		return
+	}
+	v.reopen(nil)
+	put := func(set int, b *bin) {
+		for ; set > 0; set &= set - 1 {
+			v.put(pods[bits.TrailingZeros(uint(set))], b, 1)
+		}
+	}
+	rest := all
+	for k := len(usable) - 1; k >= 0; k-- {
+		if p := taken[k][rest]; p > 0 {
+			put(p, v.bins[usable[k].index])
+			rest &^= p
+		}
+	}
+	for rest > 0 {
+		put(part[rest], v.open(alone[part[rest]]))
+		rest &^= part[rest]
+	}
+}
+
+// exactPods are the shapes of all pods, one for each; not ok when they are too
+// many, or an exact plan could do them wrong.
+func (v *solver) exactPods() (pods []*shape, ok bool) {
+	for i, s := range v.m.sellers {
+		if s.left != nil || s.shunned || s.p.Spec.Weight != v.m.sellers[0].p.Spec.Weight && i > 0 {
+			return nil, false
+		}
+	}
+	for _, s := range v.shapes {
+		if v.left[s.id] > 0 || s.mode != modeLocal || s.tied() || s.gang != nil || len(s.limited) > 0 || len(pods)+len(s.pods) > maxExactPods {
+			return nil, false
+		}
+		for range s.pods {
+			pods = append(pods, s)
+		}
+	}
+	return pods, len(v.bins) > v.existing
+}
+
+// exactNodes are the existing nodes that some of the pods could go to; nil when
+// they are too many or some ask to be avoided.
+func (v *solver) exactNodes(pods []*shape) []*bin {
+	usable := []*bin{}
+	for _, b := range v.bins[:v.existing] {
+		if !slices.ContainsFunc(pods, func(s *shape) bool { return vectorFits(s.vector, b.start) && v.reachable(s, b) }) {
+			continue
+		}
+		if avoids(nil, b.taints) || len(usable) == maxExactNodes {
+			return nil
+		}
+		usable = append(usable, b)
+	}
+	return usable
+}
+
+// exactFits says of each set of pods whether the existing node can take it.
+func (v *solver) exactFits(pods []*shape, all int, b *bin) []bool {
+	empty := v.existingBins()[b.index]
+	fits := make([]bool, all+1)
+	fits[0] = true
+	for set := 1; set <= all; set++ {
+		last := bits.Len(uint(set)) - 1
+		fits[set] = fits[set&^(1<<last)] && v.reachable(pods[last], b) && together(pods, set, empty.start, empty.ports)
+	}
+	return fits
+}
+
+// together says whether the pods of a set fit into free beside each other and
+// these ports.
+func together(pods []*shape, set int, free []int64, ports []hostPort) bool {
+	sum := make([]int64, len(free))
+	for ; set > 0; set &= set - 1 {
+		s := pods[bits.TrailingZeros(uint(set))]
+		for k, x := range s.vector {
+			sum[k] += x
+		}
+		if len(s.ports) > 0 {
+			if portsConflict(s.ports, ports) {
+				return false
+			}
+			ports = append(ports[:len(ports):len(ports)], s.ports...)
+		}
+	}
+	return vectorFits(sum, free)
+}
+
+// cheapestAlone is the cheapest new node that hosts each set of pods; of giant
+// nodes only what a single pod needs.
+func (v *solver) cheapestAlone(pods []*shape, all int) []*column {
+	alone := make([]*column, all+1)
+	order := v.m.byPrice()
+	for set := 1; set <= all; set++ {
+		for _, i := range order {
+			c := &v.m.columns[i]
+			if c.typ.Machine.VCPUs > ordinaryVCPUs && set&(set-1) > 0 {
+				continue
+			}
+			wanted, seats := false, true
+			for rest := set; rest > 0 && seats; rest &= rest - 1 {
+				sig := v.sigs[pods[bits.TrailingZeros(uint(rest))].sig]
+				wanted, seats = wanted || sig.cols.has(c.index), sig.seats.has(c.index)
+			}
+			if wanted && seats && together(pods, set, c.free, c.daemons.ports) {
+				alone[set] = c
+				break
+			}
+		}
+	}
+	return alone
+}
