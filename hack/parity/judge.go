@@ -507,11 +507,18 @@ func (t *trial) labelsOf(p *capacity.Provisioner, typ *capacity.InstanceType, o 
 	return sets
 }
 
-// named are the values of a label that waiting pods and DaemonSets name in what
-// they require of nodes.
+// named are the values of a label that DaemonSets and waiting pods name in what
+// they require of nodes, but not pods that no node would help.
 func (t *trial) named(key string) []string {
+	helpless := map[*corev1.Pod]bool{}
+	for _, u := range t.plan.Unschedulable {
+		helpless[u.Pod] = len(u.Reasons) > 0 && u.Reasons[0].Provisioner == ""
+	}
 	var values []string
 	for _, p := range append(slices.Clone(t.s.Pods), t.s.DaemonSetPods...) {
+		if helpless[p] {
+			continue
+		}
 		if v, ok := p.Spec.NodeSelector[key]; ok {
 			values = append(values, v)
 		}

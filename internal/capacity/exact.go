@@ -94,7 +94,7 @@ func (v *solver) exactPods() (pods []*shape, ok bool) {
 		}
 	}
 	for _, s := range v.shapes {
-		if v.left[s.id] > 0 || s.mode != modeLocal || s.tied() || s.gang != nil || len(s.limited) > 0 || len(pods)+len(s.pods) > maxExactPods {
+		if v.left[s.id] > 0 || s.tied() || s.gang != nil || len(pods)+len(s.pods) > maxExactPods {
 			return nil, false
 		}
 		for range s.pods {
@@ -127,15 +127,16 @@ func (v *solver) exactFits(pods []*shape, all int, b *bin) []bool {
 	fits[0] = true
 	for set := 1; set <= all; set++ {
 		last := bits.Len(uint(set)) - 1
-		fits[set] = fits[set&^(1<<last)] && v.reachable(pods[last], b) && together(pods, set, empty.start, empty.ports)
+		fits[set] = fits[set&^(1<<last)] && v.reachable(pods[last], b) && together(pods, set, empty.start, empty.ports, empty.attached)
 	}
 	return fits
 }
 
-// together says whether the pods of a set fit into free beside each other and
-// these ports.
-func together(pods []*shape, set int, free []int64, ports []hostPort) bool {
+// together says whether the pods of a set fit into free beside each other, these
+// ports and volumes that are attached already.
+func together(pods []*shape, set int, free []int64, ports []hostPort, attached map[attachment]bool) bool {
 	sum := make([]int64, len(free))
+	var shared []attachment
 	for ; set > 0; set &= set - 1 {
 		s := pods[bits.TrailingZeros(uint(set))]
 		for k, x := range s.vector {
@@ -146,6 +147,12 @@ func together(pods []*shape, set int, free []int64, ports []hostPort) bool {
 				return false
 			}
 			ports = append(ports[:len(ports):len(ports)], s.ports...)
+		}
+		for i, id := range s.limited {
+			if !attached[id] && !slices.Contains(shared, id) {
+				shared = append(shared, id)
+				sum[s.limitedBy[i]]++
+			}
 		}
 	}
 	return vectorFits(sum, free)
@@ -167,7 +174,7 @@ func (v *solver) cheapestAlone(pods []*shape, all int) []*column {
 				sig := v.sigs[pods[bits.TrailingZeros(uint(rest))].sig]
 				wanted, seats = wanted || sig.cols.has(c.index), sig.seats.has(c.index)
 			}
-			if wanted && seats && together(pods, set, c.free, c.daemons.ports) {
+			if wanted && seats && together(pods, set, c.free, c.daemons.ports, nil) {
 				alone[set] = c
 				break
 			}

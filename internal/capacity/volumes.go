@@ -163,9 +163,15 @@ func volumeReason(detail, fix string, args ...any) *Reason {
 }
 
 func (s *volumeBook) claimNeeds(n *volumeNeeds, name string, pvc *corev1.PersistentVolumeClaim) *Reason {
+	why := s.liveClaimNeeds(n, name, pvc)
 	if pvc.DeletionTimestamp != nil {
+		// Where it is in use still, its volume takes room all the same.
 		return volumeReason("claim %s is being deleted", "wait, or use another claim", name)
 	}
+	return why
+}
+
+func (s *volumeBook) liveClaimNeeds(n *volumeNeeds, name string, pvc *corev1.PersistentVolumeClaim) *Reason {
 	if slices.Contains(pvc.Spec.AccessModes, corev1.ReadWriteOncePod) {
 		n.exclusive = append(n.exclusive, name)
 	}
