@@ -63,14 +63,27 @@ func (n *nominator) run(ctx context.Context) error {
 			if !ok || claim.Status.NodeName == "" || claim.DeletionTimestamp != nil {
 				continue // Launching enqueues it again.
 			}
-			n.seatPods(ctx, claim)
+			n.seat(ctx, claim, n.open(claim))
 		}
 	}
 }
 
-// seatPods writes the seats of one claim, several at a time. A pod that the
-// scheduler has bound in the meantime is left alone.
+// open reports whether the claim's node lets pods in.
+func (n *nominator) open(claim *v1alpha1.NodeClaim) bool {
+	node, ok := one[*corev1.Node](n.stores.nodes, claim.Status.NodeName)
+	return ok && !hasTaint(node.Spec.Taints, v1alpha1.TaintUnregistered)
+}
+
+// seatPods writes the seats of a claim whose node is about to open.
 func (n *nominator) seatPods(ctx context.Context, claim *v1alpha1.NodeClaim) {
+	n.seat(ctx, claim, true)
+}
+
+// seat writes the seats of one claim, several at a time. A pod that the scheduler
+// has bound in the meantime is left alone. kube-scheduler clears the nomination
+// of a pod that it cannot place yet: while the node is closed, so that nobody can
+// take the seat, it is not written again.
+func (n *nominator) seat(ctx context.Context, claim *v1alpha1.NodeClaim, again bool) {
 	if claim.Spec.Binding == v1alpha1.BindingScheduler {
 		return
 	}
@@ -87,7 +100,7 @@ func (n *nominator) seatPods(ctx context.Context, claim *v1alpha1.NodeClaim) {
 		go func() {
 			defer wg.Done()
 			defer func() { <-gate }()
-			if err := n.seatPod(ctx, claim, pod); err != nil && ctx.Err() == nil {
+			if err := n.seatPod(ctx, claim, pod, again); err != nil && ctx.Err() == nil {
 				// The scheduler places the pod all the same; only the hold on
 				// the seat is weaker.
 				n.log.Error(err, "giving a pod its seat", "pod", pod.Namespace+"/"+pod.Name, "node", claim.Status.NodeName)
@@ -97,7 +110,7 @@ func (n *nominator) seatPods(ctx context.Context, claim *v1alpha1.NodeClaim) {
 	wg.Wait()
 }
 
-func (n *nominator) seatPod(ctx context.Context, claim *v1alpha1.NodeClaim, pod *corev1.Pod) error {
+func (n *nominator) seatPod(ctx context.Context, claim *v1alpha1.NodeClaim, pod *corev1.Pod, again bool) error {
 	if claim.Spec.Binding == v1alpha1.BindingImmediate && mayBind(pod, claim) {
 		node, ok := one[*corev1.Node](n.stores.nodes, claim.Status.NodeName)
 		if !ok || hasTaint(node.Spec.Taints, v1alpha1.TaintUnregistered) {
@@ -107,10 +120,12 @@ func (n *nominator) seatPod(ctx context.Context, claim *v1alpha1.NodeClaim, pod 
 		}
 		return n.bind(ctx, claim, pod)
 	}
-	if pod.Status.NominatedNodeName == claim.Status.NodeName || !n.contested.Load() ||
-		isTrue(claim.Status.Conditions, v1alpha1.ConditionInitialized) {
-		// Nobody of another kind waits, or the scheduler has the node before it
-		// already: holding the seat would cost a write and win nothing.
+	if pod.Status.NominatedNodeName == claim.Status.NodeName || !n.contested.Load() {
+		// Nobody of another kind waits: holding the seat would cost a write and win
+		// nothing.
+		return nil
+	}
+	if n.book.written(pod.UID) && !again {
 		return nil
 	}
 	patch, err := json.Marshal(map[string]any{
@@ -124,6 +139,7 @@ func (n *nominator) seatPod(ctx context.Context, claim *v1alpha1.NodeClaim, pod 
 	if err != nil && !bygone(err) {
 		return fmt.Errorf("nominating node %s for pod %s/%s: %w", claim.Status.NodeName, pod.Namespace, pod.Name, err)
 	}
+	n.book.write(pod.UID)
 	n.metrics.nominated.Inc()
 	return nil
 }
