@@ -103,7 +103,7 @@ type choice struct {
 func (v *solver) launch(b *bin, known map[string]*choice) Launch {
 	c := b.col
 	l := Launch{Provisioner: c.seller.p, OfferingRef: c.ref(), Labels: v.m.labels(c), Taints: c.seller.p.Spec.Taints,
-		Allocatable: c.typ.Allocatable, VolumeLimits: c.typ.VolumeLimits, Requests: c.daemons.requests.Clone()}
+		Capacity: c.typ.Capacity, Allocatable: c.typ.Allocatable, VolumeLimits: c.typ.VolumeLimits, Requests: c.daemons.requests.Clone()}
 	key := shapeKey{}
 	key.num(int64(c.index))
 	for _, q := range b.placed {
