@@ -108,10 +108,12 @@ func (d *Decision) Payback() time.Duration {
 	return time.Duration(d.Cost / d.Saving * float64(time.Hour))
 }
 
-// Consolidation is Consolidate's answer. The decisions do not conflict: they can
-// be carried out together, in any order, or only some of them.
+// Consolidation is Consolidate's answer. The decisions do not conflict: no node
+// or pod is in two of them, and no room is used twice. Carried out in this order,
+// kube-scheduler accepts each pod; where some are left out, or pods are tied to
+// others by spread or affinity, Recheck says what still holds.
 type Consolidation struct {
-	// Decisions, the most saving for its cost first.
+	// Decisions, in about the order of what they save for their cost.
 	Decisions []Decision
 	// Kept says of each node with a policy why it stays, by name.
 	Kept map[string]string
@@ -147,8 +149,7 @@ func (c *Consolidation) Moves() int {
 func Consolidate(in *ConsolidationInput) *Consolidation {
 	c := newConsolidator(in)
 	c.seatHomeless()
-	c.singly()
-	c.together()
+	c.search()
 	return c.answer()
 }
 

@@ -14,16 +14,17 @@ import (
 // have.
 func (c *consolidator) answer() *Consolidation {
 	out := &Consolidation{Kept: map[string]string{}}
-	for _, x := range c.nodes {
-		if _, ok := c.in.Policies[x.node.Provisioner]; !ok || x.node.Claim == "" || x.gone {
-			continue
-		}
-		out.Kept[x.node.Name] = cmp.Or(x.keep, x.why)
-		if x.got {
-			out.Kept[x.node.Name] = "pods of other nodes are to move here"
+	taken := map[*sender]bool{}
+	for _, d := range c.drafts {
+		for _, x := range d.group {
+			taken[x] = true
 		}
 	}
-	slices.SortStableFunc(c.drafts, func(a, b *draft) int { return cmp.Compare(b.ratio(), a.ratio()) })
+	for _, x := range c.nodes {
+		if _, ok := c.in.Policies[x.node.Provisioner]; ok && x.node.Claim != "" && !x.facts.Going && !taken[x] {
+			out.Kept[x.node.Name] = x.outcome
+		}
+	}
 	for _, d := range c.drafts {
 		out.Decisions = append(out.Decisions, c.decide(d))
 	}
@@ -104,7 +105,7 @@ func (c *consolidator) together() {
 		if x.keep != "" || x.gone || x.got || len(x.loads) == 0 || x.facts.NoReplacement != "" {
 			continue
 		}
-		if need := c.worthOf(x); need < x.price {
+		if need := c.worthOfPods(x); need < x.price {
 			list = append(list, x)
 			waste[x] = (x.price - need) / x.price
 		}
@@ -130,8 +131,8 @@ const (
 	maxGroup = 6
 )
 
-// worthOf is the least that the room which a node's pods take can cost.
-func (c *consolidator) worthOf(x *sender) float64 {
+// worthOfPods is the least that the room which a node's pods take can cost.
+func (c *consolidator) worthOfPods(x *sender) float64 {
 	bound := 0.0
 	for r, u := range c.unit {
 		sum := int64(0)

@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"container/heap"
 	"fmt"
+	"maps"
 	"math"
+	"math/rand/v2"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -56,14 +58,107 @@ func (q offers) Less(i, j int) bool {
 	return cmp.Or(cmp.Compare(q[j].ratio, q[i].ratio), cmp.Compare(q[i].x.bin.index, q[j].x.bin.index)) < 0
 }
 
+// reset takes back all drafts.
+func (c *consolidator) reset() {
+	c.rollback(c.start)
+	for _, d := range slices.Backward(c.drafts) {
+		for _, x := range slices.Backward(d.group) {
+			c.lower(x)
+		}
+	}
+	for _, x := range c.nodes {
+		x.got, x.why = false, ""
+	}
+	for k, was := range c.firstDomains {
+		c.domains[k] = maps.Clone(was)
+	}
+	clear(c.planned)
+	clear(c.seatless)
+	c.drafts, c.packs = nil, 0
+}
+
+const (
+	// maxStarts bounds how often the whole is weighed anew in another order.
+	maxStarts = 64
+	// startWork is how many looks at a node or an offering all starts but the
+	// first may take together: about half a second's worth.
+	startWork = 20e6
+)
+
+// search makes plans in several orders and keeps the one that is worth most. A
+// large cluster is weighed once: there, chances even out.
+func (c *consolidator) search() {
+	var best []*draft
+	most := math.Inf(-1)
+	r := rand.New(rand.NewPCG(uint64(len(c.nodes)), uint64(len(c.v.shapes))))
+	begin := c.work
+	each := 0
+	for i := range maxStarts {
+		if i > 0 {
+			if c.work-begin+each > startWork {
+				break
+			}
+			c.reset()
+			for _, x := range c.nodes {
+				x.luck = math.Exp(r.NormFloat64() * shake)
+			}
+		}
+		before := c.work
+		c.singly()
+		c.together()
+		each = max(each, c.work-before)
+		if net := worthOf(c.drafts); net > most+1e-9 {
+			best, most = c.drafts, net
+			c.note()
+		}
+		if len(c.drafts) == 0 && i == 0 && len(c.candidates()) == 0 {
+			break
+		}
+	}
+	c.drafts = best
+}
+
+// shake is by how much the order of nodes is changed at random.
+const shake = 0.7
+
+// worthOf is what drafts are worth together.
+func worthOf(ds []*draft) float64 {
+	sum := 0.0
+	for _, d := range ds {
+		sum += d.net()
+	}
+	return sum
+}
+
+// note remembers for the answer what becomes of each node in the plan as it is.
+func (c *consolidator) note() {
+	for _, x := range c.nodes {
+		x.outcome = cmp.Or(x.keep, x.why)
+		if x.got {
+			x.outcome = "pods of other nodes are to move here"
+		}
+		if x.gone {
+			x.outcome = ""
+		}
+	}
+}
+
+func (c *consolidator) candidates() []*sender {
+	var list []*sender
+	for _, x := range c.nodes {
+		if x.keep == "" {
+			list = append(list, x)
+		}
+	}
+	return list
+}
+
 // singly takes nodes away, or replaces them, one by one: always the one that
 // saves most for its cost as things are then.
 func (c *consolidator) singly() {
 	q := &offers{}
-	for _, x := range c.nodes {
-		if x.keep == "" {
-			*q = append(*q, offer{x: x, ratio: x.ratio()})
-		}
+	for _, x := range c.candidates() {
+		*q = append(*q, offer{x: x, ratio: x.ratio() * x.luck})
 	}
 	heap.Init(q)
 	for q.Len() > 0 {
@@ -78,7 +173,7 @@ func (c *consolidator) singly() {
 			o.x.why = why
 			continue
 		}
-		if r := d.ratio(); !o.exact && len(d.bins) > 0 && q.Len() > 0 && r < (*q)[0].ratio {
+		if r := d.ratio() * o.x.luck; !o.exact && len(d.bins) > 0 && q.Len() > 0 && r < (*q)[0].ratio {
 			c.undo(m, group)
 			heap.Push(q, offer{x: o.x, ratio: r, exact: true})
 			continue
@@ -138,9 +233,9 @@ func (c *consolidator) attemptOnce(group []*sender, fill bool) (*draft, string) 
 		if bound := c.atLeast(); bound > most {
 			return fail("%d of its pods fit nowhere else, and nodes for them cost at least %.4f $/h", n, bound)
 		}
-		c.buyForRest()
+		c.buyForRest(most)
 		if n := c.v.waiting(); n > 0 {
-			return fail("%d of its pods fit nowhere else, and no node can be bought for them", n)
+			return fail("%d of its pods fit nowhere else, and no node for them is cheap enough", n)
 		}
 	}
 	d.bins = slices.Clone(c.v.bins[m.bins:])
@@ -187,10 +282,100 @@ func (c *consolidator) waitingShapes() []*shape {
 	return list
 }
 
-// buyForRest buys nodes for all pods without a seat.
-func (c *consolidator) buyForRest() {
+// buyForRest buys nodes for all pods without a seat, for at most that much in
+// $/h: one node for all where that is as cheap as several can be, else the
+// cheaper of that and of what the packer finds. Nothing is bought when nothing
+// is cheap enough.
+func (c *consolidator) buyForRest(most float64) {
+	m := c.mark()
+	single := c.oneForAll(most)
+	bound := c.atLeast()
+	if single != nil {
+		most = single.price
+	}
+	if most > bound*1.01 && most >= 2*c.cheapest && c.packs < maxPacks {
+		c.packs++
+		c.work += packWork
+		c.buySeveral(m.bins)
+		bought := 0.0
+		for _, b := range c.v.bins[m.bins:] {
+			bought += b.col.price
+		}
+		if c.v.waiting() == 0 && (single == nil || bought < single.price-1e-9) {
+			return
+		}
+		c.rollback(m)
+	}
+	if single == nil {
+		return
+	}
+	b := c.v.buy(single)
+	for _, s := range c.waitingShapes() {
+		c.seat(s, []*bin{b})
+	}
+}
+
+// oneForAll is the cheapest node that hosts all pods without a seat, of the
+// heaviest Provisioner that has one at no more than that price. Nil: none.
+func (c *consolidator) oneForAll(most float64) *column {
 	v := c.v
-	from := len(v.bins)
+	waiting := c.waitingShapes()
+	need := make([]int64, len(v.dims.names))
+	for _, s := range waiting {
+		for r, x := range s.vector {
+			need[r] += x * int64(v.left[s.id])
+		}
+	}
+	var best *column
+next:
+	for _, i := range v.m.byPrice() {
+		col := &v.m.columns[i]
+		c.work++
+		if col.price > most {
+			break
+		}
+		if !vectorFits(need, col.free) || col.seller.left.room(col) == 0 || best != nil && col.seller.p.Spec.Weight <= best.seller.p.Spec.Weight {
+			continue
+		}
+		for _, s := range waiting {
+			if !v.sigs[s.sig].cols.has(col.index) {
+				continue next
+			}
+		}
+		if c.holdsAll(col, waiting) {
+			best = col
+		}
+	}
+	return best
+}
+
+// holdsAll says whether a node of the column would be given all pods without a
+// seat; only ties between pods are left to find out.
+func (c *consolidator) holdsAll(col *column, waiting []*shape) bool {
+	if !slices.ContainsFunc(waiting, func(s *shape) bool { return s.tied() || len(s.ports) > 0 }) {
+		return true
+	}
+	m := c.mark()
+	b := c.v.buy(col)
+	for _, s := range waiting {
+		c.seat(s, []*bin{b})
+	}
+	ok := c.v.waiting() == 0
+	c.rollback(m)
+	return ok
+}
+
+const (
+	// maxPacks bounds how often the packer is asked in a plan.
+	maxPacks = 400
+	// packWork is what asking it counts as.
+	packWork = 40_000
+)
+
+// buySeveral lets the packer choose nodes for what is not tied to others, and
+// buys for the rest pod by pod.
+func (c *consolidator) buySeveral(from int) {
+	v := c.v
 	var items []*item
 	for _, s := range c.waitingShapes() {
 		if s.mode == modeLocal {
@@ -251,6 +436,7 @@ func (c *consolidator) spread(smallFirst bool, extra []*bin) bool {
 					best, most = b, f
 				}
 			}
+			c.work += len(c.receivers)
 			for _, b := range c.receivers {
 				if !c.nodes[b.index].gone {
 					consider(b, c.scale[b.index])
@@ -323,7 +509,6 @@ func (c *consolidator) commit(d *draft) {
 			}
 		}
 	}
-	c.v.bound = c.v.bound[:0]
 	c.drafts = append(c.drafts, d)
 }
 

@@ -3,6 +3,7 @@ package capacity
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -30,6 +31,14 @@ type consolidator struct {
 	domains map[*counter]map[string]bool
 	// unit is the least price of one unit of each dimension, in $/h.
 	unit []float64
+	// cheapest is the price of the cheapest node that can be bought.
+	cheapest float64
+	// packs is how often the packer was asked; work counts looks at nodes and
+	// offerings.
+	packs, work int
+	// start is the state before the first draft, with firstDomains.
+	start        mark
+	firstDomains map[*counter]map[string]bool
 	// scale turns free cpu and memory into shares, by bin of an existing node.
 	scale [][2]float64
 	// planned are the moves of this plan by workload.
@@ -56,6 +65,10 @@ type sender struct {
 	// gone: a decision takes it away, or it is on its way out; got: pods are to
 	// move here.
 	gone, got bool
+	// luck changes its rank in the queue; 1 in the first order.
+	luck float64
+	// outcome of the best plan: why it stays.
+	outcome string
 }
 
 // load is the pods of one shape that would move from a node.
@@ -145,6 +158,7 @@ func newConsolidator(in *ConsolidationInput) *consolidator {
 			}
 		}
 	}
+	v.bound = v.bound[:0]
 	c.reach = make([]bitset, len(v.shapes))
 	c.seatless = make([]bool, len(v.shapes))
 	c.domains = map[*counter]map[string]bool{}
@@ -203,7 +217,7 @@ func (c *consolidator) movable(x *sender, p *corev1.Pod) bool {
 
 // judge says what is known of a node and whether it may be taken away at all.
 func (c *consolidator) judge(n *Node) *sender {
-	x := &sender{node: n, workloads: map[string]int{}, price: c.priceNow(n)}
+	x := &sender{node: n, workloads: map[string]int{}, price: c.priceNow(n), luck: 1}
 	policy, ok := c.in.Policies[n.Provisioner]
 	facts, known := c.in.Nodes[n.Name]
 	x.policy, x.facts = policy, facts
@@ -315,8 +329,10 @@ func (c *consolidator) priceUnits() {
 	for r := range c.unit {
 		c.unit[r] = math.Inf(1)
 	}
+	c.cheapest = math.Inf(1)
 	for i := range c.v.m.columns {
 		col := &c.v.m.columns[i]
+		c.cheapest = min(c.cheapest, col.price)
 		for r, x := range col.free {
 			if x > 0 {
 				c.unit[r] = min(c.unit[r], col.price/float64(x))
@@ -396,6 +412,7 @@ func (c *consolidator) seat(s *shape, bins []*bin) {
 			if c.v.left[s.id] == 0 {
 				return
 			}
+			c.work++
 			if b.index < c.v.existing && c.nodes[b.index].gone {
 				continue
 			}
@@ -415,7 +432,8 @@ func (c *consolidator) seat(s *shape, bins []*bin) {
 }
 
 // seatHomeless keeps room for pods that wait for a node, and for those on nodes
-// that are on their way out. What finds none is somebody else's business.
+// that are on their way out. What finds none is somebody else's business. Ties to
+// other pods are counted where pods are: nobody knows when they will have moved.
 func (c *consolidator) seatHomeless() {
 	var open []*bin
 	for _, b := range c.v.bins {
@@ -428,7 +446,7 @@ func (c *consolidator) seatHomeless() {
 			continue
 		}
 		for _, l := range x.loads {
-			c.unput(l.s, x.bin, len(l.pods))
+			c.v.left[l.s.id] += len(l.pods)
 		}
 	}
 	order := slices.Clone(c.v.shapes)
@@ -437,7 +455,16 @@ func (c *consolidator) seatHomeless() {
 		c.seat(s, open)
 		c.v.left[s.id] = 0
 	}
+	for _, t := range c.v.bound {
+		c.v.count(t.s.adds, t.b, -t.n)
+		c.v.count(t.s.late, t.b, -t.n)
+	}
 	c.v.bound = c.v.bound[:0]
+	c.start = c.mark()
+	c.firstDomains = map[*counter]map[string]bool{}
+	for k, known := range c.domains {
+		c.firstDomains[k] = maps.Clone(known)
+	}
 }
 
 // unput takes the seats of pods of the shape on the bin away.

@@ -2,13 +2,18 @@ package capacity_test
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	"pgregory.net/rapid"
 
+	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/capacity"
 )
 
@@ -110,72 +115,291 @@ func (w *town) apply(ds []capacity.Decision) {
 	w.nodes = slices.DeleteFunc(w.nodes, func(n *capacity.Node) bool { return gone[n] })
 }
 
-// bigTown is a cluster of about that many nodes of up to 32 CPUs, built by
-// batches of pods, then thinned out.
-func bigTown(tb testing.TB, nodes int, share float64, capacityTypes ...string) *town {
-	tb.Helper()
-	p := benchProvisioner("us-west-2", capacityTypes...)
-	p.InstanceTypes = slices.DeleteFunc(p.InstanceTypes, func(t capacity.InstanceType) bool { return t.Machine.VCPUs > 16 })
-	w := &town{provisioners: []*capacity.Provisioner{p}, policy: plainPolicy, now: testNow}
-	r := rand.New(rand.NewPCG(7, uint64(nodes)))
-	type size struct{ cpu, mem int64 }
-	sizes := make([]size, 120)
-	for i := range sizes {
-		cpu := int64(50 * (1 + r.IntN(40)))
-		sizes[i] = size{cpu, cpu * int64(1+r.IntN(8)) * 1024 / 1000}
+// smallTown is a fragmented cluster small enough for the exhaustive search.
+func smallTown(seed uint64) *town {
+	r := rand.New(rand.NewPCG(seed, 11))
+	var machines []capacity.Machine
+	for i, vcpu := range []int32{2, 4, 8} {
+		for j, mem := range []int64{2, 4, 8} {
+			price := (float64(vcpu)*0.03 + float64(int64(vcpu)*mem)*0.004) * (0.9 + 0.2*r.Float64())
+			machines = append(machines, capacity.Machine{Name: fmt.Sprintf("m%d%d.x", i, j), VCPUs: vcpu, MemoryMiB: int64(vcpu) * mem * 1024, Arch: "amd64",
+				CurrentGeneration: true, ENIs: 4, IPv4PerENI: 15, Offerings: []capacity.Offering{{Zone: "us-west-2a", CapacityType: "on-demand", Price: price}}})
+		}
 	}
-	made := 0
-	for len(w.nodes) < nodes {
+	spec := &v1alpha1.ProvisionerSpec{Requirements: []v1alpha1.Requirement{{Key: corev1.LabelInstanceTypeStable, Operator: v1alpha1.OperatorExists}}}
+	p := &capacity.Provisioner{Name: "default", Spec: spec, InstanceTypes: capacity.InstanceTypes(machines, spec, capacity.Resolved{}, testNow)}
+	w := &town{provisioners: []*capacity.Provisioner{p}, policy: plainPolicy, now: testNow}
+	for made := 0; len(w.nodes) < 5; {
 		var batch []*corev1.Pod
-		for range 20 + r.IntN(180) {
-			s := r.IntN(len(sizes))
-			batch = append(batch, benchPod(fmt.Sprintf("p-%06d", made), fmt.Sprintf("app-%d", s), sizes[s].cpu, sizes[s].mem))
+		for range 3 + r.IntN(4) {
+			batch = append(batch, benchPod(fmt.Sprintf("p-%03d", made), fmt.Sprintf("app-%d", r.IntN(6)), int64(100*(2+r.IntN(14))), int64(256*(1+r.IntN(16)))))
 			made++
 		}
 		if err := w.grow(batch); err != nil {
-			tb.Fatal(err)
+			panic(err)
 		}
 	}
-	w.thin(r, share)
+	w.nodes = w.nodes[:min(len(w.nodes), 6)]
+	w.thin(r, 0.5)
 	return w
 }
 
-func TestScratchBig(t *testing.T) {
-	for _, ct := range [][]string{{"on-demand"}, {"spot", "on-demand"}} {
-		w := bigTown(t, 1000, 0.4, ct...)
-		pods := 0
-		for _, n := range w.nodes {
-			pods += len(n.Pods)
+func TestConsolidationFindsWhatAnExhaustiveSearchFinds(t *testing.T) {
+	found, best := 0.0, 0.0
+	for seed := range uint64(60) {
+		w := smallTown(seed)
+		out := capacity.Consolidate(w.input())
+		most := exhaustive(w, out.Moves())
+		found += out.Saving()
+		best += most
+		if out.Saving() > most+1e-6 {
+			t.Errorf("seed %d: saves %v, which is more than the %v that can be saved", seed, out.Saving(), most)
 		}
-		t.Logf("%d nodes %d pods %.2f $/h", len(w.nodes), pods, w.cost())
-		for range 5 {
-			before := w.cost()
-			start := time.Now()
-			out := capacity.Consolidate(w.input())
-			took := time.Since(start)
-			l := 0
-			for _, d := range out.Decisions {
-				l += len(d.Launches)
+	}
+	t.Logf("%.1f %% of what the exhaustive search saves with as many moves", 100*found/best)
+	if found < 0.95*best {
+		t.Errorf("saves %v of %v", found, best)
+	}
+}
+
+// strange is a random small cluster with every kind of tie between pods.
+func strange(draw func(lo, hi int) int) *capacity.ConsolidationInput {
+	s := drawSnapshot(draw, true)
+	d := &drawn{int: draw, s: s, zones: []string{"us-west-2a", "us-west-2b", "us-west-2c"}}
+	for i := len(s.Nodes); i < 5; i++ {
+		s.Nodes = append(s.Nodes, d.node(i, true))
+	}
+	if slices.ContainsFunc(s.Nodes, func(n *capacity.Node) bool { return slices.ContainsFunc(n.Pods, shunsDaemons) }) {
+		s.DaemonSetPods = nil // The referee lets them come nevertheless.
+	}
+	if d.chance(60) {
+		s.Pods = nil
+	}
+	in := &capacity.ConsolidationInput{Snapshot: s, Policies: map[string]capacity.ConsolidationPolicy{}, Nodes: map[string]capacity.NodeFacts{},
+		Pods: map[*corev1.Pod]capacity.PodFacts{}, Moved: map[string]int{}}
+	for _, p := range s.Provisioners {
+		if d.chance(90) {
+			in.Policies[p.Name] = capacity.ConsolidationPolicy{MinSaving: float64(d.int(0, 20)) / 100, Payback: time.Hour, MoveCost: float64(d.int(0, 20)) / 1000,
+				MinNodeAge: time.Duration(d.int(0, 10)) * time.Minute, Settle: time.Duration(d.int(0, 5)) * time.Minute,
+				MovesPercent: pick(d, 0, 50, 100), MovesPerDay: d.int(0, 4), LeaveEmpty: d.chance(50)}
+		}
+	}
+	for _, n := range s.Nodes {
+		n.Provisioner, n.Claim = pick(d, s.Provisioners...).Name, "claim-"+n.Name
+		n.HourlyPrice = float64(d.int(1, 100)) / 100
+		f := capacity.NodeFacts{Since: testNow.Add(-time.Duration(d.int(1, 30)) * time.Minute)}
+		switch d.int(0, 9) {
+		case 0:
+			f.Keep = "it is paused"
+		case 1:
+			f.NoReplacement = "its replacement has failed"
+		case 2:
+			f.Going, n.Unschedulable = true, true
+		case 3:
+			f.Reserved = true
+		case 4:
+			n.Claim = ""
+		}
+		in.Nodes[n.Name] = f
+		for _, p := range n.Pods {
+			pf := capacity.PodFacts{Workload: p.Labels["app"], Replicas: d.int(1, 4), Bound: testNow.Add(-time.Duration(d.int(1, 30)) * time.Minute)}
+			switch d.int(0, 15) {
+			case 0:
+				pf.Stays = true
+			case 1:
+				pf.Keep = "it asked not to be disrupted"
 			}
-			w.apply(out.Decisions)
-			t.Logf("%s: %d decisions, %d launches, %d moves, saving %.2f, cost %.2f -> %.2f", took, len(out.Decisions), l, out.Moves(), out.Saving(), before, w.cost())
-			if len(out.Decisions) > 0 {
-				t.Log(out.Decisions[0].Why)
-				t.Log(out.Decisions[len(out.Decisions)-1].Why)
+			in.Pods[p] = pf
+			in.Moved[pf.Workload] = d.int(0, 1)
+		}
+	}
+	return in
+}
+
+func shunsDaemons(p *corev1.Pod) bool {
+	_, apart := required(p)
+	return slices.ContainsFunc(apart, func(t corev1.PodAffinityTerm) bool { return t.LabelSelector.MatchLabels["app"] == "ds" })
+}
+
+// faults says what is wrong with decisions, by the rules as documented.
+func faults(in *capacity.ConsolidationInput, out *capacity.Consolidation) []string {
+	var wrong []string
+	complain := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
+	s := *in.Snapshot
+	s.Nodes, s.Pods = nil, nil
+	twin := map[*capacity.Node]*capacity.Node{}
+	for _, n := range in.Snapshot.Nodes {
+		c := *n
+		c.Pods = slices.Clone(n.Pods)
+		twin[n] = &c
+		s.Nodes = append(s.Nodes, &c)
+	}
+	w := newWorld(&s)
+	hostOf := func(n *capacity.Node) *host { return w.nodes[slices.Index(s.Nodes, twin[n])] }
+	gone, moved, planned := map[*capacity.Node]bool{}, map[*corev1.Pod]bool{}, map[string]int{}
+	for i, d := range out.Decisions {
+		want := map[*corev1.Pod]bool{}
+		price, least, payback := 0.0, 0.0, time.Duration(math.MaxInt64)
+		for _, n := range d.Nodes {
+			f, policy := in.Nodes[n.Name], in.Policies[n.Provisioner]
+			price += n.HourlyPrice
+			least, payback = max(least, policy.MinSaving), min(payback, policy.Payback)
+			switch {
+			case gone[n]:
+				complain("%s goes twice", n.Name)
+			case n.Claim == "" || n.InFlight || n.Unschedulable || f.Keep != "" || f.Going || f.Reserved:
+				complain("%s must not go: %+v", n.Name, f)
+			case testNow.Sub(f.Since) < policy.MinNodeAge:
+				complain("%s is too young", n.Name)
+			case len(d.Launches) > 0 && f.NoReplacement != "":
+				complain("%s must not be replaced", n.Name)
 			}
-			why := map[string]int{}
-			for _, k := range out.Kept {
-				if len(k) > 20 {
-					k = k[len(k)-20:]
+			gone[n] = true
+			for _, p := range n.Pods {
+				pf := in.Pods[p]
+				if pf.Stays || p.DeletionTimestamp != nil {
+					continue
 				}
-				why[k]++
+				if pf.Keep != "" || testNow.Sub(pf.Bound) < policy.Settle {
+					complain("%s must not be moved", p.Name)
+				}
+				want[p] = true
+				planned[pf.Workload]++
+				most := policy.MovesPerDay
+				if policy.MovesPercent > 0 {
+					most = max(1, (policy.MovesPercent*pf.Replicas+99)/100)
+				}
+				if most > 0 && in.Moved[pf.Workload]+planned[pf.Workload] > most {
+					complain("%s is moved too often", pf.Workload)
+				}
 			}
-			if len(why) < 40 {
-				t.Log(why)
+		}
+		bought := 0.0
+		for _, l := range d.Launches {
+			bought += l.Price
+			for _, a := range l.Alternatives {
+				if d.Saving-(a.Price-l.Price) < least*d.Price-1e-9 {
+					complain("alternative %+v would save too little", a)
+				}
 			}
+		}
+		if math.Abs(d.Price-price) > 1e-9 || math.Abs(d.Saving-(price-bought)) > 1e-9 {
+			complain("decision %d: price %v and saving %v, but %v and %v", i, d.Price, d.Saving, price, price-bought)
+		}
+		if d.Saving <= 0 || d.Saving < least*price-1e-9 || d.Payback() > payback+time.Second {
+			complain("decision %d is not worth it: %s", i, d.Why)
+		}
+		if why := rebind(w, &s, &d, hostOf, want, moved); why != "" {
+			complain("decision %d: %s", i, why)
+		}
+	}
+	return wrong
+}
+
+// rebind carries one decision out before the referee.
+func rebind(w *world, s *capacity.Snapshot, d *capacity.Decision, hostOf func(*capacity.Node) *host, want, moved map[*corev1.Pod]bool) string {
+	var bought []*host
+	for i := range d.Launches {
+		l := &d.Launches[i]
+		bought = append(bought, w.join(fmt.Sprintf("new-%d", len(w.nodes)), l.Labels, l.Taints, l.Allocatable))
+	}
+	for _, n := range d.Nodes {
+		h := hostOf(n)
+		h.pods = slices.DeleteFunc(h.pods, func(p *corev1.Pod) bool { return want[p] })
+	}
+	seats := map[*corev1.Pod]*host{}
+	s.Pods = nil
+	for _, m := range d.Moves {
+		if !want[m.Pod] || moved[m.Pod] {
+			return "pod " + m.Pod.Name + " is moved for no reason, or twice"
+		}
+		moved[m.Pod] = true
+		loose := *m.Pod
+		loose.Spec.NodeName = ""
+		s.Pods = append(s.Pods, &loose)
+		if m.To != nil {
+			seats[&loose] = hostOf(m.To)
+		} else {
+			seats[&loose] = bought[m.Launch]
+		}
+	}
+	if len(d.Moves) != len(want) {
+		return fmt.Sprintf("%d of %d pods have a way", len(d.Moves), len(want))
+	}
+	return w.bindAll(s, seats)
+}
+
+func TestNoDecisionBreaksARule(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in := strange(fromRapid(t))
+		out := capacity.Consolidate(in)
+		if wrong := faults(in, out); len(wrong) > 0 {
+			t.Fatal(strings.Join(wrong, "\n"))
+		}
+	})
+}
+
+func TestManyDecisionsBreakNoRule(t *testing.T) {
+	decisions, launches := 0, 0
+	for seed := range uint64(600) {
+		in := strange(fromSeed(seed))
+		out := capacity.Consolidate(in)
+		if wrong := faults(in, out); len(wrong) > 0 {
+			t.Fatalf("seed %d: %s", seed, strings.Join(wrong, "\n"))
+		}
+		for _, d := range out.Decisions {
+			decisions++
+			launches += len(d.Launches)
+		}
+	}
+	if decisions < 100 || launches < 10 {
+		t.Errorf("only %d decisions with %d launches: nothing was tested", decisions, launches)
+	}
+}
+
+func TestTheSameClusterGivesTheSameDecisions(t *testing.T) {
+	for seed := range uint64(100) {
+		in := strange(fromSeed(seed))
+		first := whys(capacity.Consolidate(in))
+		r := rand.New(rand.NewPCG(seed, 1))
+		r.Shuffle(len(in.Snapshot.Nodes), func(i, j int) {
+			in.Snapshot.Nodes[i], in.Snapshot.Nodes[j] = in.Snapshot.Nodes[j], in.Snapshot.Nodes[i]
+		})
+		for _, n := range in.Snapshot.Nodes {
+			r.Shuffle(len(n.Pods), func(i, j int) { n.Pods[i], n.Pods[j] = n.Pods[j], n.Pods[i] })
+		}
+		if diff := cmp.Diff(first, whys(capacity.Consolidate(in))); diff != "" {
+			t.Fatalf("seed %d: %s", seed, diff)
+		}
+	}
+}
+
+func whys(c *capacity.Consolidation) []string {
+	var out []string
+	for _, d := range c.Decisions {
+		out = append(out, d.Why)
+	}
+	return out
+}
+
+func TestConsolidationGoesQuiet(t *testing.T) {
+	for seed := range uint64(60) {
+		w := smallTown(seed)
+		before := w.cost()
+		for round := 0; ; round++ {
+			out := capacity.Consolidate(w.input())
 			if len(out.Decisions) == 0 {
 				break
 			}
+			if round == 20 {
+				t.Fatalf("seed %d: still moving after %d rounds: %s", seed, round, out.Decisions[0].Why)
+			}
+			saving := out.Saving()
+			w.apply(out.Decisions)
+			if after := w.cost(); math.Abs(before-saving-after) > 1e-6 {
+				t.Fatalf("seed %d: %v became %v, not %v less", seed, before, after, saving)
+			}
+			before = w.cost()
 		}
 	}
 }
