@@ -96,6 +96,9 @@ const (
 	// AnnotationAcknowledgeDrift on a Provisioner lets more nodes drift than its
 	// disruption.driftShare: the target that condition DriftStopped names.
 	AnnotationAcknowledgeDrift = Group + "/acknowledge-drift"
+	// AnnotationReplaces on a NodeClaim names the claims that it was bought in
+	// place of, separated by commas, while they are still to go.
+	AnnotationReplaces = Group + "/replaces"
 	// AnnotationDecision on a NodeClaim is the one-line record of why it was bought.
 	AnnotationDecision = Group + "/decision"
 )
@@ -154,6 +157,11 @@ const (
 	// LimitHourlyCost bounds the sum of the nodes' prices in $/h.
 	LimitHourlyCost corev1.ResourceName = "hourlyCost"
 )
+
+// ConsolidationConfigMap is the ConfigMap in Berth's namespace in which the
+// leading provisioner remembers which workloads it has moved, and which
+// replacements have failed.
+const ConsolidationConfigMap = "berth-consolidation"
 
 // OfferingsConfigMap is the ConfigMap in Berth's namespace in which the leading
 // provisioner publishes its offerings snapshot for the webhook.

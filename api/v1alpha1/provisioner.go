@@ -186,11 +186,45 @@ const (
 	OperatorLt           Operator = "Lt"
 )
 
-// Consolidation settings.
+// Consolidation moves pods so that nodes can go, or be replaced by cheaper ones.
+// Every decision has to pay: what it saves is weighed against what it disturbs.
 type Consolidation struct {
-	// Enabled lets Berth move pods to save money.
+	// Enabled lets Berth move pods of this Provisioner's nodes to save money.
+	// Default true where consolidation is set at all.
 	// +optional
-	Enabled bool `json:"enabled,omitempty"`
+	// +kubebuilder:default=true
+	Enabled bool `json:"enabled"`
+	// MinSavingsPercent is the least share of the price of the nodes that go
+	// which must be saved. Default 5.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=99
+	MinSavingsPercent *int32 `json:"minSavingsPercent,omitempty"`
+	// Payback is the time within which the saving must have earned what the
+	// moves cost. Default 1h.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1m') && duration(self) <= duration('720h')",message="payback: 1m to 720h"
+	Payback *metav1.Duration `json:"payback,omitempty"`
+	// MoveCost is what moving one ordinary pod is taken to cost, in dollars. Pods
+	// that start slowly, have large images, a high priority or a
+	// pod-deletion-cost, or are the only one of their workload, cost more.
+	// Default 0.002.
+	// +optional
+	MoveCost Price `json:"moveCost,omitempty"`
+	// MinNodeAge is how long a node must have been ready. Default 10m.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s')",message="minNodeAge: not negative"
+	MinNodeAge *metav1.Duration `json:"minNodeAge,omitempty"`
+	// Settle is how long no pod may have come to a node before its pods are
+	// moved: neither pods that start nor pods that have just been moved. Default 5m.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s')",message="settle: not negative"
+	Settle *metav1.Duration `json:"settle,omitempty"`
+	// MovesPerDay bounds how many pods of one workload are moved within 24 hours:
+	// a number ("3") or a share of its replicas ("100%", rounded up). Default 100%.
+	// +optional
+	// +kubebuilder:validation:Pattern=`^([1-9][0-9]{0,3}%|[1-9][0-9]{0,5})$`
+	MovesPerDay string `json:"movesPerDay,omitempty"`
 }
 
 // Disruption bounds voluntary removals.

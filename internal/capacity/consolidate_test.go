@@ -146,7 +146,7 @@ func smallTown(seed uint64) *town {
 
 func TestConsolidationFindsWhatAnExhaustiveSearchFinds(t *testing.T) {
 	found, best := 0.0, 0.0
-	for seed := range uint64(60) {
+	for seed := range uint64(40) {
 		w := smallTown(seed)
 		out := capacity.Consolidate(w.input())
 		most := exhaustive(w, out.Moves())
@@ -341,7 +341,7 @@ func TestNoDecisionBreaksARule(t *testing.T) {
 
 func TestManyDecisionsBreakNoRule(t *testing.T) {
 	decisions, launches := 0, 0
-	for seed := range uint64(600) {
+	for seed := range uint64(400) {
 		in := strange(fromSeed(seed))
 		out := capacity.Consolidate(in)
 		if wrong := faults(in, out); len(wrong) > 0 {
@@ -383,7 +383,7 @@ func whys(c *capacity.Consolidation) []string {
 }
 
 func TestConsolidationGoesQuiet(t *testing.T) {
-	for seed := range uint64(60) {
+	for seed := range uint64(12) {
 		w := smallTown(seed)
 		before := w.cost()
 		for round := 0; ; round++ {
