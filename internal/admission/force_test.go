@@ -13,11 +13,10 @@ func TestSettingsThatAreNotInForceAreWarnedOf(t *testing.T) {
 	if d := ValidateProvisioner(p, nil, nil); len(d.Warnings) > 0 {
 		t.Errorf("warned of nothing: %q", d.Warnings)
 	}
-	p.Spec.Consolidation = &v1alpha1.Consolidation{Enabled: true}
 	p.Spec.EC2.CapacityReservations = []v1alpha1.SelectorTerm{{ID: "cr-0abc"}}
 	d := ValidateProvisioner(p, nil, nil)
 	got := strings.Join(d.Warnings, "\n")
-	if d.Denied != "" || !strings.Contains(got, "spec.consolidation.enabled") || !strings.Contains(got, "spec.ec2.capacityReservations") {
+	if d.Denied != "" || !strings.Contains(got, "spec.ec2.capacityReservations") {
 		t.Errorf("denied %q, warnings %q", d.Denied, d.Warnings)
 	}
 }

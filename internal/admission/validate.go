@@ -87,9 +87,6 @@ func ValidateProvisioner(p, old *v1alpha1.Provisioner, s *Snapshot) Decision {
 // so that nobody relies on them.
 func notInForce(spec *v1alpha1.ProvisionerSpec) []string {
 	var out []string
-	if spec.Consolidation != nil && spec.Consolidation.Enabled {
-		out = append(out, "spec.consolidation.enabled: this version does not consolidate; empty and expired nodes are removed all the same")
-	}
 	if len(spec.EC2.CapacityReservations) > 0 {
 		out = append(out, "spec.ec2.capacityReservations: this version does not use capacity reservations")
 	}

@@ -1,6 +1,7 @@
 package capacity
 
 import (
+	"fmt"
 	"math"
 	"strconv"
 	"time"
@@ -154,4 +155,30 @@ func largestShare(pools map[offeringName]float64) float64 {
 		return 0
 	}
 	return most / sum
+}
+
+// BeyondLimits names a limit of a launch's Provisioner that leaves no room for
+// all of the launches; empty: none does.
+func BeyondLimits(launches []Launch) string {
+	left := map[*Provisioner]limitsLeft{}
+	for i := range launches {
+		l := &launches[i]
+		p := l.Provisioner
+		if left[p] == nil {
+			left[p] = newLimitsLeft(p)
+		}
+		for _, name := range sortedNames(left[p]) {
+			takes := l.Capacity[name]
+			switch name {
+			case v1alpha1.LimitNodes:
+				takes = 1
+			case v1alpha1.LimitHourlyCost:
+				takes = micros(l.Price)
+			}
+			if left[p][name] -= takes; left[p][name] < 0 && takes > 0 {
+				return fmt.Sprintf("%s of Provisioner %s", name, p.Name)
+			}
+		}
+	}
+	return ""
 }

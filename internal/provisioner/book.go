@@ -220,6 +220,14 @@ func (b *book) remember(c *v1alpha1.NodeClaim, now time.Time) {
 	b.created[c.Name] = createdClaim{claim: c, at: now}
 }
 
+// unseen reports whether a claim was created that the cache does not show yet.
+func (b *book) unseen(claim string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_, ok := b.created[claim]
+	return ok
+}
+
 // merge returns the cache's claims plus those created but not yet seen there.
 func (b *book) merge(cached []*v1alpha1.NodeClaim, now time.Time) []*v1alpha1.NodeClaim {
 	b.mu.Lock()

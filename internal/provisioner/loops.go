@@ -91,6 +91,8 @@ type Loops struct {
 	wake, idle chan struct{}
 	// written are claims as we wrote them last.
 	written written
+	// wishes are what consolidation asks the provision loop to buy.
+	wishes wishes
 	// moves is what the provision loop found about pods on nodes on their way out.
 	moves moves
 	// ledger and pace are shared by all drains; waiters wait for a budget, and
@@ -156,9 +158,12 @@ func New(ctx context.Context, cfg Config) (*Loops, error) {
 	market := &market{Loops: p, cloud: cfg.Cloud}
 	drift := newDrift(p, cfg.Cloud)
 	disruption := newDisruption(p, drift)
+	consolidation := newConsolidation(p, disruption)
+	disruption.proposers = append(disruption.proposers, consolidation)
 	for name, run := range map[string]func(context.Context) error{
 		"provision": p.provision, "nominate": p.nominator.run, "fleet": p.fleet.run,
 		"disrupt": disruption.run, "market": market.run, "publish": market.publish, "pauses": p.keepPauses, "drift": drift.watch,
+		"consolidate": consolidation.run,
 	} {
 		if err := cfg.Manager.Add(leading{run}); err != nil {
 			return nil, fmt.Errorf("adding loop %s: %w", name, err)

@@ -24,6 +24,11 @@ type metrics struct {
 	unschedulable                                         *prometheus.GaugeVec
 	roundErrors, throttled, neverJoined, nominated, bound prometheus.Counter
 	orphans, evicted, drained                             prometheus.Counter
+	// Of consolidation.
+	sweep        prometheus.Histogram
+	possible     prometheus.Gauge
+	consolidated *prometheus.CounterVec
+	moves, saved prometheus.Counter
 }
 
 // newMetrics registers all of them; gauges of claims are computed from the
@@ -61,9 +66,15 @@ func newMetrics(reg prometheus.Registerer, p *Loops) (*metrics, error) {
 		orphans:     counter("orphans_terminated_total", "Instances terminated because no claim owned them."),
 		evicted:     counter("pods_evicted_total", "Pods evicted by drains."),
 		drained:     counter("nodes_drained_total", "Drains that ended."),
+		sweep: prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "berth", Name: "consolidation_sweep_duration_seconds",
+			Help: "Time to weigh all nodes once.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 14)}),
+		possible:     gauge("consolidation_possible_saving_dollars_per_hour", "What the decisions of the last sweep would save."),
+		consolidated: vec("consolidations_total", "Decisions that were begun, by kind (delete, replace) and outcome (done, dropped).", "kind", "outcome"),
+		moves:        counter("consolidation_moves_total", "Pods moved to save money."),
+		saved:        counter("consolidation_saved_dollars_per_hour_total", "Hourly cost saved by decisions carried out, summed up."),
 	}
 	for _, c := range []prometheus.Collector{m.pending, m.gap, m.instances, m.solve, m.stage, m.claimsCreated, m.removed, m.launches,
-		m.blocked, m.hints, m.unschedulable, m.roundErrors, m.throttled, m.neverJoined, m.nominated, m.bound, m.orphans, m.evicted, m.drained, claimCollector{p}} {
+		m.blocked, m.hints, m.unschedulable, m.roundErrors, m.throttled, m.neverJoined, m.nominated, m.bound, m.orphans, m.evicted, m.drained, m.sweep, m.possible, m.consolidated, m.moves, m.saved, claimCollector{p}} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("registering metrics: %w", err)
 		}

@@ -2,6 +2,7 @@ package provisioner
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -102,6 +103,9 @@ type departures struct {
 	found map[string]seating
 	// from is the claim that a stand-in's pod is to leave.
 	from map[types.UID]string
+	// frugal stand-ins are to move only where there is room: their node goes to
+	// save money, and what is bought in its place is bought already.
+	frugal map[types.UID]bool
 }
 
 // mover returns the stand-in of a pod that will have to run elsewhere: it is
@@ -122,7 +126,7 @@ func mover(pod *corev1.Pod, node *corev1.Node) *corev1.Pod {
 // depart plans for the pods of nodes on their way out: it replaces them on their
 // node by stand-ins that wait, or that sit where they were planned before.
 func (p *Loops) depart(v *view, nodes *nodeSet, now time.Time) *departures {
-	d := &departures{found: map[string]seating{}, from: map[types.UID]string{}}
+	d := &departures{found: map[string]seating{}, from: map[types.UID]string{}, frugal: map[types.UID]bool{}}
 	for _, n := range all[*corev1.Node](p.stores.nodes) {
 		pn := nodes.byNode[n.Name]
 		if pn == nil || pn.Claim == "" || !p.leaving(n, v.claims[pn.Claim]) {
@@ -138,6 +142,8 @@ func (p *Loops) depart(v *view, nodes *nodeSet, now time.Time) *departures {
 			}
 			p.moves.seen(stand.UID, now)
 			d.from[stand.UID] = pn.Claim
+			d.frugal[stand.UID] = v.claims[pn.Claim].DeletionTimestamp == nil &&
+				n.Annotations[v1alpha1.AnnotationDisruptionReason] == string(v1alpha1.ReasonConsolidated)
 			if seat := p.movedTo(stand, nodes); seat != nil {
 				seat.Pods = append(seat.Pods, stand)
 				if seat.InFlight {
@@ -189,6 +195,22 @@ func (p *Loops) alone(pod *corev1.Pod, node string) bool {
 		}
 	}
 	return true
+}
+
+// forgo takes launches out of a plan that nobody needs but pods which are to
+// move for the sake of money.
+func (d *departures) forgo(plan *capacity.Plan) {
+	plan.Launches = slices.DeleteFunc(plan.Launches, func(l capacity.Launch) bool {
+		if slices.ContainsFunc(l.Pods, func(p *corev1.Pod) bool { return !d.frugal[p.UID] }) {
+			return false
+		}
+		for _, pod := range l.Pods {
+			plan.Unschedulable = append(plan.Unschedulable, capacity.Unschedulable{Pod: pod, Reasons: []capacity.Reason{{
+				Constraint: capacity.ConstraintResources, Detail: "there is no room left on the nodes that run"}}})
+		}
+		plan.HourlyCost -= l.Price
+		return true
+	})
 }
 
 // settle notes what a plan has for the stand-ins. It returns what is known of

@@ -69,7 +69,7 @@ func (e *emptiness) propose(now time.Time, nodes []candidate) ([]proposal, time.
 // empty reports whether nothing but what belongs to the node itself runs on
 // it, and no pod has a seat there.
 func (p *Loops) empty(c candidate) bool {
-	if len(p.book.on(c.claim.Name)) > 0 {
+	if len(p.book.on(c.claim.Name)) > 0 || p.reserved(c.claim) {
 		return false
 	}
 	for _, pod := range p.stores.podsOn(c.node.Name) {

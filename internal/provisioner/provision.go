@@ -107,6 +107,7 @@ func (p *Loops) round(ctx context.Context) error {
 	if !p.catalogue.ready() {
 		return nil // The catalogue wakes the loop when it is.
 	}
+	p.grantWishes(ctx, now)
 	v := p.read(now)
 	p.metrics.pending.Set(float64(len(v.pending)))
 	p.verdicts.forget(v.pending)
@@ -118,6 +119,7 @@ func (p *Loops) round(ctx context.Context) error {
 	start := time.Now()
 	plan := capacity.Solve(v.snapshot)
 	plan.SolveTime = time.Since(start)
+	v.leaving.forgo(plan)
 	p.seated(v.leaving.settle(plan))
 	p.metrics.solve.Observe(plan.SolveTime.Seconds())
 

@@ -39,6 +39,17 @@ type view struct {
 // expected, and leaves out pods that have a seat: they take room on the node
 // that they have it on.
 func (p *Loops) read(now time.Time) *view {
+	v := p.newView(now)
+	nodes := p.readNodes(v)
+	p.readPods(v, nodes, now)
+	v.leaving = p.depart(v, nodes, now)
+	p.readProvisioners(v, now)
+	v.snapshot.Nodes = nodes.all
+	return v
+}
+
+// newView is a view without nodes, pods and Provisioners.
+func (p *Loops) newView(now time.Time) *view {
 	v := &view{
 		claims:       map[string]*v1alpha1.NodeClaim{},
 		provisioners: map[string]*v1alpha1.Provisioner{},
@@ -82,12 +93,6 @@ func (p *Loops) read(now time.Time) *view {
 	for _, ds := range all[*appsv1.DaemonSet](p.stores.daemonSets) {
 		s.DaemonSetPods = append(s.DaemonSetPods, daemonSetPod(ds))
 	}
-
-	nodes := p.readNodes(v)
-	p.readPods(v, nodes, now)
-	v.leaving = p.depart(v, nodes, now)
-	p.readProvisioners(v, now)
-	s.Nodes = nodes.all
 	return v
 }
 
