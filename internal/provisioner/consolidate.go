@@ -162,7 +162,7 @@ func (c *consolidation) restore(now time.Time) {
 	slices.SortFunc(claims, func(a, b *v1alpha1.NodeClaim) int { return strings.Compare(a.Name, b.Name) })
 	for _, claim := range claims {
 		list := claim.Annotations[v1alpha1.AnnotationReplaces]
-		if list == "" || known[claim.Name] || claim.DeletionTimestamp != nil || !c.reserved(claim) || c.beingClaimed(list) {
+		if list == "" || known[claim.Name] || claim.DeletionTimestamp != nil || !c.anyStays(list) || c.beingClaimed(list) {
 			continue
 		}
 		i := byVictims[list]
@@ -175,6 +175,14 @@ func (c *consolidation) restore(now time.Time) {
 		i.replacements = append(i.replacements, claim.Name)
 		i.wanted++
 	}
+}
+
+// anyStays reports whether one of the claims is still to be told to go.
+func (c *consolidation) anyStays(victims string) bool {
+	return slices.ContainsFunc(strings.Split(victims, ","), func(name string) bool {
+		claim, ok := one[*v1alpha1.NodeClaim](c.stores.claims, name)
+		return ok && claim.DeletionTimestamp == nil
+	})
 }
 
 // beingClaimed reports whether replacements of these claims are being stored.

@@ -230,6 +230,12 @@ func TestReplacementComesFirst(t *testing.T) {
 	b := newBench(t, shared, consolidating)
 	b.patience = 2 * patience
 	old := b.oversized()
+	b.scale("web", 1)
+	b.wait("one pod is left", func() (bool, error) {
+		var pods corev1.PodList
+		err := b.c.Client.List(b.ctx, &pods, client.InNamespace(b.namespace))
+		return len(pods.Items) == 1, err
+	})
 	w := b.observe(old.Status.NodeName, old.Status.InstanceID)
 	claims, err := b.c.Client.Watch(b.ctx, &v1alpha1.NodeClaimList{}, client.MatchingLabels{v1alpha1.LabelProvisioner: b.name})
 	if err != nil {
@@ -245,7 +251,6 @@ func TestReplacementComesFirst(t *testing.T) {
 			}
 		}
 	})
-	b.scale("web", 1)
 	b.checkRemoval(old, w, "replacement initialized", "cordoned", "evicted", "terminated", "node gone")
 	left := b.waitClaims(1)[0]
 	if left.Labels[v1alpha1.LabelInstanceCPU] != "2" || !contains(left.Annotations[v1alpha1.AnnotationDecision], "consolidation: saves", "1 pod moves") {

@@ -1,0 +1,138 @@
+package provisioner
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/capacity"
+)
+
+var consolidationNow = time.Date(2026, 1, 1, 12, 30, 0, 0, time.UTC)
+
+func TestMovesCountForADay(t *testing.T) {
+	h := newMoveHistory()
+	h.add(map[string]int{"a": 2, "b": 1}, consolidationNow)
+	h.add(map[string]int{"a": 1}, consolidationNow.Add(3*time.Hour))
+	h.take(map[string]int{"b": 1}, consolidationNow)
+	for _, tc := range []struct {
+		after time.Duration
+		want  map[string]int
+	}{
+		{4 * time.Hour, map[string]int{"a": 3, "b": 0}},
+		{25 * time.Hour, map[string]int{"a": 1}},
+		{28 * time.Hour, map[string]int{}},
+	} {
+		if diff := cmp.Diff(tc.want, h.moved(consolidationNow.Add(tc.after))); diff != "" {
+			t.Errorf("after %s: %s", tc.after, diff)
+		}
+	}
+}
+
+func TestFailedReplacementsAreRememberedLongerEachTime(t *testing.T) {
+	h := newMoveHistory()
+	h.fail("x", "no capacity", consolidationNow)
+	h.fail("x", "no capacity", consolidationNow)
+	if _, held := h.failed("x", consolidationNow.Add(19*time.Minute)); !held {
+		t.Error("the second failure holds for less than 20 minutes")
+	}
+	if why, held := h.failed("x", consolidationNow.Add(20*time.Minute)); held {
+		t.Error("held for too long: " + why)
+	}
+	for range 20 {
+		h.fail("x", "no capacity", consolidationNow)
+	}
+	if _, held := h.failed("x", consolidationNow.Add(failedMost)); held {
+		t.Error("held for more than a day")
+	}
+}
+
+func TestHistorySurvivesARestart(t *testing.T) {
+	h := newMoveHistory()
+	h.add(map[string]int{"default/Deployment/web": 3}, consolidationNow)
+	h.fail("kept", "never joined", consolidationNow)
+	h.fail("gone", "never joined", consolidationNow)
+	data, changed, err := h.encode(func(name string) bool { return name == "kept" }, consolidationNow)
+	if err != nil || !changed {
+		t.Fatal(changed, err)
+	}
+	if _, changed, _ := h.encode(func(string) bool { return true }, consolidationNow); changed {
+		t.Error("what is stored is stored again")
+	}
+	next := newMoveHistory()
+	if err := next.decode(data); err != nil {
+		t.Fatal(err)
+	}
+	if got := next.moved(consolidationNow)["default/Deployment/web"]; got != 3 {
+		t.Errorf("%d moves, want 3", got)
+	}
+	if _, held := next.failed("kept", consolidationNow); !held {
+		t.Error("the failure is forgotten")
+	}
+	if _, held := next.failed("gone", consolidationNow); held {
+		t.Error("the failure of a claim that is gone is kept")
+	}
+	if err := next.decode("{"); err == nil {
+		t.Error("half a history is read as a whole one")
+	}
+}
+
+func TestConsolidationHasSaneDefaults(t *testing.T) {
+	spec := &v1alpha1.ProvisionerSpec{Consolidation: &v1alpha1.Consolidation{Enabled: true}}
+	want := capacity.ConsolidationPolicy{MinSaving: 0.05, Payback: time.Hour, MoveCost: 0.002, MinNodeAge: 10 * time.Minute, Settle: 5 * time.Minute, MovesPercent: 100}
+	if diff := cmp.Diff(want, policyOf(spec)); diff != "" {
+		t.Error(diff)
+	}
+	percent, ttl := int32(0), int64(30)
+	spec.TTLSecondsAfterEmpty = &ttl
+	spec.Consolidation.MinSavingsPercent = &percent
+	spec.Consolidation.MoveCost, spec.Consolidation.MovesPerDay = "0", "3"
+	spec.Consolidation.MinNodeAge, spec.Consolidation.Settle = &metav1.Duration{}, &metav1.Duration{Duration: time.Second}
+	spec.Consolidation.Payback = &metav1.Duration{Duration: time.Minute}
+	want = capacity.ConsolidationPolicy{Payback: time.Minute, Settle: time.Second, MovesPerDay: 3, LeaveEmpty: true}
+	if diff := cmp.Diff(want, policyOf(spec)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestAMoveThatNoBudgetLetsGoIsNotBegun(t *testing.T) {
+	budget := func(name string, allowed int32, app string) *policyv1.PodDisruptionBudget {
+		return &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
+			Spec:   policyv1.PodDisruptionBudgetSpec{Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": app}}},
+			Status: policyv1.PodDisruptionBudgetStatus{DisruptionsAllowed: allowed}}
+	}
+	b := newBudgets([]*policyv1.PodDisruptionBudget{budget("none", 0, "a"), budget("some", 1, "b"), budget("one", 1, "c"), budget("two", 1, "c")})
+	for app, want := range map[string]string{
+		"a": "PodDisruptionBudget none allows no disruption",
+		"b": "",
+		"c": "more than one PodDisruptionBudget selects it (one, two), so that nobody can evict it",
+		"d": "",
+	} {
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "p", Labels: map[string]string{"app": app}}}
+		if got := b.forbids(pod); got != want {
+			t.Errorf("%s: %q, want %q", app, got, want)
+		}
+	}
+}
+
+func TestPodsThatMoveForMoneyBuyNothing(t *testing.T) {
+	moved, real := podNamed("moved"), podNamed("real")
+	d := &departures{frugal: map[types.UID]bool{moved.UID: true}}
+	plan := &capacity.Plan{HourlyCost: 3, Launches: []capacity.Launch{
+		{OfferingRef: capacity.OfferingRef{Price: 1}, Pods: []*corev1.Pod{moved}},
+		{OfferingRef: capacity.OfferingRef{Price: 2}, Pods: []*corev1.Pod{moved, real}},
+	}}
+	d.forgo(plan)
+	if len(plan.Launches) != 1 || plan.Launches[0].Price != 2 || plan.HourlyCost != 2 {
+		t.Errorf("launches %+v, cost %v", plan.Launches, plan.HourlyCost)
+	}
+	if len(plan.Unschedulable) != 1 || plan.Unschedulable[0].Pod != moved {
+		t.Errorf("without a place: %+v", plan.Unschedulable)
+	}
+}
