@@ -62,6 +62,7 @@ bench-burst: control-plane ## 1,000 pods from creation to bound on the real cont
 .PHONY: bench-removal
 bench-removal: control-plane ## nodes given back on the real control plane: emptied, drifted, drained under budgets
 	$(GO) run ./hack/bench-removal
+
 .PHONY: bench-consolidate
 bench-consolidate: ## consolidation: a sweep of 1,000 nodes, its quality, and whether it comes to rest
 	$(GO) run ./hack/bench-consolidate
