@@ -34,7 +34,7 @@ func sweep() error {
 	fmt.Println("Sweep: one whole evaluation")
 	fmt.Printf("%-44s %6s %7s %10s %10s %9s %6s\n", "", "nodes", "pods", "wall", "CPU", "decisions", "moves")
 	for _, spot := range []bool{false, true} {
-		w, err := newTown(townConfig{nodes: 1000, spot: spot, small: true, seed: 1})
+		w, err := newTown(townConfig{nodes: 1000, spot: spot, steps: map[bool]int{false: 13, true: 6}[spot], seed: 1})
 		if err != nil {
 			return err
 		}
@@ -79,7 +79,7 @@ func quality() error {
 	for _, nodes := range []int{200, 1000} {
 		for _, share := range []float64{0.2, 0.4, 0.6} {
 			for _, byApp := range []bool{false, true} {
-				w, err := newTown(townConfig{nodes: nodes, small: true, seed: uint64(100*share) + 1})
+				w, err := newTown(townConfig{nodes: nodes, steps: 20, seed: uint64(100*share) + 1})
 				if err != nil {
 					return err
 				}

@@ -26,7 +26,7 @@ func quiet() error {
 	fmt.Println("\nRest: minute by minute, default settings, budget 10 %, pods go where most is free")
 	fmt.Printf("%-34s %6s %6s %10s %10s %9s %8s %10s %12s\n", "", "nodes", "pods", "$/h before", "$/h after", "best ever", "moves", "unplanned", "then in 30 m")
 	for _, share := range []float64{0.2, 0.4, 0.6} {
-		w, err := newTown(townConfig{nodes: 300, small: true, seed: 5})
+		w, err := newTown(townConfig{nodes: 300, steps: 20, seed: 5})
 		if err != nil {
 			return err
 		}

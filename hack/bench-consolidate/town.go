@@ -29,8 +29,8 @@ type townConfig struct {
 	nodes int
 	// spot may be bought too.
 	spot bool
-	// small: about ten pods for a node are left after 40 % are gone.
-	small bool
+	// steps is how large pods are: up to that many times 50m.
+	steps int
 	seed  uint64
 }
 
@@ -65,11 +65,7 @@ func newTown(cfg townConfig) (*town, error) {
 	type size struct{ cpu, mem int64 }
 	sizes := make([]size, 120)
 	for i := range sizes {
-		steps := 40
-		if cfg.small {
-			steps = 20
-		}
-		cpu := int64(50 * (1 + w.r.IntN(steps)))
+		cpu := int64(50 * (1 + w.r.IntN(cfg.steps)))
 		sizes[i] = size{cpu, cpu * int64(1+w.r.IntN(8)) * 1024 / 1000}
 	}
 	made := 0

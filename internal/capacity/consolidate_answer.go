@@ -14,6 +14,10 @@ import (
 // have.
 func (c *consolidator) answer() *Consolidation {
 	out := &Consolidation{Kept: map[string]string{}}
+	if !slices.ContainsFunc(c.v.shapes, (*shape).tied) {
+		// Nothing hangs on the order: what is worth most for its cost comes first.
+		slices.SortStableFunc(c.drafts, func(a, b *draft) int { return cmp.Compare(b.ratio(), a.ratio()) })
+	}
 	taken := map[*sender]bool{}
 	for _, d := range c.drafts {
 		for _, x := range d.group {

@@ -81,8 +81,8 @@ const (
 	// maxStarts bounds how often the whole is weighed anew in another order.
 	maxStarts = 64
 	// startWork is how many looks at a node or an offering all starts but the
-	// first may take together: about half a second's worth.
-	startWork = 20e6
+	// first may take together: a few tenths of a second's worth.
+	startWork = 8e6
 )
 
 // search makes plans in several orders and keeps the one that is worth most. A
