@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	"pgregory.net/rapid"
 
 	"github.com/berth-dev/berth/internal/capacity"
 )
@@ -145,4 +146,48 @@ func TestTinyPlansCostNoMoreThanTheBestOfAllPlans(t *testing.T) {
 		}
 	}
 	t.Logf("%d plans buy something, %d of them cost more than the optimum, at most %.1f %%", planned, dearer, 100*worst)
+}
+
+// aNodeFor is the price of the cheapest new node that hosts the pod alone.
+func aNodeFor(s *capacity.Snapshot, p *corev1.Pod) float64 {
+	best := math.Inf(1)
+	for _, pr := range s.Provisioners {
+		for k := range pr.InstanceTypes {
+			t := &pr.InstanceTypes[k]
+			if t.OnlyFor != "" && capacity.PodRequests(p)[t.OnlyFor] == 0 {
+				continue
+			}
+			for _, o := range t.Offerings {
+				if o.Price >= best {
+					continue
+				}
+				for _, labels := range labelsOf(pr, t, o) {
+					w := &world{snap: s}
+					if h := w.join("x", labels, pr.Spec.Taints, t.Allocatable); w.refuses(p, h) == "" {
+						best = o.Price
+					}
+				}
+			}
+		}
+	}
+	return best
+}
+
+func TestNoPlanIsDearerThanANodePerPod(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := drawSnapshot(fromRapid(t), false)
+		for _, p := range s.Provisioners {
+			p.Spec.Limits, p.Spec.Weight = nil, 0
+		}
+		plan := capacity.Solve(s)
+		most := 0.0
+		for i := range plan.Launches {
+			for _, p := range plan.Launches[i].Pods {
+				most += aNodeFor(s, p)
+			}
+		}
+		if plan.HourlyCost > most+1e-9 {
+			t.Fatalf("the plan costs %v, a node for each pod %v\n%s", plan.HourlyCost, most, describe(plan))
+		}
+	})
 }

@@ -63,15 +63,9 @@ func (n *nominator) run(ctx context.Context) error {
 			if !ok || claim.Status.NodeName == "" || claim.DeletionTimestamp != nil {
 				continue // Launching enqueues it again.
 			}
-			n.seat(ctx, claim, n.open(claim))
+			n.seat(ctx, claim, false)
 		}
 	}
-}
-
-// open reports whether the claim's node lets pods in.
-func (n *nominator) open(claim *v1alpha1.NodeClaim) bool {
-	node, ok := one[*corev1.Node](n.stores.nodes, claim.Status.NodeName)
-	return ok && !hasTaint(node.Spec.Taints, v1alpha1.TaintUnregistered)
 }
 
 // seatPods writes the seats of a claim whose node is about to open.
@@ -81,9 +75,9 @@ func (n *nominator) seatPods(ctx context.Context, claim *v1alpha1.NodeClaim) {
 
 // seat writes the seats of one claim, several at a time. A pod that the scheduler
 // has bound in the meantime is left alone. kube-scheduler clears the nomination
-// of a pod that it cannot place yet: while the node is closed, so that nobody can
-// take the seat, it is not written again.
-func (n *nominator) seat(ctx context.Context, claim *v1alpha1.NodeClaim, again bool) {
+// of a pod that it cannot place yet: opening, the seats are written whatever the
+// cache says of them.
+func (n *nominator) seat(ctx context.Context, claim *v1alpha1.NodeClaim, opening bool) {
 	if claim.Spec.Binding == v1alpha1.BindingScheduler {
 		return
 	}
@@ -100,7 +94,7 @@ func (n *nominator) seat(ctx context.Context, claim *v1alpha1.NodeClaim, again b
 		go func() {
 			defer wg.Done()
 			defer func() { <-gate }()
-			if err := n.seatPod(ctx, claim, pod, again); err != nil && ctx.Err() == nil {
+			if err := n.seatPod(ctx, claim, pod, opening); err != nil && ctx.Err() == nil {
 				// The scheduler places the pod all the same; only the hold on
 				// the seat is weaker.
 				n.log.Error(err, "giving a pod its seat", "pod", pod.Namespace+"/"+pod.Name, "node", claim.Status.NodeName)
@@ -110,7 +104,7 @@ func (n *nominator) seat(ctx context.Context, claim *v1alpha1.NodeClaim, again b
 	wg.Wait()
 }
 
-func (n *nominator) seatPod(ctx context.Context, claim *v1alpha1.NodeClaim, pod *corev1.Pod, again bool) error {
+func (n *nominator) seatPod(ctx context.Context, claim *v1alpha1.NodeClaim, pod *corev1.Pod, opening bool) error {
 	if claim.Spec.Binding == v1alpha1.BindingImmediate && mayBind(pod, claim) {
 		node, ok := one[*corev1.Node](n.stores.nodes, claim.Status.NodeName)
 		if !ok || hasTaint(node.Spec.Taints, v1alpha1.TaintUnregistered) {
@@ -120,12 +114,9 @@ func (n *nominator) seatPod(ctx context.Context, claim *v1alpha1.NodeClaim, pod 
 		}
 		return n.bind(ctx, claim, pod)
 	}
-	if pod.Status.NominatedNodeName == claim.Status.NodeName || !n.contested.Load() {
-		// Nobody of another kind waits: holding the seat would cost a write and win
-		// nothing.
-		return nil
-	}
-	if n.book.written(pod.UID) && !again {
+	if !n.contested.Load() || pod.Status.NominatedNodeName == claim.Status.NodeName && !opening {
+		// Nobody of another kind waits, or the seat is held already: a write would
+		// win nothing.
 		return nil
 	}
 	patch, err := json.Marshal(map[string]any{
@@ -139,7 +130,6 @@ func (n *nominator) seatPod(ctx context.Context, claim *v1alpha1.NodeClaim, pod 
 	if err != nil && !bygone(err) {
 		return fmt.Errorf("nominating node %s for pod %s/%s: %w", claim.Status.NodeName, pod.Namespace, pod.Name, err)
 	}
-	n.book.write(pod.UID)
 	n.metrics.nominated.Inc()
 	return nil
 }
