@@ -68,6 +68,12 @@ func (n *nominator) run(ctx context.Context) error {
 	}
 }
 
+// open reports whether the claim's node lets pods in.
+func (n *nominator) open(claim *v1alpha1.NodeClaim) bool {
+	node, ok := one[*corev1.Node](n.stores.nodes, claim.Status.NodeName)
+	return ok && !hasTaint(node.Spec.Taints, v1alpha1.TaintUnregistered)
+}
+
 // seatPods writes the seats of a claim whose node is about to open.
 func (n *nominator) seatPods(ctx context.Context, claim *v1alpha1.NodeClaim) {
 	n.seat(ctx, claim, true)
@@ -75,8 +81,9 @@ func (n *nominator) seatPods(ctx context.Context, claim *v1alpha1.NodeClaim) {
 
 // seat writes the seats of one claim, several at a time. A pod that the scheduler
 // has bound in the meantime is left alone. kube-scheduler clears the nomination
-// of a pod that it cannot place yet: opening, the seats are written whatever the
-// cache says of them.
+// of a pod that it cannot place yet: while the node is closed, so that nobody can
+// take the seat, it is not written again; when it is opening, it is, whatever the
+// cache says.
 func (n *nominator) seat(ctx context.Context, claim *v1alpha1.NodeClaim, opening bool) {
 	if claim.Spec.Binding == v1alpha1.BindingScheduler {
 		return
@@ -114,9 +121,12 @@ func (n *nominator) seatPod(ctx context.Context, claim *v1alpha1.NodeClaim, pod 
 		}
 		return n.bind(ctx, claim, pod)
 	}
-	if !n.contested.Load() || pod.Status.NominatedNodeName == claim.Status.NodeName && !opening {
-		// Nobody of another kind waits, or the seat is held already: a write would
-		// win nothing.
+	if !n.contested.Load() {
+		// Nobody of another kind waits: holding the seat would cost a write and win
+		// nothing.
+		return nil
+	}
+	if !opening && (pod.Status.NominatedNodeName == claim.Status.NodeName || n.book.written(pod.UID) && !n.open(claim)) {
 		return nil
 	}
 	patch, err := json.Marshal(map[string]any{
@@ -130,6 +140,7 @@ func (n *nominator) seatPod(ctx context.Context, claim *v1alpha1.NodeClaim, pod 
 	if err != nil && !bygone(err) {
 		return fmt.Errorf("nominating node %s for pod %s/%s: %w", claim.Status.NodeName, pod.Namespace, pod.Name, err)
 	}
+	n.book.write(pod.UID)
 	n.metrics.nominated.Inc()
 	return nil
 }
