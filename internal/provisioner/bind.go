@@ -63,28 +63,14 @@ func (n *nominator) run(ctx context.Context) error {
 			if !ok || claim.Status.NodeName == "" || claim.DeletionTimestamp != nil {
 				continue // Launching enqueues it again.
 			}
-			n.seat(ctx, claim, false)
+			n.seatPods(ctx, claim)
 		}
 	}
 }
 
-// open reports whether the claim's node lets pods in.
-func (n *nominator) open(claim *v1alpha1.NodeClaim) bool {
-	node, ok := one[*corev1.Node](n.stores.nodes, claim.Status.NodeName)
-	return ok && !hasTaint(node.Spec.Taints, v1alpha1.TaintUnregistered)
-}
-
-// seatPods writes the seats of a claim whose node is about to open.
+// seatPods writes the seats of one claim, several at a time. A pod that the
+// scheduler has bound in the meantime is left alone.
 func (n *nominator) seatPods(ctx context.Context, claim *v1alpha1.NodeClaim) {
-	n.seat(ctx, claim, true)
-}
-
-// seat writes the seats of one claim, several at a time. A pod that the scheduler
-// has bound in the meantime is left alone. kube-scheduler clears the nomination
-// of a pod that it cannot place yet: while the node is closed, so that nobody can
-// take the seat, it is not written again; when it is opening, it is, whatever the
-// cache says.
-func (n *nominator) seat(ctx context.Context, claim *v1alpha1.NodeClaim, opening bool) {
 	if claim.Spec.Binding == v1alpha1.BindingScheduler {
 		return
 	}
@@ -101,7 +87,7 @@ func (n *nominator) seat(ctx context.Context, claim *v1alpha1.NodeClaim, opening
 		go func() {
 			defer wg.Done()
 			defer func() { <-gate }()
-			if err := n.seatPod(ctx, claim, pod, opening); err != nil && ctx.Err() == nil {
+			if err := n.seatPod(ctx, claim, pod); err != nil && ctx.Err() == nil {
 				// The scheduler places the pod all the same; only the hold on
 				// the seat is weaker.
 				n.log.Error(err, "giving a pod its seat", "pod", pod.Namespace+"/"+pod.Name, "node", claim.Status.NodeName)
@@ -111,7 +97,7 @@ func (n *nominator) seat(ctx context.Context, claim *v1alpha1.NodeClaim, opening
 	wg.Wait()
 }
 
-func (n *nominator) seatPod(ctx context.Context, claim *v1alpha1.NodeClaim, pod *corev1.Pod, opening bool) error {
+func (n *nominator) seatPod(ctx context.Context, claim *v1alpha1.NodeClaim, pod *corev1.Pod) error {
 	if claim.Spec.Binding == v1alpha1.BindingImmediate && mayBind(pod, claim) {
 		node, ok := one[*corev1.Node](n.stores.nodes, claim.Status.NodeName)
 		if !ok || hasTaint(node.Spec.Taints, v1alpha1.TaintUnregistered) {
@@ -121,12 +107,10 @@ func (n *nominator) seatPod(ctx context.Context, claim *v1alpha1.NodeClaim, pod 
 		}
 		return n.bind(ctx, claim, pod)
 	}
-	if !n.contested.Load() {
-		// Nobody of another kind waits: holding the seat would cost a write and win
-		// nothing.
-		return nil
-	}
-	if !opening && (pod.Status.NominatedNodeName == claim.Status.NodeName || n.book.written(pod.UID) && !n.open(claim)) {
+	if pod.Status.NominatedNodeName == claim.Status.NodeName || !n.contested.Load() ||
+		isTrue(claim.Status.Conditions, v1alpha1.ConditionInitialized) {
+		// Nobody of another kind waits, or the scheduler has the node before it
+		// already: holding the seat would cost a write and win nothing.
 		return nil
 	}
 	patch, err := json.Marshal(map[string]any{
@@ -140,7 +124,6 @@ func (n *nominator) seatPod(ctx context.Context, claim *v1alpha1.NodeClaim, pod 
 	if err != nil && !bygone(err) {
 		return fmt.Errorf("nominating node %s for pod %s/%s: %w", claim.Status.NodeName, pod.Namespace, pod.Name, err)
 	}
-	n.book.write(pod.UID)
 	n.metrics.nominated.Inc()
 	return nil
 }

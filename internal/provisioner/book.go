@@ -29,8 +29,6 @@ type seat struct {
 	claim string
 	// readyAt is when the node was first seen ready with the pod still unbound.
 	readyAt time.Time
-	// written: it has been written into the pod's status.
-	written bool
 }
 
 // book is what the loops remember between rounds: seats, claims that the cache
@@ -112,23 +110,6 @@ func (b *book) on(claim string) []types.UID {
 		out = append(out, uid)
 	}
 	return out
-}
-
-// write records that a pod's seat was written into its status; written reports
-// it, until the pod has another seat.
-func (b *book) write(pod types.UID) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if s, ok := b.seats[pod]; ok {
-		s.written = true
-		b.seats[pod] = s
-	}
-}
-
-func (b *book) written(pod types.UID) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.seats[pod].written
 }
 
 // drop ends all seats on a claim that is going away.

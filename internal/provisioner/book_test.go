@@ -157,25 +157,3 @@ func TestMergeAddsClaimsThatTheCacheDoesNotShow(t *testing.T) {
 		t.Fatal("a claim that never shows must be forgotten")
 	}
 }
-
-func TestASeatIsWrittenOnceUntilThePodHasAnother(t *testing.T) {
-	b := newBook()
-	if b.write("p"); b.written("p") {
-		t.Error("a pod without a seat has one that is written")
-	}
-	b.give("p", "claim-1")
-	if b.written("p") {
-		t.Error("a new seat is written already")
-	}
-	if b.write("p"); !b.written("p") {
-		t.Error("a seat that was written is not")
-	}
-	b.give("p", "claim-2")
-	if b.written("p") {
-		t.Error("the next seat is written already")
-	}
-	b.write("p")
-	if b.take("p"); b.written("p") {
-		t.Error("a seat that was taken away is written")
-	}
-}
