@@ -76,8 +76,7 @@ func policy(t *testing.T) []statement {
 
 // implied are the actions that AWS checks although no code calls them.
 var implied = map[string]string{
-	"ec2:CreateTags": "launches and templates are tagged as they are created",
-	"iam:PassRole":   "instances get the nodes' role",
+	"iam:PassRole": "instances get the nodes' role",
 }
 
 // TestPolicyAllowsTheActionsThatAreCalledAndNoOther finds the calls in the
@@ -138,6 +137,10 @@ func allows(statements []statement, r request) (bool, error) {
 					holds = holds && has && slices.Contains(values, got)
 				case "StringLike":
 					holds = holds && has && slices.ContainsFunc(values, func(p string) bool { return like(p, got) })
+				case "ForAllValues:StringEquals": // Several values are separated by commas here.
+					for _, v := range strings.FieldsFunc(got, func(r rune) bool { return r == ',' }) {
+						holds = holds && slices.Contains(values, v)
+					}
 				case "Null":
 					holds = holds && slices.Equal(values, words{fmt.Sprint(!has)})
 				default:
@@ -194,6 +197,9 @@ func TestPolicyAllowsWhatBerthDoesAndNothingToOthers(t *testing.T) {
 		"tagging what is being launched":           {request{"ec2:CreateTags", arn + "instance/*", with(ours, "ec2:CreateAction", "CreateFleet")}, true},
 		"tagging a template that is being made":    {request{"ec2:CreateTags", arn + "launch-template/*", with(ours, "ec2:CreateAction", "CreateLaunchTemplate")}, true},
 		"tagging what exists, to make it our own":  {request{"ec2:CreateTags", arn + "instance/i-1", ours}, false},
+		"naming our instance after its claim":      {request{"ec2:CreateTags", arn + "instance/i-1", with(tags(stored, "owned", "uid-1"), "aws:TagKeys", "Name,berth.dev/nodeclaim,berth.dev/nodeclaim-uid")}, true},
+		"naming one of another cluster":            {request{"ec2:CreateTags", arn + "instance/i-1", with(tags(stored, "owned", "uid-2"), "aws:TagKeys", "Name")}, false},
+		"changing whose instance it is":            {request{"ec2:CreateTags", arn + "instance/i-1", with(tags(stored, "owned", "uid-1"), "aws:TagKeys", "Name,berth.dev/cluster-uid")}, false},
 		"terminating our instance":                 {request{"ec2:TerminateInstances", arn + "instance/i-1", tags(stored, "owned", "uid-1")}, true},
 		"terminating one of a cluster of our name": {request{"ec2:TerminateInstances", arn + "instance/i-1", tags(stored, "owned", "uid-2")}, false},
 		"terminating a node of a managed group":    {request{"ec2:TerminateInstances", arn + "instance/i-1", map[string]string{stored + cluster: "owned"}}, false},

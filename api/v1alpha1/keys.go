@@ -143,6 +143,10 @@ const (
 	TagClusterUID = Group + "/cluster-uid"
 	// TagProvisioner is the name of the Provisioner.
 	TagProvisioner = Group + "/provisioner"
+	// TagLaunch is the ClientToken of the launch. An instance of a launch of
+	// several claims has it from its first moment, and the tags of its claim soon
+	// after.
+	TagLaunch = Group + "/launch"
 	// TagNodeClaim is the name of the NodeClaim.
 	TagNodeClaim = Group + "/nodeclaim"
 	// TagNodeClaimUID is the UID of the NodeClaim, so that a claim re-created

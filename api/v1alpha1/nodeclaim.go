@@ -149,7 +149,8 @@ type LaunchIntent struct {
 	// refused the one before.
 	// +required
 	Attempt int32 `json:"attempt"`
-	// Token is the ClientToken: a hash of cluster, claim UID and attempt.
+	// Token is the ClientToken: a hash of cluster, claim UID and attempt; in a
+	// launch of several claims those of the lead.
 	// +required
 	Token string `json:"token"`
 	// StartedAt is when the attempt was recorded.
@@ -167,6 +168,34 @@ type LaunchIntent struct {
 	// +optional
 	// +listType=atomic
 	Overrides []LaunchOverride `json:"overrides,omitempty"`
+
+	// Lead is the claim whose status holds the request and its answer, where one
+	// call launches several identical claims. Empty on the lead itself and on a
+	// claim that is launched alone.
+	// +optional
+	Lead string `json:"lead,omitempty"`
+	// Members are the claims that the call launches, the lead first; empty for a
+	// claim that is launched alone. A claim that names a lead which does not name
+	// it here takes no part in the launch.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=500
+	Members []LaunchMember `json:"members,omitempty"`
+	// Answered is true once Members hold what EC2 answered: those without an
+	// instance got none.
+	// +optional
+	Answered bool `json:"answered,omitempty"`
+}
+
+// LaunchMember is a claim in a launch of several, and the instance that it got.
+type LaunchMember struct {
+	Name string `json:"name"`
+	// +optional
+	InstanceID string `json:"instanceID,omitempty"`
+	// +optional
+	InstanceType string `json:"instanceType,omitempty"`
+	// +optional
+	Zone string `json:"zone,omitempty"`
 }
 
 // LaunchOverride is one line of a CreateFleet request.

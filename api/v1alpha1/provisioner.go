@@ -413,6 +413,9 @@ const (
 	ConditionSecurityGroupsReady  = "SecurityGroupsReady"
 	ConditionAMIsReady            = "AMIsReady"
 	ConditionInstanceProfileReady = "InstanceProfileReady"
+	// ConditionLaunchesSucceed: EC2 has refused no launch since the last one that
+	// succeeded. The reason of False is the class of the refusal.
+	ConditionLaunchesSucceed = "LaunchesSucceed"
 	// ConditionDriftStopped: drifted nodes are not being replaced, and why.
 	ConditionDriftStopped = "DriftStopped"
 )

@@ -171,17 +171,17 @@ func TestLaunchOnceWhateverHappensToTheReply(t *testing.T) {
 
 	// The reply is lost each time that the SDK tries; then the process dies.
 	sim.fault(ec2sim.Fault{Action: "CreateFleet", DropReply: true, Count: 3})
-	_, err := c.Launch(t.Context(), claim)
+	_, err := one(c.Launch(t.Context(), claim))
 	if !errors.Is(err, ErrUnknown) || Definite(err) {
 		t.Fatalf("error %v; nobody knows whether there is an instance", err)
 	}
 
 	// Another process reads the claim and repeats.
-	inst, err := sim.cloud(nil).Launch(t.Context(), claim)
+	inst, err := one(sim.cloud(nil).Launch(t.Context(), claim))
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := sim.cloud(nil).Launch(t.Context(), claim)
+	again, err := one(sim.cloud(nil).Launch(t.Context(), claim))
 	if err != nil || again.ID != inst.ID {
 		t.Errorf("repeated: %v, %v; want %s", again.ID, err, inst.ID)
 	}
@@ -196,6 +196,7 @@ func TestLaunchOnceWhateverHappensToTheReply(t *testing.T) {
 	want := map[string]string{
 		"Name": "a", "kubernetes.io/cluster/demo": "owned", v1alpha1.TagClusterUID: testConfig().ClusterUID,
 		v1alpha1.TagProvisioner: "default", v1alpha1.TagNodeClaim: "a", v1alpha1.TagNodeClaimUID: "uid-a",
+		v1alpha1.TagLaunch: claim.Status.Launch.Token,
 	}
 	got := st.Instances[0].Tags
 	for k := range got {
@@ -207,7 +208,7 @@ func TestLaunchOnceWhateverHappensToTheReply(t *testing.T) {
 		t.Errorf("tags: %s", diff)
 	}
 	for name, find := range map[string]func() ([]Instance, error){
-		"Find":      func() ([]Instance, error) { return c.Find(t.Context(), "uid-a") },
+		"Find":      func() ([]Instance, error) { return c.Find(t.Context(), claim.Status.Launch.Token) },
 		"Instances": func() ([]Instance, error) { return c.Instances(t.Context()) },
 	} {
 		list, err := find()
@@ -215,8 +216,8 @@ func TestLaunchOnceWhateverHappensToTheReply(t *testing.T) {
 			t.Errorf("%s: %+v, %v", name, list, err)
 		}
 	}
-	if list, err := c.Find(t.Context(), "uid-b"); err != nil || len(list) != 0 {
-		t.Errorf("another claim's: %+v, %v", list, err)
+	if list, err := c.Find(t.Context(), "OTHER"); err != nil || len(list) != 0 {
+		t.Errorf("another launch's: %+v, %v", list, err)
 	}
 }
 
@@ -225,16 +226,16 @@ func TestLaunchWithAnotherRequestUnderTheToken(t *testing.T) {
 	c := sim.cloud(nil)
 	claim := newClaim("a", m5)
 	record(t, c, claim)
-	inst, err := c.Launch(t.Context(), claim)
+	inst, err := one(c.Launch(t.Context(), claim))
 	if err != nil {
 		t.Fatal(err)
 	}
 	changed := claim.DeepCopy()
 	changed.Status.Launch.Overrides[0].InstanceType = "c5.large"
-	if _, err := c.Launch(t.Context(), changed); !errors.Is(err, ErrTokenMismatch) || Definite(err) {
+	if _, err := one(c.Launch(t.Context(), changed)); !errors.Is(err, ErrTokenMismatch) || Definite(err) {
 		t.Errorf("error %v", err)
 	}
-	if list, err := c.Find(t.Context(), string(claim.UID)); err != nil || len(list) != 1 || list[0].ID != inst.ID {
+	if list, err := c.Find(t.Context(), claim.Status.Launch.Token); err != nil || len(list) != 1 || list[0].ID != inst.ID {
 		t.Errorf("found %+v, %v", list, err)
 	}
 }
@@ -247,7 +248,7 @@ func TestLaunchLearnsWhatEC2HasNoneOf(t *testing.T) {
 
 	claim := newClaim("a", m5, second)
 	record(t, c, claim)
-	inst, err := c.Launch(t.Context(), claim)
+	inst, err := one(c.Launch(t.Context(), claim))
 	if err != nil || inst.Type != "c5.large" || inst.Zone != "us-west-2b" {
 		t.Fatalf("%+v, %v", inst, err)
 	}
@@ -258,7 +259,7 @@ func TestLaunchLearnsWhatEC2HasNoneOf(t *testing.T) {
 	sim.post("pools", ec2sim.PoolState{InstanceType: "*", Zone: "*", CapacityType: "*", Capacity: 0})
 	claim = newClaim("b", offer("m5.large", "us-west-2a", spot, "0.03"), m5, second)
 	record(t, c, claim)
-	_, err = c.Launch(t.Context(), claim)
+	_, err = one(c.Launch(t.Context(), claim))
 	var none *CapacityError
 	if !errors.As(err, &none) || !Definite(err) {
 		t.Fatalf("error %v", err)
@@ -274,7 +275,7 @@ func TestLaunchLearnsWhatEC2HasNoneOf(t *testing.T) {
 		t.Errorf("next attempt %+v", next)
 	}
 	sim.post("pools", ec2sim.PoolState{InstanceType: "*", Zone: "*", CapacityType: "*", Capacity: -1})
-	if inst, err := c.Launch(t.Context(), claim); err != nil || inst.Type != "m5.large" {
+	if inst, err := one(c.Launch(t.Context(), claim)); err != nil || inst.Type != "m5.large" {
 		t.Errorf("%+v, %v", inst, err)
 	}
 }
@@ -285,10 +286,10 @@ func TestLaunchThrottled(t *testing.T) {
 	claim := newClaim("a", m5)
 	record(t, c, claim)
 	sim.fault(ec2sim.Fault{Action: "CreateFleet", Code: "RequestLimitExceeded", HTTPStatus: 503, Count: 3})
-	if _, err := c.Launch(t.Context(), claim); !errors.Is(err, ErrThrottled) || Definite(err) || len(Refused(err)) != 0 {
+	if _, err := one(c.Launch(t.Context(), claim)); !errors.Is(err, ErrThrottled) || Definite(err) || len(Refused(err)) != 0 {
 		t.Errorf("error %v", err)
 	}
-	if inst, err := c.Launch(t.Context(), claim); err != nil || inst.ID == "" {
+	if inst, err := one(c.Launch(t.Context(), claim)); err != nil || inst.ID == "" {
 		t.Errorf("the same attempt later: %v", err)
 	}
 }
@@ -304,7 +305,7 @@ func TestLaunchMixesImages(t *testing.T) {
 		t.Fatalf("templates: %+v", l)
 	}
 	sim.post("pools", ec2sim.PoolState{InstanceType: "m5.large", Zone: "*", CapacityType: "*", Capacity: 0})
-	inst, err := c.Launch(t.Context(), claim)
+	inst, err := one(c.Launch(t.Context(), claim))
 	if err != nil || inst.Type != "m7g.large" {
 		t.Fatalf("%+v, %v", inst, err)
 	}
@@ -319,7 +320,7 @@ func TestTemplatesAreMadeOnceAndCollected(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 8 {
 		wg.Go(func() {
-			if _, err := c.PrepareLaunch(t.Context(), newClaim(fmt.Sprint("c", i), m5)); err != nil {
+			if _, err := c.PrepareLaunch(t.Context(), newClaim(fmt.Sprint("c", i), m5), 1); err != nil {
 				t.Error(err)
 			}
 		})
@@ -361,13 +362,13 @@ func TestATemplateThatSomebodyDeleted(t *testing.T) {
 	if _, err := c.ec2.DeleteLaunchTemplate(t.Context(), &ec2.DeleteLaunchTemplateInput{LaunchTemplateId: aws.String(claim.Status.Launch.LaunchTemplateID)}); err != nil {
 		t.Fatal(err)
 	}
-	_, err := c.Launch(t.Context(), claim)
+	_, err := one(c.Launch(t.Context(), claim))
 	var bad *ConfigError
 	if !errors.As(err, &bad) || !Definite(err) || !strings.Contains(err.Error(), "launch template is gone") {
 		t.Fatalf("error %v", err)
 	}
 	record(t, c, claim)
-	if inst, err := c.Launch(t.Context(), claim); err != nil || inst.ID == "" {
+	if inst, err := one(c.Launch(t.Context(), claim)); err != nil || inst.ID == "" {
 		t.Errorf("the next attempt: %v", err)
 	}
 }
@@ -382,7 +383,7 @@ func TestFullSubnetsAreAvoided(t *testing.T) {
 	for i := range 14 {
 		claim := newClaim(fmt.Sprint("c", i), m5, b)
 		record(t, c, claim)
-		inst, err := c.Launch(t.Context(), claim)
+		inst, err := one(c.Launch(t.Context(), claim))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -392,7 +393,7 @@ func TestFullSubnetsAreAvoided(t *testing.T) {
 	if diff := cmp.Diff(map[string]int{"us-west-2a": 11, "us-west-2b": 3}, zones); diff != "" {
 		t.Error(diff)
 	}
-	_, err := c.PrepareLaunch(t.Context(), newClaim("last", m5))
+	_, err := c.PrepareLaunch(t.Context(), newClaim("last", m5), 1)
 	var none *CapacityError
 	if !errors.As(err, &none) || len(none.Refused) != 1 || !strings.Contains(err.Error(), "free address") {
 		t.Errorf("error %v", err)
@@ -406,7 +407,7 @@ func TestTerminate(t *testing.T) {
 	for i := range 3 {
 		claim := newClaim(fmt.Sprint("c", i), m5)
 		record(t, c, claim)
-		inst, err := c.Launch(t.Context(), claim)
+		inst, err := one(c.Launch(t.Context(), claim))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -459,7 +460,7 @@ func TestTerminateOneBadIDSparesTheOthers(t *testing.T) {
 	for i := range 2 {
 		claim := newClaim(fmt.Sprint("c", i), m5)
 		record(t, c, claim)
-		inst, err := c.Launch(t.Context(), claim)
+		inst, err := one(c.Launch(t.Context(), claim))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -493,7 +494,7 @@ func TestPreflight(t *testing.T) {
 	}
 	claim := newClaim("a", m5)
 	record(t, c, claim)
-	if _, err := c.Launch(t.Context(), claim); err != nil {
+	if _, err := one(c.Launch(t.Context(), claim)); err != nil {
 		t.Fatal(err)
 	}
 	if missing, err := c.Preflight(t.Context()); err != nil || len(missing) != 0 {

@@ -1,5 +1,5 @@
 // Package ec2 is the only package that knows AWS. It finds out what can be
-// bought and where (Discover, Resolve), launches exactly one instance for a
+// bought and where (Discover, Resolve), launches exactly one instance for each
 // NodeClaim (PrepareLaunch, Launch), looks instances up by their tags and
 // terminates them.
 //
@@ -11,7 +11,9 @@
 // it in the claim's status. Launch then sends a request that is a function of
 // the stored claim alone, so that whoever repeats it, after whatever crash,
 // sends the same bytes under the same ClientToken and EC2 answers with the
-// same instance. EC2 replays a refusal as faithfully as a success; hence the
+// same instance. An attempt may be for several claims that are identical: the
+// status of one of them, the lead, is then the record, and names the others.
+// EC2 replays a refusal as faithfully as a success; hence the
 // caller begins a new attempt (PrepareLaunch again) once Error.Definite says
 // that EC2 has refused, and repeats the old attempt for everything else. Where
 // the token is refused because the request differs (ErrTokenMismatch: another

@@ -32,6 +32,9 @@ type Fault struct {
 	Action string
 	// Code and Message as AWS gave them, on one line; empty when there was no answer.
 	Code, Message string
+	// Resource is what was refused, where the answer says so beside its message:
+	// "m5.large on-demand in us-west-2a".
+	Resource string
 
 	cause error
 }
@@ -131,6 +134,9 @@ func (f *Fault) text(kind, fix string) string {
 	parts := []string{f.Action, kind}
 	if f.Code != "" {
 		parts = append(parts, f.Code)
+	}
+	if f.Resource != "" {
+		parts = append(parts, f.Resource)
 	}
 	switch {
 	case f.Message != "":
@@ -238,6 +244,8 @@ func remedy(code, message string) string {
 		return "create the role once: aws iam create-service-linked-role --aws-service-name spot.amazonaws.com"
 	case strings.HasPrefix(code, "InvalidAMIID"), strings.HasPrefix(code, "InvalidImageID"):
 		return "the image is gone, foreign or not shared: check ec2.amis"
+	case isArchitectureFault(code, message):
+		return "the image is for another architecture: check ec2.amis, or require kubernetes.io/arch"
 	case strings.HasPrefix(code, "InvalidLaunchTemplate"):
 		return "the launch template is gone: Berth's own is made again, one of yours must exist: check ec2.launchTemplate"
 	case strings.HasPrefix(code, "InvalidSubnet"):

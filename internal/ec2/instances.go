@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -12,7 +13,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
-	"github.com/berth-dev/berth/internal/capacity"
 )
 
 // States of an instance, as EC2 names them.
@@ -50,18 +50,33 @@ type Instance struct {
 	ClaimUID, ClaimName, Provisioner string
 	// LaunchedAt is zero as long as EC2 does not list the instance.
 	LaunchedAt time.Time
-	// Refused are the offerings that EC2 tried in vain before this one. Only
-	// Launch knows them.
-	Refused []capacity.OfferingRef
+	// Launch is the token of the launch that made it, as its tags say.
+	Launch string
 }
 
 // ProviderID as on the node: aws:///<zone>/<instance id>.
 func (i Instance) ProviderID() string { return "aws:///" + i.Zone + "/" + i.ID }
 
-// Find returns the instances whose tags name the claim, terminated ones left
-// out. An empty answer is no proof: tags of a young instance may lag.
-func (c *Cloud) Find(ctx context.Context, claimUID string) ([]Instance, error) {
-	return c.list(ctx, append(c.ownFilters(), filter("tag:"+v1alpha1.TagNodeClaimUID, claimUID)))
+// Find returns the instances that a launch made, by its token, terminated ones
+// left out, sorted by id. An empty answer is no proof: tags of a young instance
+// may lag.
+func (c *Cloud) Find(ctx context.Context, token string) ([]Instance, error) {
+	list, err := c.list(ctx, append(c.ownFilters(), filter("tag:"+v1alpha1.TagLaunch, token)))
+	slices.SortFunc(list, func(a, b Instance) int { return strings.Compare(a.ID, b.ID) })
+	return list, err
+}
+
+// Tag puts the tags of its claim on an instance of a launch of several claims.
+func (c *Cloud) Tag(ctx context.Context, id string, claim *v1alpha1.NodeClaim) error {
+	tags := map[string]string{v1alpha1.TagNodeClaim: claim.Name, v1alpha1.TagNodeClaimUID: string(claim.UID)}
+	if _, own := claim.Spec.EC2.Tags["Name"]; !own {
+		tags["Name"] = claim.Name
+	}
+	_, err := c.ec2.CreateTags(ctx, &ec2.CreateTagsInput{Resources: []string{id}, Tags: tagList(tags)})
+	if err != nil {
+		return fmt.Errorf("tagging instance %s: %w", id, translate("CreateTags", err))
+	}
+	return nil
 }
 
 // Instances returns all instances of this cluster, terminated ones left out. A
@@ -205,6 +220,7 @@ func instanceOf(i types.Instance) Instance {
 		ClaimUID:       tags[v1alpha1.TagNodeClaimUID],
 		ClaimName:      tags[v1alpha1.TagNodeClaim],
 		Provisioner:    tags[v1alpha1.TagProvisioner],
+		Launch:         tags[v1alpha1.TagLaunch],
 		LaunchedAt:     aws.ToTime(i.LaunchTime),
 	}
 	for _, g := range i.SecurityGroups {

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -167,6 +168,23 @@ func TestFleetRequestGolden(t *testing.T) {
 	}
 }
 
+func TestFleetRequestForSeveralClaims(t *testing.T) {
+	claim := together(launchClaim(spot), 3)
+	delete(claim.Spec.EC2.Tags, "Name")
+	in, err := fleetRequest("demo", "cluster-uid", claim)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := *in.TargetCapacitySpecification.TotalTargetCapacity; n != 3 {
+		t.Errorf("%d instances are asked for", n)
+	}
+	want := map[string]string{"team": "web", "Name": "default", v1alpha1.TagClusterPrefix + "demo": "owned", v1alpha1.TagClusterUID: "cluster-uid",
+		v1alpha1.TagProvisioner: "default", v1alpha1.TagLaunch: "TOKEN"}
+	if diff := cmp.Diff(want, tagMap(in.TagSpecifications[0].Tags)); diff != "" {
+		t.Errorf("tags: %s", diff)
+	}
+}
+
 func TestFleetRequestNeedsARecordedLaunch(t *testing.T) {
 	claim := launchClaim(onDemand)
 	claim.Status.Launch.CapacityType = v1alpha1.CapacityTypeReserved
@@ -228,8 +246,9 @@ func TestFleetAnswer(t *testing.T) {
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			inst, full, err := fleetAnswer(launchClaim(onDemand), &tc.out)
+			got, full, err := fleetAnswer(launchClaim(onDemand), &tc.out)
 			if tc.instance != "" {
+				inst, err := one(got, err)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -282,14 +301,15 @@ func TestLaunchTokenProperties(t *testing.T) {
 }
 
 func TestLedgerSpreadsOverSubnets(t *testing.T) {
+	now := time.Unix(0, 0)
 	subnets := []Subnet{{ID: "s1", Zone: "a", FreeIPs: 3}, {ID: "s2", Zone: "a", FreeIPs: 2}, {ID: "s3", Zone: "b", FreeIPs: 1}}
 	var l ledger
-	l.reread(subnets)
+	l.reread(subnets, now)
 	var got []string
 	for range 6 {
 		s := l.bestSubnets(subnets)["a"]
 		got = append(got, s)
-		l.plan(s)
+		l.plan(s, 1, now)
 	}
 	if diff := cmp.Diff([]string{"s1", "s1", "s2", "s1", "s2", ""}, got); diff != "" {
 		t.Error(diff)
@@ -298,8 +318,23 @@ func TestLedgerSpreadsOverSubnets(t *testing.T) {
 	if best := l.bestSubnets(subnets); len(best) != 0 {
 		t.Errorf("all subnets are full, yet %v", best)
 	}
-	l.reread(subnets)
+	// EC2's count does not have what it has not answered yet.
+	l.reread(subnets, now.Add(plannedTTL))
+	if diff := cmp.Diff(map[string]string{"b": "s3"}, l.bestSubnets(subnets)); diff != "" {
+		t.Error(diff)
+	}
+	// Of the three that were planned in s1, two went to s3.
+	l.settle("s1", 3, []Instance{{SubnetID: "s1"}, {SubnetID: "s3"}, {SubnetID: "s3"}})
+	if diff := cmp.Diff(map[string]string{"a": "s1"}, l.bestSubnets(subnets)); diff != "" {
+		t.Error(diff)
+	}
+	// What is never answered is not set aside for ever.
+	l.reread(subnets, now.Add(plannedTTL+time.Second))
 	if diff := cmp.Diff(map[string]string{"a": "s1", "b": "s3"}, l.bestSubnets(subnets)); diff != "" {
+		t.Error(diff)
+	}
+	l.plan("s1", 2, now)
+	if diff := cmp.Diff(map[string]string{"a": "s2", "b": "s3"}, l.bestSubnets(subnets)); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -1,33 +1,70 @@
 package ec2
 
-import "sync"
+import (
+	"sync"
+	"time"
+)
 
-// ledger counts the addresses of subnets that launches have been planned into
-// since EC2 was last asked how many are free. The zero value is ready for use.
+// plannedTTL is how long addresses stay set aside for a launch that EC2 never
+// answers: longer than a launch is repeated without news.
+const plannedTTL = 5 * time.Minute
+
+// ledger knows how many addresses of each subnet are free: what EC2 said last,
+// less what launches have taken or may take since. The zero value is ready for
+// use.
 type ledger struct {
 	mu sync.Mutex
-	// free addresses by subnet, less what was planned since.
+	// free is what EC2 said, less the addresses of instances launched since.
 	free map[string]int
+	// planned are the addresses of launches that EC2 has not answered yet. They
+	// outlive a reread: EC2's count does not have them.
+	planned map[string]planned
+}
+
+// planned is how many addresses are set aside in a subnet, and since when the
+// last of them are.
+type planned struct {
+	n  int
+	at time.Time
 }
 
 // reread takes over what EC2 says.
-func (l *ledger) reread(subnets []Subnet) {
+func (l *ledger) reread(subnets []Subnet, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.free == nil {
-		l.free = map[string]int{}
-	}
+	l.init()
 	for _, s := range subnets {
 		l.free[s.ID] = s.FreeIPs
+		if now.Sub(l.planned[s.ID].at) > plannedTTL {
+			delete(l.planned, s.ID)
+		}
 	}
 }
 
-// plan takes one address.
-func (l *ledger) plan(subnet string) {
+func (l *ledger) init() {
+	if l.free == nil {
+		l.free, l.planned = map[string]int{}, map[string]planned{}
+	}
+}
+
+// plan sets n addresses aside.
+func (l *ledger) plan(subnet string, n int, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.free[subnet] > 0 {
-		l.free[subnet]--
+	l.init()
+	l.planned[subnet] = planned{l.planned[subnet].n + n, now}
+}
+
+// settle replaces n addresses that were planned in a subnet by those that EC2
+// has taken. A launch that was planned by another process has planned none here.
+func (l *ledger) settle(subnet string, n int, got []Instance) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.init()
+	was := l.planned[subnet]
+	l.planned[subnet] = planned{max(0, was.n-n), was.at}
+	for _, i := range got {
+		l.free[i.SubnetID] = max(0, l.free[i.SubnetID]-1)
 	}
 }
 
@@ -35,9 +72,7 @@ func (l *ledger) plan(subnet string) {
 func (l *ledger) exhaust(subnet string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.free == nil {
-		l.free = map[string]int{}
-	}
+	l.init()
 	l.free[subnet] = 0
 }
 
@@ -48,7 +83,7 @@ func (l *ledger) bestSubnets(subnets []Subnet) map[string]string {
 	defer l.mu.Unlock()
 	best, most := map[string]string{}, map[string]int{}
 	for _, s := range subnets { // Sorted by id within a zone.
-		if free := l.free[s.ID]; free > most[s.Zone] {
+		if free := l.free[s.ID] - l.planned[s.ID].n; free > most[s.Zone] {
 			best[s.Zone], most[s.Zone] = s.ID, free
 		}
 	}

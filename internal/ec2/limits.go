@@ -132,6 +132,17 @@ func (l *limiter) take(now time.Time, n float64) time.Duration {
 	return time.Duration((n-l.tokens)/l.rate*float64(time.Second)) + time.Microsecond
 }
 
+// left is how many whole tokens are there now.
+func (l *limiter) left(now time.Time) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	most := l.size.burst
+	if l.rate < l.size.perSecond {
+		most = 1
+	}
+	return int(min(most, l.tokens+now.Sub(l.at).Seconds()*l.rate))
+}
+
 // refused slows the calls down. Refusals of calls that began before the last
 // slowing are part of the same news.
 func (l *limiter) refused(began, now time.Time) {

@@ -100,7 +100,7 @@ func TestThrottledLaunchesAllHappen(t *testing.T) {
 					claim := newClaim(fmt.Sprint("c", i), m5)
 					record(t, c, claim)
 					for {
-						inst, err := c.Launch(t.Context(), claim)
+						inst, err := one(c.Launch(t.Context(), claim))
 						if err == nil && inst.ID != "" {
 							break
 						}

@@ -280,7 +280,7 @@ func (c *Cloud) describeSubnets(ctx context.Context, q query) ([]Subnet, error) 
 				ZoneID: aws.ToString(s.AvailabilityZoneId), VPC: aws.ToString(s.VpcId), FreeIPs: int(aws.ToInt32(s.AvailableIpAddressCount))})
 		}
 	}
-	c.addresses.reread(out)
+	c.addresses.reread(out, time.Now())
 	return out, nil
 }
 

@@ -189,7 +189,7 @@ func TestResolveOwnLaunchTemplate(t *testing.T) {
 	if l := claim.Status.Launch; l.LaunchTemplateID != *made.LaunchTemplate.LaunchTemplateId || l.LaunchTemplateVersion != "1" {
 		t.Errorf("%+v", l)
 	}
-	if inst, err := c.Launch(t.Context(), claim); err != nil || inst.ImageID != image.ID {
+	if inst, err := one(c.Launch(t.Context(), claim)); err != nil || inst.ImageID != image.ID {
 		t.Errorf("%+v, %v", inst, err)
 	}
 }

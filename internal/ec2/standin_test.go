@@ -3,6 +3,7 @@ package ec2
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -15,6 +16,7 @@ import (
 	k8stypes "k8s.io/apimachinery/pkg/types"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/capacity"
 	"github.com/berth-dev/berth/internal/ec2sim"
 )
 
@@ -141,7 +143,7 @@ func record(t *testing.T, c *Cloud, claim *v1alpha1.NodeClaim) {
 	t.Helper()
 	c.found.CompareAndSwap(nil, shared.Load())
 	defer func() { shared.CompareAndSwap(nil, c.found.Load()) }()
-	intent, err := c.PrepareLaunch(t.Context(), claim)
+	intent, err := c.PrepareLaunch(t.Context(), claim, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,3 +151,20 @@ func record(t *testing.T, c *Cloud, claim *v1alpha1.NodeClaim) {
 }
 
 var m5 = offer("m5.large", "us-west-2a", onDemand, "0.096")
+
+// launchedOne is what the launch of one claim gave.
+type launchedOne struct {
+	Instance
+	Refused []capacity.OfferingRef
+}
+
+// one takes the answer to the launch of one claim.
+func one(l Launched, err error) (launchedOne, error) {
+	if err != nil {
+		return launchedOne{}, err
+	}
+	if len(l.Instances) != 1 || l.Short != nil {
+		return launchedOne{}, fmt.Errorf("one instance was asked for: %+v", l)
+	}
+	return launchedOne{l.Instances[0], l.Refused}, nil
+}

@@ -12,16 +12,6 @@ import (
 	"github.com/berth-dev/berth/internal/capacity"
 )
 
-const (
-	// iceFirst is how long an offering that EC2 refused is left alone; each
-	// refusal doubles it, up to iceMost.
-	iceFirst = 3 * time.Minute
-	iceMost  = 30 * time.Minute
-	// blameFor is how long nothing is launched for a Provisioner whose launch
-	// EC2 refused for a reason that waiting alone does not cure.
-	blameFor = time.Minute
-)
-
 // catalogue is what can be bought: EC2's facts and prices, what discovery
 // found for each Provisioner, and what refusals have taught. Safe for
 // concurrent use.
@@ -36,6 +26,8 @@ type catalogue struct {
 	ice      map[offeringKey]ice
 	resolved map[string]capacity.Resolved
 	blamed   map[string]blame
+	// proven are Provisioners of which a launch has succeeded.
+	proven map[string]bool
 	// types are derived per Provisioner, as long as nothing they depend on changes.
 	types map[string]derived
 }
@@ -47,11 +39,6 @@ type ice struct {
 	streak int
 }
 
-type blame struct {
-	why   string
-	until time.Time
-}
-
 type derived struct {
 	generation, version int64
 	until               time.Time
@@ -60,7 +47,7 @@ type derived struct {
 
 func newCatalogue(region string) *catalogue {
 	return &catalogue{region: region, ice: map[offeringKey]ice{}, resolved: map[string]capacity.Resolved{},
-		blamed: map[string]blame{}, types: map[string]derived{}}
+		blamed: map[string]blame{}, proven: map[string]bool{}, types: map[string]derived{}}
 }
 
 // ready reports whether anything is known that could be bought.
@@ -102,36 +89,7 @@ func (c *catalogue) forget(provisioner string) {
 	delete(c.resolved, provisioner)
 	delete(c.types, provisioner)
 	delete(c.blamed, provisioner)
-	c.version++
-}
-
-// blame stops launches for a Provisioner for blameFor.
-func (c *catalogue) blame(provisioner, why string, now time.Time) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.blamed[provisioner] = blame{why: why, until: now.Add(blameFor)}
-}
-
-// blamedFor returns why launches for a Provisioner are stopped, if they are.
-func (c *catalogue) blamedFor(provisioner string, now time.Time) (string, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	b, ok := c.blamed[provisioner]
-	return b.why, ok && now.Before(b.until)
-}
-
-// exhausted learns that EC2 has no capacity in some offerings.
-func (c *catalogue) exhausted(refused []capacity.OfferingRef, now time.Time) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, o := range refused {
-		key := offeringKey{o.InstanceType, o.Zone, o.CapacityType}
-		was := c.ice[key]
-		if was.until.Add(iceMost).Before(now) {
-			was.streak = 0
-		}
-		c.ice[key] = ice{until: now.Add(min(iceFirst<<was.streak, iceMost)), streak: min(was.streak+1, 8)}
-	}
+	delete(c.proven, provisioner)
 	c.version++
 }
 
@@ -159,7 +117,7 @@ func (c *catalogue) provisioner(pr *v1alpha1.Provisioner, now time.Time) *capaci
 		out.NotReady = "its subnets, security groups and images are still being looked up"
 	case !r.Ready:
 		out.NotReady = r.Why
-	case now.Before(b.until):
+	case b.stops && now.Before(b.until):
 		out.NotReady = b.why
 	}
 	d, ok := c.types[pr.Name]

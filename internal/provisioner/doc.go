@@ -2,7 +2,8 @@
 //
 //   - the provision loop turns pending pods into a Snapshot, asks
 //     capacity.Solve for a Plan and stores it as NodeClaims (intent);
-//   - the lifecycle reconciler lifts each claim: launch, register, initialize,
+//   - the lifter launches claims, identical ones together (lift.go);
+//   - the lifecycle reconciler follows each claim: register, initialize,
 //     and takes it down again: cordon, drain, terminate, remove the Node;
 //   - the bind loop gives pods the seats that were bought for them;
 //   - the disruption loop gives back nodes that are empty or expired, within
@@ -15,8 +16,8 @@
 // Guarantees, and where they come from:
 //
 //   - At most one instance lives per claim: the launch is recorded in the
-//     claim's status, with a token that EC2 honours, before EC2 is called
-//     (lifecycle.go). A crash in between replays the same request.
+//     claims' status, with a token that EC2 honours, before EC2 is called
+//     (batch.go). A crash in between replays the same request (settle.go).
 //   - Limits are never overrun: one goroutine alone creates claims, and it
 //     counts those that the cache does not show yet (book.go, provision.go).
 //   - A claim's finalizer goes only after EC2 has said that the instance is

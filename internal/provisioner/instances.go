@@ -189,12 +189,13 @@ func (f *fleet) sweep(ctx context.Context) error {
 		return fmt.Errorf("listing claims: %w", err)
 	}
 	owned := map[string]bool{}
-	byUID := map[string]*v1alpha1.NodeClaim{}
+	unsettled := map[string]bool{} // Tokens of launches that claims still wait for.
 	for i := range claims.Items {
 		c := &claims.Items[i]
-		byUID[string(c.UID)] = c
 		if c.Status.InstanceID != "" {
 			owned[c.Status.InstanceID] = true
+		} else if c.Status.Launch != nil {
+			unsettled[c.Status.Launch.Token] = true
 		}
 	}
 	f.mu.Lock()
@@ -207,9 +208,7 @@ func (f *fleet) sweep(ctx context.Context) error {
 	suspects := map[string]bool{}
 	budget := max(3, len(live)/10)
 	for _, i := range live {
-		c := byUID[i.ClaimUID]
-		open := c != nil && c.Status.InstanceID == "" // Its launch is still being settled.
-		if owned[i.ID] || open || time.Since(i.LaunchedAt) < orphanAge || i.State == ec2.StateShuttingDown {
+		if owned[i.ID] || unsettled[i.Launch] || time.Since(i.LaunchedAt) < orphanAge || i.State == ec2.StateShuttingDown {
 			continue
 		}
 		suspects[i.ID] = true
@@ -224,6 +223,7 @@ func (f *fleet) sweep(ctx context.Context) error {
 		}
 	}
 	f.suspects = suspects
+	f.retag(ctx, claims.Items, live)
 	if time.Since(f.tidied) >= templatesEvery {
 		f.tidied = time.Now()
 		if err := f.tidy(ctx, claims.Items); err != nil {
@@ -231,6 +231,21 @@ func (f *fleet) sweep(ctx context.Context) error {
 		}
 	}
 	return f.reap(ctx, claims.Items)
+}
+
+// retag repeats what tagging an instance after its launch has missed.
+func (f *fleet) retag(ctx context.Context, claims []v1alpha1.NodeClaim, live []ec2.Instance) {
+	untagged := map[string]bool{}
+	for _, i := range live {
+		if i.ClaimUID == "" && time.Since(i.LaunchedAt) > sweepEvery {
+			untagged[i.ID] = true
+		}
+	}
+	for i := range claims {
+		if c := &claims[i]; untagged[c.Status.InstanceID] && c.DeletionTimestamp == nil {
+			go f.lifter.tag(ctx, c)
+		}
+	}
 }
 
 // tidy deletes launch templates that no claim's launch refers to.

@@ -17,14 +17,8 @@ import (
 	"github.com/berth-dev/berth/internal/ec2"
 )
 
-// launcher is what the lifecycle needs of EC2.
-type launcher interface {
-	// PrepareLaunch puts together a launch without effect on instances.
-	PrepareLaunch(ctx context.Context, claim *v1alpha1.NodeClaim) (*v1alpha1.LaunchIntent, error)
-	// Launch carries out the recorded intent; repeating it gives the same instance.
-	Launch(ctx context.Context, claim *v1alpha1.NodeClaim) (ec2.Instance, error)
-	// Find lists the instances tagged with a claim's UID, terminated ones left out.
-	Find(ctx context.Context, claimUID string) ([]ec2.Instance, error)
+// instanceReader is what the lifecycle needs of EC2 after the launch.
+type instanceReader interface {
 	// Instance reads one instance; ec2.ErrNotFound when EC2 does not know it (yet).
 	Instance(ctx context.Context, id string) (ec2.Instance, error)
 	// Terminate asks EC2 to terminate an instance of ours.
@@ -34,7 +28,7 @@ type launcher interface {
 // lifecycle lifts claims from intent to initialized node, and takes them down.
 type lifecycle struct {
 	*Loops
-	cloud launcher
+	cloud instanceReader
 }
 
 // Reconcile moves one claim as far as it can go now.
@@ -44,6 +38,7 @@ func (r *lifecycle) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resul
 		if apierrors.IsNotFound(err) {
 			r.book.drop(req.Name)
 			r.written.forget(req.Name)
+			r.lifter.forget(req.Name)
 			return ctrl.Result{}, nil
 		}
 		return ctrl.Result{}, fmt.Errorf("reading claim %s: %w", req.Name, err)
@@ -53,7 +48,7 @@ func (r *lifecycle) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resul
 		return r.remove(ctx, claim)
 	}
 	if claim.Status.InstanceID == "" {
-		if res, done, err := r.launch(ctx, claim); !done || err != nil {
+		if res, done, err := r.lifter.place(ctx, claim); !done || err != nil {
 			return res, err
 		}
 	}
@@ -65,44 +60,6 @@ func (r *lifecycle) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resul
 	return r.join(ctx, claim)
 }
 
-// launch records the intent, then carries it out. A crash between the two, or
-// after EC2 has acted, ends up here again with the intent recorded.
-func (r *lifecycle) launch(ctx context.Context, claim *v1alpha1.NodeClaim) (ctrl.Result, bool, error) {
-	if claim.Status.Launch == nil {
-		if done, err := r.intend(ctx, claim, 1); !done || err != nil {
-			return ctrl.Result{}, false, err
-		}
-	}
-	inst, err := r.cloud.Launch(ctx, claim)
-	if err == nil {
-		return ctrl.Result{}, true, r.launched(ctx, claim, inst)
-	}
-	return r.launchFailed(ctx, claim, err)
-}
-
-// intend stores the next attempt. It is the write that must not be lost:
-// optimistic lock, before any effect.
-func (r *lifecycle) intend(ctx context.Context, claim *v1alpha1.NodeClaim, attempt int32) (bool, error) {
-	left := r.catalogue.open(claim.Spec.Offerings, time.Now())
-	if len(left) == 0 {
-		return false, r.giveUp(ctx, claim, reasonNoCapacity,
-			fmt.Sprintf("EC2 has no capacity in any of the %d offerings that fit", len(claim.Spec.Offerings)))
-	}
-	wish := claim.DeepCopy()
-	wish.Spec.Offerings = left
-	intent, err := r.cloud.PrepareLaunch(ctx, wish)
-	if err != nil {
-		return false, r.cannotLaunch(ctx, claim, err)
-	}
-	intent.Attempt = attempt
-	intent.Token = ec2.LaunchToken(r.cfg.ClusterUID, string(claim.UID), attempt)
-	intent.StartedAt = metav1.Now()
-	return true, r.patchStatus(ctx, claim, func(c *v1alpha1.NodeClaim) {
-		c.Status.Launch = intent
-		setCondition(c, v1alpha1.ConditionLaunched, metav1.ConditionFalse, "Launching", fmt.Sprintf("attempt %d", attempt))
-	})
-}
-
 // name waits until EC2 shows the instance, which tells its host name.
 func (r *lifecycle) name(ctx context.Context, claim *v1alpha1.NodeClaim) (ctrl.Result, bool, error) {
 	inst, err := r.cloud.Instance(ctx, claim.Status.InstanceID)
@@ -112,151 +69,7 @@ func (r *lifecycle) name(ctx context.Context, claim *v1alpha1.NodeClaim) (ctrl.R
 	if err != nil {
 		return ctrl.Result{}, false, fmt.Errorf("reading instance %s of claim %s: %w", claim.Status.InstanceID, claim.Name, err)
 	}
-	return ctrl.Result{}, true, r.launched(ctx, claim, inst)
-}
-
-// launched stores what EC2 gave. Its answer to a launch does not tell the host
-// name; one look may save a write, and is no more than that.
-func (r *lifecycle) launched(ctx context.Context, claim *v1alpha1.NodeClaim, inst ec2.Instance) error {
-	if inst.PrivateDNSName == "" {
-		if seen, err := r.cloud.Instance(ctx, inst.ID); err == nil {
-			inst.PrivateDNSName, inst.ImageID = seen.PrivateDNSName, seen.ImageID
-		}
-	}
-	r.catalogue.exhausted(inst.Refused, time.Now())
-	first := claim.Status.InstanceID == ""
-	facts, known := r.catalogue.instance(claim, inst.Type, inst.Zone, inst.CapacityType)
-	err := r.patchStatus(ctx, claim, func(c *v1alpha1.NodeClaim) {
-		c.Status.InstanceID = inst.ID
-		c.Status.ProviderID = inst.ProviderID()
-		c.Status.NodeName = inst.PrivateDNSName
-		c.Status.InstanceType = inst.Type
-		c.Status.Zone = inst.Zone
-		c.Status.CapacityType = inst.CapacityType
-		c.Status.ImageID = inst.ImageID
-		c.Status.HourlyPrice = v1alpha1.NewPrice(facts.price)
-		if known {
-			c.Status.Capacity = facts.capacity.List()
-			c.Status.Allocatable = facts.allocatable.List()
-		}
-		setCondition(c, v1alpha1.ConditionLaunched, metav1.ConditionTrue, "Launched", inst.ID)
-		setCondition(c, v1alpha1.ConditionRegistered, metav1.ConditionFalse, "Booting", "waiting for the kubelet to join")
-	})
-	if err != nil {
-		return err
-	}
-	if known && claim.Labels[corev1.LabelInstanceTypeStable] != inst.Type || claim.Labels[corev1.LabelTopologyZone] != inst.Zone {
-		before := claim.DeepCopy()
-		for k, v := range facts.labels {
-			claim.Labels[k] = v
-		}
-		if err := r.cfg.Client.Patch(ctx, claim, client.MergeFrom(before)); err != nil {
-			return fmt.Errorf("labelling claim %s: %w", claim.Name, err)
-		}
-	}
-	r.nominator.enqueue(claim.Name)
-	if !first {
-		return nil
-	}
-	r.metrics.launched(claim, inst)
-	r.log.Info("instance launched", "claim", claim.Name, "instance", inst.ID, "type", inst.Type, "zone", inst.Zone,
-		"capacityType", inst.CapacityType, "price", facts.price, "node", inst.PrivateDNSName)
-	r.cfg.Recorder.Eventf(claim, nil, corev1.EventTypeNormal, "Launched", "Launch", "%s is %s %s in %s at $%.4f/h",
-		inst.ID, inst.Type, inst.CapacityType, inst.Zone, facts.price)
-	return nil
-}
-
-// launchFailed sorts out what a refusal means. Only a definite answer from EC2
-// leads to a new attempt; everything else repeats the same one.
-func (r *lifecycle) launchFailed(ctx context.Context, claim *v1alpha1.NodeClaim, err error) (ctrl.Result, bool, error) {
-	r.catalogue.exhausted(ec2.Refused(err), time.Now())
-	attempt := claim.Status.Launch.Attempt + 1
-	var badConfig *ec2.ConfigError
-	switch {
-	case errors.Is(err, ec2.ErrTokenMismatch):
-		return r.adopt(ctx, claim)
-	case errors.Is(err, ec2.ErrThrottled):
-		r.metrics.throttled.Inc()
-		if !ec2.Definite(err) {
-			return ctrl.Result{RequeueAfter: throttlePause}, false, nil // The same attempt; package ec2 sets the pace.
-		}
-	case !ec2.Definite(err), errors.As(err, &badConfig), attempt > maxAttempts:
-		return ctrl.Result{}, false, r.cannotLaunch(ctx, claim, err)
-	}
-	r.log.Info("EC2 refused; trying what is left", "claim", claim.Name, "error", err.Error(), "attempt", attempt)
-	stored, err := r.intend(ctx, claim, attempt)
-	if !stored || err != nil {
-		return ctrl.Result{}, false, err
-	}
-	// Attempts of one claim are spaced, so that a refusal that teaches nothing
-	// does not become a hot loop.
-	return ctrl.Result{RequeueAfter: min(time.Duration(attempt-1)*200*time.Millisecond, attemptPause)}, false, nil
-}
-
-// cannotLaunch gives a claim up when EC2 has refused it for good, and else
-// leaves it to be tried again as it is.
-func (r *lifecycle) cannotLaunch(ctx context.Context, claim *v1alpha1.NodeClaim, err error) error {
-	var badConfig *ec2.ConfigError
-	switch {
-	case errors.As(err, &badConfig):
-		r.catalogue.blame(claim.Spec.Provisioner.Name, badConfig.Error(), time.Now())
-		return r.giveUp(ctx, claim, reasonRefused, badConfig.Error())
-	case ec2.Definite(err):
-		return r.giveUp(ctx, claim, reasonNoCapacity, err.Error())
-	case errors.Is(err, ec2.ErrThrottled):
-		r.metrics.throttled.Inc()
-	}
-	return fmt.Errorf("launching claim %s: %w", claim.Name, err)
-}
-
-const (
-	// attemptPause is the longest time between two attempts of a claim.
-	attemptPause = 5 * time.Second
-	// throttlePause lets others have the worker while EC2 says "too fast".
-	throttlePause = time.Second
-	// maxAttempts bounds the attempts of one claim before its pods are planned anew.
-	maxAttempts = 10
-	// Reasons of a claim whose launch EC2 has definitely refused.
-	reasonNoCapacity = "InsufficientCapacity"
-	reasonRefused    = "LaunchRefused"
-	// reasonNeverJoined: the instance runs, its kubelet does not report.
-	reasonNeverJoined = "NeverJoined"
-)
-
-// adopt settles a token that EC2 knows under other parameters: what it
-// launched then is ours if it is there, else the next attempt is due.
-func (r *lifecycle) adopt(ctx context.Context, claim *v1alpha1.NodeClaim) (ctrl.Result, bool, error) {
-	found, err := r.cloud.Find(ctx, string(claim.UID))
-	if err != nil {
-		return ctrl.Result{}, false, fmt.Errorf("looking for the instance of claim %s: %w", claim.Name, err)
-	}
-	if len(found) > 0 {
-		return ctrl.Result{}, true, r.launched(ctx, claim, found[0])
-	}
-	if wait := adoptPatience - time.Since(claim.Status.Launch.StartedAt.Time); wait > 0 {
-		return ctrl.Result{RequeueAfter: wait}, false, nil // Tags may lag.
-	}
-	stored, err := r.intend(ctx, claim, claim.Status.Launch.Attempt+1)
-	if !stored || err != nil {
-		return ctrl.Result{}, false, err
-	}
-	return ctrl.Result{RequeueAfter: time.Millisecond}, false, nil
-}
-
-// adoptPatience is how long EC2 may take to show an instance in a filtered list.
-const adoptPatience = 30 * time.Second
-
-// giveUp ends a claim that cannot be launched; its pods are planned again.
-func (r *lifecycle) giveUp(ctx context.Context, claim *v1alpha1.NodeClaim, reason, message string) error {
-	r.log.Info("claim given up", "claim", claim.Name, "reason", reason, "message", message)
-	r.cfg.Recorder.Eventf(claim, nil, corev1.EventTypeWarning, reason, "Launch", "%s", clip(message))
-	err := r.patchStatus(ctx, claim, func(c *v1alpha1.NodeClaim) {
-		setCondition(c, v1alpha1.ConditionLaunched, metav1.ConditionFalse, reason, clip(message))
-	})
-	if err != nil {
-		return err
-	}
-	return r.deleteClaim(ctx, claim, v1alpha1.ReasonUnhealthy)
+	return ctrl.Result{}, true, r.lifter.launched(ctx, claim, inst)
 }
 
 // join follows the node from booting to initialized.

@@ -33,6 +33,7 @@ import (
 // cloud is EC2, as far as the loops need it; each loop names its own part.
 type cloud interface {
 	launcher
+	instanceReader
 	inventory
 	discoverer
 }
@@ -82,6 +83,7 @@ type Loops struct {
 	catalogue *catalogue
 	nominator *nominator
 	fleet     *fleet
+	lifter    *lifter
 	evictor   *drain.Evictor
 	metrics   *metrics
 	// contested: pods of more than one kind wait, so that one may take the seat
@@ -146,6 +148,7 @@ func New(ctx context.Context, cfg Config) (*Loops, error) {
 	}
 	p.nominator = newNominator(p)
 	p.fleet = newFleet(p, cfg.Cloud)
+	p.lifter = newLifter(p, cfg.Cloud)
 	if err := p.watch(); err != nil {
 		return nil, err
 	}
@@ -161,7 +164,7 @@ func New(ctx context.Context, cfg Config) (*Loops, error) {
 	consolidation := newConsolidation(p, disruption)
 	disruption.proposers = append(disruption.proposers, consolidation)
 	for name, run := range map[string]func(context.Context) error{
-		"provision": p.provision, "nominate": p.nominator.run, "fleet": p.fleet.run,
+		"provision": p.provision, "launch": p.lifter.run, "nominate": p.nominator.run, "fleet": p.fleet.run,
 		"disrupt": disruption.run, "market": market.run, "publish": market.publish, "pauses": p.keepPauses, "drift": drift.watch,
 		"consolidate": consolidation.run,
 	} {
@@ -185,6 +188,7 @@ func (p *Loops) reconcilers() error {
 		For(&v1alpha1.NodeClaim{}).
 		Watches(&corev1.Node{}, handler.EnqueueRequestsFromMapFunc(p.claimOfNode)).
 		WatchesRawSource(rawsource.Channel(p.woken, &handler.EnqueueRequestForObject{})).
+		WatchesRawSource(rawsource.Channel(p.lifter.pokes, &handler.EnqueueRequestForObject{})).
 		WithOptions(controller.Options{MaxConcurrentReconciles: 50}).
 		Complete(quietly((&lifecycle{Loops: p, cloud: p.cfg.Cloud}).Reconcile))
 	if err != nil {

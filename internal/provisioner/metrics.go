@@ -17,7 +17,7 @@ import (
 // capacity and our own constants; never a tenant's string.
 type metrics struct {
 	pending, gap, instances                               prometheus.Gauge
-	solve                                                 prometheus.Histogram
+	solve, batch                                          prometheus.Histogram
 	stage                                                 *prometheus.HistogramVec
 	claimsCreated, removed, launches, blocked             *prometheus.CounterVec
 	hints                                                 *prometheus.CounterVec
@@ -49,6 +49,8 @@ func newMetrics(reg prometheus.Registerer, p *Loops) (*metrics, error) {
 		instances: gauge("instances", "Instances of this cluster that EC2 lists."),
 		solve: prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "berth", Name: "plan_duration_seconds",
 			Help: "Time to solve one Snapshot.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 14)}),
+		batch: prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "berth", Name: "launch_batch_size",
+			Help: "Claims launched by one CreateFleet call.", Buckets: []float64{1, 2, 5, 10, 20, 50, 100}}),
 		stage: prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: "berth", Name: "claim_stage_duration_seconds",
 			Help: "Time from a claim's creation to the end of a stage.", Buckets: prometheus.ExponentialBuckets(0.05, 2, 15)}, []string{"stage"}),
 		claimsCreated: vec("nodeclaims_created_total", "Claims created.", "provisioner"),
@@ -73,7 +75,7 @@ func newMetrics(reg prometheus.Registerer, p *Loops) (*metrics, error) {
 		moves:        counter("consolidation_moves_total", "Pods moved to save money."),
 		saved:        counter("consolidation_saved_dollars_per_hour_total", "Hourly cost saved by decisions carried out, summed up."),
 	}
-	for _, c := range []prometheus.Collector{m.pending, m.gap, m.instances, m.solve, m.stage, m.claimsCreated, m.removed, m.launches,
+	for _, c := range []prometheus.Collector{m.pending, m.gap, m.instances, m.solve, m.batch, m.stage, m.claimsCreated, m.removed, m.launches,
 		m.blocked, m.hints, m.unschedulable, m.roundErrors, m.throttled, m.neverJoined, m.nominated, m.bound, m.orphans, m.evicted, m.drained, m.sweep, m.possible, m.consolidated, m.moves, m.saved, claimCollector{p}} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("registering metrics: %w", err)

@@ -158,6 +158,8 @@ func (p *Loops) create(ctx context.Context, v *view, plan *capacity.Plan) error 
 		errs []error
 	)
 	spare := spareCost(plan)
+	complete := p.lifter.hold()
+	defer complete()
 	for i := range plan.Launches {
 		l := &plan.Launches[i]
 		pr := v.provisioners[l.Provisioner.Name]
@@ -177,6 +179,7 @@ func (p *Loops) create(ctx context.Context, v *view, plan *capacity.Plan) error 
 				return
 			}
 			p.book.remember(claim.DeepCopy(), time.Now())
+			p.lifter.submit(claim.DeepCopy())
 			for _, pod := range l.Pods {
 				if standIn(pod) {
 					continue

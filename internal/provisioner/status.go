@@ -72,6 +72,7 @@ func (k *statusKeeper) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Re
 		ready.Status, ready.Reason, ready.Message = metav1.ConditionFalse, "NotReady", strings.Join(bad, "; ")
 	}
 	meta.SetStatusCondition(&s.Conditions, ready)
+	k.reportLaunches(pr)
 	k.sum(pr)
 	if !apiEqual(before.Status, pr.Status) {
 		if err := k.cfg.Client.Status().Patch(ctx, pr, client.MergeFrom(before)); client.IgnoreNotFound(err) != nil {
@@ -83,6 +84,20 @@ func (k *statusKeeper) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Re
 		return ctrl.Result{RequeueAfter: resolveRetry}, nil
 	}
 	return ctrl.Result{RequeueAfter: resolveEvery}, nil
+}
+
+// reportLaunches says whether EC2 refused the last launch, what it said, and
+// what to do about it.
+func (k *statusKeeper) reportLaunches(pr *v1alpha1.Provisioner) {
+	c := metav1.Condition{Type: v1alpha1.ConditionLaunchesSucceed, Status: metav1.ConditionTrue, Reason: "NothingRefused", ObservedGeneration: pr.Generation}
+	r, refused := k.catalogue.lastRefusal(pr.Name)
+	switch {
+	case refused:
+		c.Status, c.Reason, c.Message = metav1.ConditionFalse, string(r.class), r.text()
+	case !k.catalogue.works(pr.Name) && meta.FindStatusCondition(pr.Status.Conditions, c.Type) != nil:
+		return // What was known before a restart stands.
+	}
+	meta.SetStatusCondition(&pr.Status.Conditions, c)
 }
 
 // announceReadiness makes an event of a Provisioner that turned ready or not.

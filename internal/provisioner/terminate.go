@@ -44,7 +44,7 @@ func (r *lifecycle) remove(ctx context.Context, claim *v1alpha1.NodeClaim) (ctrl
 		return ctrl.Result{}, nil
 	}
 	if claim.Status.InstanceID == "" {
-		if res, settled, err := r.settle(ctx, claim); !settled || err != nil {
+		if res, settled, err := r.lifter.settle(ctx, claim); !settled || err != nil {
 			return res, err
 		}
 	}
@@ -59,31 +59,10 @@ func (r *lifecycle) remove(ctx context.Context, claim *v1alpha1.NodeClaim) (ctrl
 			return res, err
 		}
 	}
+	if r.lifter.needed(claim) {
+		return ctrl.Result{RequeueAfter: resumePause}, nil
+	}
 	return ctrl.Result{}, r.release(ctx, claim)
-}
-
-// settle finds out whether a claim whose launch was begun and never answered
-// has an instance after all. Tags may lag behind a launch, so that EC2 must
-// have had time to show it.
-func (r *lifecycle) settle(ctx context.Context, claim *v1alpha1.NodeClaim) (ctrl.Result, bool, error) {
-	if claim.Status.Launch == nil {
-		return ctrl.Result{}, true, nil
-	}
-	found, err := r.cloud.Find(ctx, string(claim.UID))
-	if err != nil {
-		return ctrl.Result{}, false, fmt.Errorf("looking for the instance of claim %s: %w", claim.Name, err)
-	}
-	if len(found) > 0 {
-		return ctrl.Result{}, true, r.launched(ctx, claim, found[0])
-	}
-	c := meta.FindStatusCondition(claim.Status.Conditions, v1alpha1.ConditionLaunched)
-	if c != nil && (c.Reason == reasonNoCapacity || c.Reason == reasonRefused) {
-		return ctrl.Result{}, true, nil // EC2 has said no: there is none.
-	}
-	if wait := adoptPatience - time.Since(claim.Status.Launch.StartedAt.Time); wait > 0 {
-		return ctrl.Result{RequeueAfter: min(wait, 5*time.Second)}, false, nil
-	}
-	return ctrl.Result{}, true, nil
 }
 
 // drain makes one pass over the node's pods.

@@ -1,0 +1,184 @@
+package ec2
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base32"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/capacity"
+)
+
+const (
+	// maxOverrides bounds the lines of a CreateFleet request. EC2 takes 300 by
+	// default, and refuses payloads that are too large before that.
+	maxOverrides = 60
+	// maxLineBytes bounds what all lines together take of the request's body.
+	// AWS publishes no limit; refusals are known from requests of some 100 KiB.
+	maxLineBytes = 24 << 10
+	// lineFraming is what a line takes beside its values: the names of its
+	// parameters ("LaunchTemplateConfigs.1.Overrides.60.InstanceType=").
+	lineFraming = 170
+)
+
+// LaunchToken is the ClientToken of an attempt: a function of the cluster, the
+// claim and the number of the attempt. 52 letters and digits; EC2 takes 64.
+func LaunchToken(clusterUID, claimUID string, attempt int32) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\n%s\n%d", clusterUID, claimUID, attempt))
+	return base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(sum[:])
+}
+
+// PrepareLaunch puts together the claim's next attempt: attempt 1, or the one
+// after the attempt in its status, which EC2 must have refused for certain
+// (Definite). It makes sure that the launch templates exist; it launches
+// nothing. The claim's offerings should be without those that are known to be
+// exhausted; one capacity type is tried in one attempt, that of the first
+// offering that can be had. count is how many instances the attempt is for.
+//
+// A *ConfigError says what a person must change; a *CapacityError, whose
+// Refused is never empty, that no subnet in the offerings' zones has a free
+// address.
+func (c *Cloud) PrepareLaunch(ctx context.Context, claim *v1alpha1.NodeClaim, count int) (*v1alpha1.LaunchIntent, error) {
+	wrap := func(err error) error { return fmt.Errorf("preparing the launch of claim %s: %w", claim.Name, err) }
+	r, err := c.Resolve(ctx, claim.Spec.Provisioner.Name, &claim.Spec.NodeTemplate)
+	if err != nil {
+		return nil, wrap(err)
+	}
+	if !r.Ready() {
+		return nil, wrap(&ConfigError{Fault: Fault{Action: "PrepareLaunch", Message: r.Planner().Why}, Fix: "see the conditions of provisioner " + claim.Spec.Provisioner.Name})
+	}
+	if err := c.discovered(ctx); err != nil {
+		return nil, wrap(err)
+	}
+	lines, err := chooseLines(claim.Spec.Offerings, c.machine, r, c.addresses.bestSubnets(r.Subnets))
+	if err != nil {
+		return nil, wrap(err)
+	}
+	intent := &v1alpha1.LaunchIntent{Attempt: 1, StartedAt: metav1.Now(), CapacityType: lines[0].capacityType}
+	if claim.Status.Launch != nil {
+		intent.Attempt = claim.Status.Launch.Attempt + 1
+	}
+	intent.Token = LaunchToken(c.cfg.ClusterUID, string(claim.UID), intent.Attempt)
+	templates := map[string]Template{} // By image.
+	for _, l := range lines {
+		t, ok := templates[l.image.ID]
+		if !ok {
+			if t, err = c.template(ctx, claim, r, l.image); err != nil {
+				return nil, wrap(err)
+			}
+			templates[l.image.ID] = t
+		}
+		o := v1alpha1.LaunchOverride{InstanceType: l.instanceType, Zone: l.zone, SubnetID: l.subnet}
+		switch {
+		case intent.LaunchTemplateID == "":
+			intent.LaunchTemplateID, intent.LaunchTemplateVersion = t.ID, t.Version
+		case intent.LaunchTemplateID != t.ID:
+			o.LaunchTemplateID, o.LaunchTemplateVersion = t.ID, t.Version
+		}
+		intent.Overrides = append(intent.Overrides, o)
+	}
+	c.addresses.plan(lines[0].subnet, count, time.Now())
+	return intent, nil
+}
+
+// template returns the launch template for an image: the Provisioner's own, or
+// one of Berth's.
+func (c *Cloud) template(ctx context.Context, claim *v1alpha1.NodeClaim, r Resolved, image Image) (Template, error) {
+	if r.Own != nil {
+		return *r.Own, nil
+	}
+	t := &claim.Spec.NodeTemplate
+	doc, err := userData(family(&t.EC2), c.bootstrap(claim.Spec.Provisioner.Name, t))
+	if err != nil {
+		return Template{}, &ConfigError{Fault: Fault{Action: "CreateLaunchTemplate", Message: flat(err.Error())}, Fix: "check the Provisioner"}
+	}
+	return c.ensureTemplate(ctx, templateData(templateInput{
+		spec: &t.EC2, image: image, userData: doc, securityGroups: r.SecurityGroups, instanceProfile: r.InstanceProfile,
+	}))
+}
+
+// line is one line of a request.
+type line struct {
+	instanceType, zone, subnet, capacityType string
+	image                                    Image
+}
+
+// chooseLines turns offerings into the lines of one attempt, in the offerings'
+// order: those with the capacity type of the first that has an image and a
+// subnet with a free address, at most maxOverrides and maxLineBytes. Spot dearer than the same
+// claim's cheapest on-demand offering is left out: it costs more and can be
+// taken away.
+func chooseLines(offerings []v1alpha1.ClaimOffering, machine func(string) *capacity.Machine, r Resolved, subnets map[string]string) ([]line, error) {
+	cheapest := cheapestOnDemand(offerings)
+	var (
+		lines    []line
+		bytes    int
+		noRoom   []capacity.OfferingRef
+		noImages []string
+	)
+	for _, o := range offerings {
+		if len(lines) == maxOverrides || len(lines) > 0 && o.CapacityType != lines[0].capacityType {
+			continue
+		}
+		price := o.HourlyPrice.Dollars()
+		if o.CapacityType == v1alpha1.CapacityTypeSpot && cheapest > 0 && price > cheapest {
+			continue
+		}
+		m := machine(o.InstanceType)
+		if m == nil {
+			noImages = append(noImages, o.InstanceType+": not a type that this region offers")
+			continue
+		}
+		image, ok := r.image(m)
+		if !ok {
+			noImages = append(noImages, o.InstanceType+": no image for "+machineNeeds(m))
+			continue
+		}
+		subnet, ok := subnets[o.Zone]
+		if !ok {
+			noRoom = append(noRoom, capacity.OfferingRef{InstanceType: o.InstanceType, Zone: o.Zone, CapacityType: o.CapacityType, Price: price})
+			continue
+		}
+		if bytes += lineFraming + len(o.InstanceType) + len(subnet); bytes > maxLineBytes {
+			break
+		}
+		lines = append(lines, line{instanceType: o.InstanceType, zone: o.Zone, subnet: subnet, capacityType: o.CapacityType, image: image})
+	}
+	switch {
+	case len(lines) > 0:
+		return lines, nil
+	case len(noRoom) > 0:
+		return nil, &CapacityError{Refused: noRoom, Fix: "free addresses, or add subnets to ec2.subnets",
+			Fault: Fault{Action: "PrepareLaunch", Code: "InsufficientFreeAddressesInSubnet", Message: "no subnet in the wanted zones has a free address"}}
+	case len(noImages) > 0:
+		slices.Sort(noImages)
+		return nil, &ConfigError{Fix: "check ec2.amis", Fault: Fault{Action: "PrepareLaunch", Message: strings.Join(slices.Compact(noImages), "; ")}}
+	default:
+		return nil, &ConfigError{Fault: Fault{Action: "PrepareLaunch", Message: "the claim has no offering that is worth its price"}, Fix: "delete the claim"}
+	}
+}
+
+// cheapestOnDemand price among offerings; 0 without any.
+func cheapestOnDemand(offerings []v1alpha1.ClaimOffering) float64 {
+	cheapest := 0.0
+	for _, o := range offerings {
+		if price := o.HourlyPrice.Dollars(); o.CapacityType == v1alpha1.CapacityTypeOnDemand && (cheapest == 0 || price < cheapest) {
+			cheapest = price
+		}
+	}
+	return cheapest
+}
+
+// machineNeeds says which image a machine needs: "arm64 with nvidia".
+func machineNeeds(m *capacity.Machine) string {
+	if m.GPU == nil {
+		return m.Arch
+	}
+	return m.Arch + " with " + m.GPU.Manufacturer
+}
