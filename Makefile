@@ -24,11 +24,16 @@ demo: control-plane ## pods in, right-sized instances out, and back to zero; KEE
 
 .PHONY: test
 test: control-plane ## all tests, with the race detector, the real control plane included
-	$(GO) test -race $$($(GO) list ./... | grep -v /test/e2e)
+	$(GO) test -race $$($(GO) list ./... | grep -v -e /test/e2e -e /test/crash)
 	$(GO) test -C hack/devcluster ./...
 	$(GO) test -C hack/parity ./...
 	$(GO) run -C hack/parity . -n 1000 -fresh 1000
 	$(GO) test -count=1 -timeout 20m ./test/e2e
+	$(GO) test -count=1 -timeout 20m ./test/crash
+
+.PHONY: test-crash
+test-crash: control-plane ## kill the provisioner at every call that it makes; takes hours
+	BERTH_CRASH=all $(GO) test -count=1 -timeout 0 -v ./test/crash
 
 .PHONY: lint
 lint: ## go vet, staticcheck, import rules, generated code fresh

@@ -42,8 +42,8 @@ type stores struct {
 	podGroups toolscache.SharedIndexInformer
 }
 
-// watched is a kind of object to watch, and where its informer goes.
-type watched struct {
+// source is a kind of object to watch, and where its informer goes.
+type source struct {
 	into *toolscache.SharedIndexInformer
 	obj  client.Object
 }
@@ -53,7 +53,7 @@ type watched struct {
 // withServices says so.
 func newStores(ctx context.Context, c cache.Cache, mapper meta.RESTMapper, withServices bool) (*stores, error) {
 	var s stores
-	wanted := []watched{
+	wanted := []source{
 		{&s.pods, &corev1.Pod{}},
 		{&s.nodes, &corev1.Node{}},
 		{&s.claims, &v1alpha1.NodeClaim{}},
@@ -76,7 +76,7 @@ func newStores(ctx context.Context, c cache.Cache, mapper meta.RESTMapper, withS
 	_, err := mapper.RESTMapping(schema.GroupKind{Group: schedulingv1beta1.GroupName, Kind: "PodGroup"}, schedulingv1beta1.SchemeGroupVersion.Version)
 	switch {
 	case err == nil:
-		wanted = append(wanted, watched{&s.podGroups, &schedulingv1beta1.PodGroup{}})
+		wanted = append(wanted, source{&s.podGroups, &schedulingv1beta1.PodGroup{}})
 	case !meta.IsNoMatchError(err):
 		return nil, fmt.Errorf("asking whether there are PodGroups: %w", err)
 	}

@@ -34,7 +34,12 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	shared = c
+	finish := judge(c)
 	code := m.Run()
+	for _, broken := range finish() {
+		fmt.Fprintln(os.Stderr, "INVARIANT:", broken)
+		code = 1
+	}
 	if err := c.Stop(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
