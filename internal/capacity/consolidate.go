@@ -39,8 +39,8 @@ type NodeFacts struct {
 	NoReplacement string
 	// Going: it is on its way out, and its pods will look for places.
 	Going bool
-	// Chosen: it is cordoned already because a decision takes it away; it may
-	// still be judged although it is unschedulable.
+	// Chosen: a decision under way takes it away. It may be judged although it is
+	// cordoned for that, and although pods have come to it since it was decided.
 	Chosen bool
 	// Reserved: bought in place of others whose pods are still to come. Nobody
 	// else's pods are planned onto it.

@@ -262,7 +262,7 @@ func (c *consolidator) judgePods(x *sender) string {
 			continue
 		case f.Keep != "":
 			return "pod " + name + ": " + f.Keep
-		case c.in.Snapshot.Now.Sub(f.Bound) < x.policy.Settle:
+		case c.in.Snapshot.Now.Sub(f.Bound) < x.policy.Settle && !x.facts.Chosen:
 			return fmt.Sprintf("pod %s came less than %s ago", name, short(x.policy.Settle))
 		}
 		if id, ok := groupOf(p); ok {

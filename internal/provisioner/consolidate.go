@@ -175,6 +175,30 @@ func (c *consolidation) restore(now time.Time) {
 		i.replacements = append(i.replacements, claim.Name)
 		i.wanted++
 	}
+	for _, i := range byVictims {
+		i.moves = c.movesFrom(i.claims)
+	}
+}
+
+// movesFrom counts the pods that leave with some claims' nodes, by workload.
+func (c *consolidation) movesFrom(claims []string) map[string]int {
+	out := map[string]int{}
+	for _, name := range claims {
+		claim, ok := one[*v1alpha1.NodeClaim](c.stores.claims, name)
+		if !ok {
+			continue
+		}
+		node, ok := one[*corev1.Node](c.stores.nodes, claim.Status.NodeName)
+		if !ok {
+			continue
+		}
+		for _, pod := range c.stores.podsOn(node.Name) {
+			if mover(pod, node) != nil {
+				out[c.workloadOf(pod)]++
+			}
+		}
+	}
+	return out
 }
 
 // anyStays reports whether one of the claims is still to be told to go.

@@ -37,7 +37,7 @@ func (c *consolidation) input(now time.Time, chosen map[string]bool) *capacity.C
 		node, _ := one[*corev1.Node](c.stores.nodes, pn.Name)
 		in.Nodes[pn.Name] = c.nodeFacts(claim, node, chosen, now)
 		if node != nil {
-			c.podFacts(in.Pods, pn, node, pdbs, now)
+			c.podFacts(in.Pods, pn, node, pdbs, chosen[claim.Name], now)
 		}
 	}
 	return in
@@ -94,8 +94,9 @@ func (c *consolidation) nodeFacts(claim *v1alpha1.NodeClaim, node *corev1.Node, 
 	return f
 }
 
-// podFacts says what is known of the pods on a node.
-func (c *consolidation) podFacts(out map[*corev1.Pod]capacity.PodFacts, pn *capacity.Node, node *corev1.Node, pdbs *budgets, now time.Time) {
+// podFacts says what is known of the pods on a node. begun: a decision under way
+// takes it away.
+func (c *consolidation) podFacts(out map[*corev1.Pod]capacity.PodFacts, pn *capacity.Node, node *corev1.Node, pdbs *budgets, begun bool, now time.Time) {
 	images := map[string]int64{}
 	for _, img := range node.Status.Images {
 		for _, name := range img.Names {
@@ -127,7 +128,7 @@ func (c *consolidation) podFacts(out map[*corev1.Pod]capacity.PodFacts, pn *capa
 		case ref.Kind == "Job":
 			f.Keep = "it is a Job's, and would begin again"
 		default:
-			f.Keep = pdbs.forbids(pod)
+			f.Keep = pdbs.forbids(pod, begun)
 		}
 		out[pod] = f
 	}
@@ -195,6 +196,8 @@ type pdb struct {
 	name     string
 	selector labels.Selector
 	allowed  int32
+	// never: it would allow nothing even if all pods were healthy.
+	never bool
 }
 
 func newBudgets(list []*policyv1.PodDisruptionBudget) *budgets {
@@ -204,14 +207,16 @@ func newBudgets(list []*policyv1.PodDisruptionBudget) *budgets {
 		if err != nil {
 			sel = labels.Everything() // The API server cannot read it either: better to wait.
 		}
-		b.byNamespace[o.Namespace] = append(b.byNamespace[o.Namespace], pdb{o.Name, sel, o.Status.DisruptionsAllowed})
+		b.byNamespace[o.Namespace] = append(b.byNamespace[o.Namespace], pdb{o.Name, sel, o.Status.DisruptionsAllowed,
+			o.Status.ExpectedPods > 0 && o.Status.DesiredHealthy >= o.Status.ExpectedPods})
 	}
 	return b
 }
 
 // forbids says which budget keeps the pod from being evicted; empty: none. A
-// move that nobody would let go is not begun.
-func (b *budgets) forbids(pod *corev1.Pod) string {
+// move that nobody would let go now is not begun; one that was begun goes on as
+// long as its turn may come: the drain waits for it.
+func (b *budgets) forbids(pod *corev1.Pod, begun bool) string {
 	var names []string
 	why := ""
 	for _, p := range b.byNamespace[pod.Namespace] {
@@ -219,7 +224,7 @@ func (b *budgets) forbids(pod *corev1.Pod) string {
 			continue
 		}
 		names = append(names, p.name)
-		if p.allowed < 1 {
+		if p.never || p.allowed < 1 && !begun {
 			why = "PodDisruptionBudget " + p.name + " allows no disruption"
 		}
 	}

@@ -107,16 +107,25 @@ func TestAMoveThatNoBudgetLetsGoIsNotBegun(t *testing.T) {
 			Spec:   policyv1.PodDisruptionBudgetSpec{Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": app}}},
 			Status: policyv1.PodDisruptionBudgetStatus{DisruptionsAllowed: allowed}}
 	}
-	b := newBudgets([]*policyv1.PodDisruptionBudget{budget("none", 0, "a"), budget("some", 1, "b"), budget("one", 1, "c"), budget("two", 1, "c")})
+	all := budget("all", 0, "e")
+	all.Status.ExpectedPods, all.Status.DesiredHealthy = 3, 3
+	b := newBudgets([]*policyv1.PodDisruptionBudget{budget("none", 0, "a"), budget("some", 1, "b"), budget("one", 1, "c"), budget("two", 1, "c"), all})
 	for app, want := range map[string]string{
 		"a": "PodDisruptionBudget none allows no disruption",
 		"b": "",
 		"c": "more than one PodDisruptionBudget selects it (one, two), so that nobody can evict it",
 		"d": "",
+		"e": "PodDisruptionBudget all allows no disruption",
 	} {
 		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "p", Labels: map[string]string{"app": app}}}
-		if got := b.forbids(pod); got != want {
+		if got := b.forbids(pod, false); got != want {
 			t.Errorf("%s: %q, want %q", app, got, want)
+		}
+		if app == "a" {
+			want = "" // Its turn may come.
+		}
+		if got := b.forbids(pod, true); got != want {
+			t.Errorf("%s, begun: %q, want %q", app, got, want)
 		}
 	}
 }
