@@ -54,7 +54,7 @@ func execute(ctx context.Context, args []string, s streams) int {
 	cmd.SetOut(s.out)
 	cmd.SetErr(s.err)
 	cmd.CompletionOptions.DisableDefaultCmd = true
-	cmd.AddCommand(planCommand(s))
+	cmd.AddCommand(planCommand(s), whyCommand(s))
 	cmd.SetArgs(args)
 	err := cmd.ExecuteContext(ctx)
 	var usage usageError

@@ -36,6 +36,8 @@ type model struct {
 	// listed is what the running pass was given.
 	listed []*corev1.Pod
 	faults []string
+	// refused is how often a budget has refused.
+	refused int
 }
 
 func (m *model) fault(format string, args ...any) {
@@ -137,6 +139,7 @@ func (m *model) Evict(_ context.Context, name types.NamespacedName, uid types.UI
 	case 0:
 	case 1:
 		if healthy, desired := m.health(mine[0]); healthy <= desired {
+			m.refused++
 			return statusErr(http.StatusTooManyRequests, metav1.StatusReasonTooManyRequests, metav1.StatusCause{Type: policyv1.DisruptionBudgetCause})
 		}
 	default:

@@ -104,11 +104,19 @@ func (d *drift) propose(now time.Time, nodes []candidate) ([]proposal, time.Dura
 func (d *drift) roll(g *generation, now time.Time) []proposal {
 	pr := g.provisioner
 	target := d.target[pr.Name]
-	if len(g.drifted) == 0 || target == "" {
-		if len(g.drifted) == 0 {
-			delete(d.stop, pr.Name)
-		}
+	if len(g.drifted) == 0 {
+		delete(d.stop, pr.Name)
 		return nil
+	}
+	if target == "" {
+		// A new leader goes on with what was begun, and begins nothing yet.
+		var begun []proposal
+		for _, c := range g.drifted {
+			if c.leaving() == v1alpha1.ReasonDrifted {
+				begun = append(begun, driftProposal(c))
+			}
+		}
+		return begun
 	}
 	health := d.judge(g, now)
 	d.stop[pr.Name] = d.stopping(g, target, health)

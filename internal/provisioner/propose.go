@@ -51,7 +51,8 @@ func (e *emptiness) propose(now time.Time, nodes []candidate) ([]proposal, time.
 		if ttl == nil {
 			continue
 		}
-		if left := time.Duration(*ttl)*time.Second - now.Sub(since); left > 0 {
+		// What a former leader has begun is not begun anew.
+		if left := time.Duration(*ttl)*time.Second - now.Sub(since); left > 0 && c.leaving() != v1alpha1.ReasonEmpty {
 			soon.in(left)
 			continue
 		}

@@ -1,0 +1,167 @@
+package provisioner
+
+import (
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"pgregory.net/rapid"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/drain"
+)
+
+
+// TestExpirySpreads: a node never expires before its time, at most a tenth of it
+// later, always at the same moment, and its grace ends after that.
+func TestExpirySpreads(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		ttl := rapid.Int64Range(1, 10*365*86400).Draw(t, "ttl")
+		spec := &v1alpha1.ProvisionerSpec{TTLSecondsUntilExpired: &ttl}
+		grace := defaultExpiryGrace
+		if rapid.Bool().Draw(t, "own grace") {
+			grace = time.Duration(rapid.Int64Range(0, 1e6).Draw(t, "grace")) * time.Second
+			spec.Disruption = &v1alpha1.Disruption{ExpiryGrace: &metav1.Duration{Duration: grace}}
+		}
+		born := time.Unix(rapid.Int64Range(0, 4e9).Draw(t, "born"), 0)
+		c := &v1alpha1.NodeClaim{ObjectMeta: metav1.ObjectMeta{UID: types.UID(rapid.String().Draw(t, "uid")), CreationTimestamp: metav1.Time{Time: born}}}
+		soft, hard, ok := expires(c, spec)
+		again, _, _ := expires(c, spec)
+		late := soft.Sub(born.Add(time.Duration(ttl) * time.Second))
+		if !ok || !soft.Equal(again) || late < 0 || late > expiryJitterMost || late > time.Duration(ttl)*time.Second/10 || hard.Sub(soft) != grace {
+			t.Fatalf("expires %s late, gone %s after that (%v)", late, hard.Sub(soft), ok)
+		}
+	})
+	if _, _, ok := expires(&v1alpha1.NodeClaim{}, &v1alpha1.ProvisionerSpec{}); ok {
+		t.Error("a node expires without ttlSecondsUntilExpired")
+	}
+}
+
+func TestExpiryIsSoftThenHard(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	pr := &v1alpha1.Provisioner{Spec: v1alpha1.ProvisionerSpec{TTLSecondsUntilExpired: ptr(int64(100)),
+		Disruption: &v1alpha1.Disruption{ExpiryGrace: &metav1.Duration{Duration: time.Minute}}}}
+	for name, tc := range map[string]struct {
+		age          time.Duration
+		want, forced bool
+	}{
+		"young":                            {99 * time.Second, false, false},
+		"past its time and all of the jit": {111 * time.Second, true, false},
+		"past its grace too":               {200 * time.Second, true, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := candidate{provisioner: pr, node: &corev1.Node{}, claim: &v1alpha1.NodeClaim{ObjectMeta: metav1.ObjectMeta{CreationTimestamp: metav1.Time{Time: now.Add(-tc.age)}}}}
+			ps, next := expiry{}.propose(now, []candidate{c})
+			if (len(ps) == 1) != tc.want || tc.want && ps[0].forced != tc.forced {
+				t.Fatalf("proposes %+v", ps)
+			}
+			if !tc.forced && next <= 0 {
+				t.Error("does not say when it will look again")
+			}
+		})
+	}
+}
+
+func TestAllowWindows(t *testing.T) {
+	// A Saturday, 02:30 in UTC.
+	now := time.Date(2026, 11, 21, 2, 30, 0, 0, time.UTC)
+	hour := &metav1.Duration{Duration: time.Hour}
+	open := v1alpha1.Budget{Nodes: "5", Schedule: "0 2 * * *", Duration: hour, Window: v1alpha1.WindowAllow}
+	wide := v1alpha1.Budget{Nodes: "8", Schedule: "15 2 * * *", Duration: hour, Window: v1alpha1.WindowAllow}
+	shut := v1alpha1.Budget{Nodes: "5", Schedule: "0 12 * * *", Duration: hour, Window: v1alpha1.WindowAllow}
+	drifted := shut
+	drifted.Reasons = []v1alpha1.DisruptionReason{v1alpha1.ReasonDrifted}
+	for name, tc := range map[string]struct {
+		budgets []v1alpha1.Budget
+		want    int
+	}{
+		"while one is open, as many as it says":         {[]v1alpha1.Budget{open}, 5},
+		"of several that are open, the largest":         {[]v1alpha1.Budget{open, wide, shut}, 8},
+		"while all are shut, none":                      {[]v1alpha1.Budget{shut}, 0},
+		"a limit holds inside a window":                 {[]v1alpha1.Budget{wide, {Nodes: "2"}}, 2},
+		"a window that denies holds inside one as well": {[]v1alpha1.Budget{open, {Nodes: "0", Schedule: "0 2 * * 6", Duration: hour}}, 0},
+		"a window for another reason says nothing":      {[]v1alpha1.Budget{drifted}, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := allowed(&v1alpha1.Disruption{Budgets: tc.budgets}, v1alpha1.ReasonExpired, 20, now)
+			if err != nil || got != tc.want {
+				t.Fatalf("allowed = %d, %v; want %d", got, err, tc.want)
+			}
+		})
+	}
+}
+
+// TestAllowanceIsAllOrNothing: whatever is proposed in whatever order, no more
+// nodes begin to go than the budget of any reason allows, and a proposal of
+// several nodes begins with all or none.
+func TestAllowanceIsAllOrNothing(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		limit := map[v1alpha1.DisruptionReason]int{}
+		a := allowance{}
+		for _, why := range budgeted {
+			limit[why] = rapid.IntRange(0, 10).Draw(t, "limit")
+			a[budgetKey{"p", why}] = limit[why]
+		}
+		begun := 0
+		for range rapid.IntRange(0, 30).Draw(t, "proposals") {
+			p := proposal{reason: rapid.SampledFrom(budgeted).Draw(t, "reason")}
+			fresh := 0
+			for range rapid.IntRange(1, 4).Draw(t, "nodes") {
+				n := &corev1.Node{}
+				if rapid.Bool().Draw(t, "tainted") {
+					drain.Hold(n, time.Unix(1, 0)) // Counted as going before.
+				} else {
+					fresh++
+				}
+				p.nodes = append(p.nodes, candidate{node: n, provisioner: &v1alpha1.Provisioner{ObjectMeta: metav1.ObjectMeta{Name: "p"}}})
+			}
+			if a.take(p) {
+				begun += fresh
+				if fresh > 0 && begun > limit[p.reason] {
+					t.Fatalf("%d nodes begin to go, the last for %s, which allows %d", begun, p.reason, limit[p.reason])
+				}
+			} else if begun+fresh <= limit[p.reason] {
+				t.Fatalf("%d nodes are refused beside %d, %s allows %d", fresh, begun, p.reason, limit[p.reason])
+			}
+		}
+	})
+}
+
+func TestPauseEnds(t *testing.T) {
+	now := time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
+	for value, want := range map[string]struct {
+		in      time.Duration
+		written bool
+	}{
+		"2026-11-28T14:00:00Z":      {2 * time.Hour, true},
+		"2026-11-28T15:00:00+01:00": {2 * time.Hour, true},
+		"2026-11-28T11:00:00Z":      {-time.Hour, true},
+		"2036-01-01T00:00:00Z":      {pauseMost, false},
+		"4h":                        {4 * time.Hour, false},
+		"100000h":                   {pauseMost, false},
+		"true":                      {pauseDefault, false},
+		"-5m":                       {pauseDefault, false},
+	} {
+		end, written := pauseEnd(value, now)
+		if end.Sub(now) != want.in || written != want.written {
+			t.Errorf("%q ends in %s, written %t; want %s, %t", value, end.Sub(now), written, want.in, want.written)
+		}
+	}
+	if !pausedBy("", now).IsZero() || !pausedBy("false", now).IsZero() || !pausedBy("2026-11-28T11:00:00Z", now).IsZero() {
+		t.Error("paused without a pause, or after its end")
+	}
+}
+
+func FuzzPauseEnd(f *testing.F) {
+	f.Add("true")
+	f.Add("4h")
+	f.Add("2026-11-28T14:00:00Z")
+	f.Fuzz(func(t *testing.T, value string) {
+		now := time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
+		if end, _ := pauseEnd(value, now); end.After(now.Add(pauseMost)) {
+			t.Errorf("%q pauses until %s", value, end)
+		}
+	})
+}
