@@ -40,6 +40,9 @@ func (w *waiters) next(budget string, n int) []string {
 	defer w.mu.Unlock()
 	q := w.queue[budget]
 	n = min(n, len(q))
+	if n <= 0 {
+		return nil
+	}
 	out := slices.Clone(q[:n])
 	if w.queue[budget] = q[n:]; len(w.queue[budget]) == 0 {
 		delete(w.queue, budget)
