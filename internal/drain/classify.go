@@ -15,7 +15,8 @@ import (
 const (
 	// MinDrain is the least time between our watch showing the taint and the
 	// end of a drain: a scheduler that has not seen the taint yet may still
-	// bind pods here.
+	// bind pods here. It is also the least time between the node's leaving load
+	// balancers and that end.
 	MinDrain = 5 * time.Second
 	// stuckAfter is how long beyond its own deletion time a terminating pod is
 	// waited for. Its containers are long dead, or nobody can tell.
@@ -38,6 +39,9 @@ type NodeFacts struct {
 	TaintSeen time.Time
 	// CordonedAt is when Cordon tainted the node; zero when it is not known.
 	CordonedAt time.Time
+	// ExcludedAt is when Cordon took the node out of load balancers; zero when
+	// that was not Cordon, or is not known.
+	ExcludedAt time.Time
 	// Unreachable: the kubelet has stopped reporting, so nobody will confirm
 	// that a volume is unmounted.
 	Unreachable bool
@@ -52,6 +56,9 @@ func Facts(node *corev1.Node, taintSeen time.Time) NodeFacts {
 	}
 	if c, ok := readRecord(node); ok {
 		f.CordonedAt = c.At.Time
+		if c.LabelAt != nil {
+			f.ExcludedAt = c.LabelAt.Time
+		}
 	}
 	for _, c := range node.Status.Conditions {
 		if c.Type == corev1.NodeReady && c.Status == corev1.ConditionUnknown {

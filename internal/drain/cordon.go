@@ -15,6 +15,8 @@ import (
 // which of its marks were not there before.
 type record struct {
 	At    metav1.Time `json:"at"`
+	// LabelAt is when the label was added, which may be later than the taint.
+	LabelAt *metav1.Time `json:"labelAt,omitempty"`
 	Taint bool        `json:"taint,omitempty"`
 	Label bool        `json:"label,omitempty"`
 }
@@ -67,6 +69,7 @@ func mark(node *corev1.Node, now time.Time, exclude bool) (changed bool) {
 		}
 		node.Labels[corev1.LabelNodeExcludeBalancers] = excludeValue
 		r.Label, changed = true, true
+		r.LabelAt = &metav1.Time{Time: now.UTC().Truncate(time.Second)}
 	}
 	if !changed && had {
 		return false

@@ -235,11 +235,15 @@ func Pass(ctx context.Context, api evictor, in Input) Result {
 		next.in(budgetRetryMax)
 	}
 	next.at(in.Deadline)
-	settled := seen && !in.Now.Before(in.Node.TaintSeen.Add(MinDrain))
+	quiet := in.Node.TaintSeen.Add(MinDrain)
+	if out := in.Node.ExcludedAt.Add(MinDrain); out.After(quiet) {
+		quiet = out
+	}
+	settled := seen && !in.Now.Before(quiet)
 	if !seen {
 		next.in(soon)
 	} else if !settled {
-		next.at(in.Node.TaintSeen.Add(MinDrain))
+		next.at(quiet)
 	}
 	left := r.Remaining > 0 || len(r.Attachments) > 0
 	r.Expired = left && !in.Deadline.IsZero() && !in.Now.Before(in.Deadline) && settled

@@ -320,7 +320,11 @@ func (d *disruption) begin(ctx context.Context, p proposal, now time.Time) error
 			continue
 		}
 		after := c.node.DeepCopy()
-		drain.Hold(after, now)
+		if p.reason == v1alpha1.ReasonEmpty {
+			drain.Cordon(after, now) // Nothing runs there that clients could lose.
+		} else {
+			drain.Hold(after, now)
+		}
 		if after.Annotations == nil {
 			after.Annotations = map[string]string{}
 		}

@@ -1,0 +1,166 @@
+package provisioner
+
+import (
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/capacity"
+	"github.com/berth-dev/berth/internal/drain"
+)
+
+func ownedPod(name, owner, node string) *corev1.Pod {
+	p := podNamed(name)
+	p.UID = types.UID("uid-" + name)
+	p.Spec.NodeName = node
+	p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: owner, UID: types.UID(owner), Controller: ptr(true)}}
+	return p
+}
+
+func TestWhichPodsMove(t *testing.T) {
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}}
+	daemon := ownedPod("daemon", "d", "n")
+	daemon.OwnerReferences[0].Kind = "DaemonSet"
+	leaving := ownedPod("leaving", "rs", "n")
+	leaving.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)}
+	done := ownedPod("done", "rs", "n")
+	done.Status.Phase = corev1.PodSucceeded
+	bare := ownedPod("bare", "rs", "n")
+	bare.OwnerReferences = nil
+	for _, p := range []*corev1.Pod{daemon, leaving, done, bare} {
+		if mover(p, node) != nil {
+			t.Errorf("pod %s is planned for elsewhere", p.Name)
+		}
+	}
+	web := ownedPod("web", "rs", "n")
+	stand := mover(web, node)
+	if stand == nil || !moving(stand) || moving(web) || standIn(stand) || stand.Spec.NodeName != "" || web.Spec.NodeName != "n" || !waiting(stand) {
+		t.Errorf("stand-in %+v of %+v", stand, web)
+	}
+}
+
+// TestRoomBeforePodsGo follows one node's pods from the first plan for them to
+// their having gone.
+func TestRoomBeforePodsGo(t *testing.T) {
+	now := time.Unix(1e6, 0)
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "old"}}
+	drain.Hold(n, now)
+	web := ownedPod("web", "rs", "old")
+	claim := &v1alpha1.NodeClaim{ObjectMeta: metav1.ObjectMeta{Name: "c-old"}}
+	p := &Loops{book: newBook(), stores: &stores{pods: informerOf(t, []*corev1.Pod{web}), nodes: informerOf(t, []*corev1.Node{n})}}
+	room := capacity.Resources{corev1.ResourcePods: 10}
+	look := func(inFlight bool, at time.Time) (*view, *departures) {
+		oldNode := &capacity.Node{Name: "old", Claim: "c-old", Unschedulable: true, Pods: []*corev1.Pod{web}}
+		newNode := &capacity.Node{Name: "new", Claim: "c-new", InFlight: inFlight, Allocatable: room}
+		set := &nodeSet{all: []*capacity.Node{oldNode, newNode}, byNode: map[string]*capacity.Node{"old": oldNode, "new": newNode},
+			byClaim: map[string]*capacity.Node{"c-old": oldNode, "c-new": newNode}, ready: map[string]bool{"c-new": !inFlight}}
+		v := &view{snapshot: &capacity.Snapshot{}, claims: map[string]*v1alpha1.NodeClaim{"c-old": claim}}
+		return v, p.depart(v, set, at)
+	}
+
+	v, d := look(true, now)
+	if len(v.snapshot.Pods) != 1 || !moving(v.snapshot.Pods[0]) {
+		t.Fatalf("planned for: %v", v.snapshot.Pods)
+	}
+	stand := v.snapshot.Pods[0]
+	found := d.settle(&capacity.Plan{Launches: []capacity.Launch{{Pods: []*corev1.Pod{stand}}}})
+	if found["c-old"].ready() {
+		t.Fatal("ready before anything runs")
+	}
+	p.book.give(stand.UID, "c-new") // What creating the claim does.
+
+	v, d = look(true, now.Add(time.Second))
+	if len(v.snapshot.Pods) != 0 || d.found["c-old"].ready() {
+		t.Fatalf("with the room on its way: planned for %v again, ready %t", v.snapshot.Pods, d.found["c-old"].ready())
+	}
+	_, d = look(false, now.Add(2*time.Second))
+	if !d.found["c-old"].ready() {
+		t.Fatal("not ready with the room there")
+	}
+	gone := now.Add(3 * time.Second)
+	web.DeletionTimestamp = &metav1.Time{Time: gone}
+	if _, d = look(false, gone); !d.found["c-old"].ready() || len(p.book.on("c-new")) != 1 {
+		t.Fatal("while the pod goes, its room is not held against its being given back")
+	}
+	if look(false, gone.Add(2*movedFor)); len(p.book.on("c-new")) != 0 {
+		t.Fatal("the room is held for ever")
+	}
+}
+
+func TestAPodThatFitsNowhereSaysSo(t *testing.T) {
+	stand := mover(ownedPod("web", "rs", "n"), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}})
+	for constraint, stuck := range map[capacity.Constraint]bool{capacity.ConstraintLimits: true, capacity.ConstraintNotReady: false} {
+		d := &departures{found: map[string]seating{"c": {}}, from: map[types.UID]string{stand.UID: "c"}}
+		s := d.settle(&capacity.Plan{Unschedulable: []capacity.Unschedulable{{Pod: stand, Reasons: []capacity.Reason{{Constraint: constraint, Detail: "x"}}}}})["c"]
+		if s.ready() || (s.stuck != "") != stuck {
+			t.Errorf("%s: ready %t, stuck %q", constraint, s.ready(), s.stuck)
+		}
+	}
+}
+
+func TestAlone(t *testing.T) {
+	for name, tc := range map[string]struct {
+		others []*corev1.Pod
+		want   bool
+	}{
+		"the only replica":                   {nil, true},
+		"its siblings share the node":        {[]*corev1.Pod{ownedPod("b", "rs", "n")}, true},
+		"a sibling runs elsewhere":           {[]*corev1.Pod{ownedPod("b", "rs", "m")}, false},
+		"a sibling waits":                    {[]*corev1.Pod{ownedPod("b", "rs", "")}, true},
+		"somebody else's pod runs elsewhere": {[]*corev1.Pod{ownedPod("b", "other", "m")}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			web := ownedPod("web", "rs", "n")
+			p := &Loops{stores: &stores{pods: informerOf(t, append(tc.others, web))}}
+			if got := p.alone(web, "n"); got != tc.want {
+				t.Errorf("alone: %t", got)
+			}
+		})
+	}
+}
+
+func TestProtected(t *testing.T) {
+	now := time.Unix(1e6, 0)
+	pod := func(key, value string) *corev1.Pod {
+		p := ownedPod("web", "rs", "n")
+		p.Annotations = map[string]string{key: value}
+		p.Status.StartTime = &metav1.Time{Time: now.Add(-time.Hour)}
+		return p
+	}
+	daemon := pod(v1alpha1.AnnotationDoNotDisrupt, "true")
+	daemon.OwnerReferences[0].Kind = "DaemonSet"
+	leaving := pod(v1alpha1.AnnotationDoNotDisrupt, "true")
+	leaving.DeletionTimestamp = &metav1.Time{Time: now}
+	for name, tc := range map[string]struct {
+		pod  *corev1.Pod
+		want bool
+	}{
+		"true":                          {pod(v1alpha1.AnnotationDoNotDisrupt, "true"), true},
+		"a duration that is not over":   {pod(v1alpha1.AnnotationDoNotDisrupt, "2h"), true},
+		"a duration that is over":       {pod(v1alpha1.AnnotationDoNotDisrupt, "30m"), false},
+		"Karpenter's":                   {pod(v1alpha1.AnnotationKarpenterDoNotDisrupt, "true"), true},
+		"Cluster Autoscaler's":          {pod(v1alpha1.AnnotationSafeToEvict, "false"), true},
+		"safe to evict":                 {pod(v1alpha1.AnnotationSafeToEvict, "true"), false},
+		"a pod that ends with the node": {daemon, false},
+		"a pod on its way out":          {leaving, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}}
+			c := candidate{node: node, claim: &v1alpha1.NodeClaim{}, provisioner: &v1alpha1.Provisioner{}}
+			if got := objection(proposal{reason: v1alpha1.ReasonDrifted}, c, []*corev1.Pod{tc.pod}, now); (got != "") != tc.want {
+				t.Errorf("objection %q", got)
+			}
+			if got := objection(proposal{reason: v1alpha1.ReasonExpired, forced: true}, c, []*corev1.Pod{tc.pod}, now); got != "" {
+				t.Errorf("past its grace: objection %q", got)
+			}
+		})
+	}
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n", Annotations: map[string]string{v1alpha1.AnnotationDoNotDisrupt: "true"}}}
+	if protected(node, nil, now) == "" {
+		t.Error("a node's own wish is not heard")
+	}
+}
