@@ -14,11 +14,11 @@ import (
 // record is the value of v1alpha1.AnnotationCordoned: when a drain began and
 // which of its marks were not there before.
 type record struct {
-	At    metav1.Time `json:"at"`
+	At metav1.Time `json:"at"`
 	// LabelAt is when the label was added, which may be later than the taint.
 	LabelAt *metav1.Time `json:"labelAt,omitempty"`
-	Taint bool        `json:"taint,omitempty"`
-	Label bool        `json:"label,omitempty"`
+	Taint   bool         `json:"taint,omitempty"`
+	Label   bool         `json:"label,omitempty"`
 }
 
 // excludeValue is what Cordon sets the load-balancer label to. Only the label's

@@ -13,7 +13,6 @@ import (
 	"github.com/berth-dev/berth/internal/drain"
 )
 
-
 // TestExpirySpreads: a node never expires before its time, at most a tenth of it
 // later, always at the same moment, and its grace ends after that.
 func TestExpirySpreads(t *testing.T) {
