@@ -244,6 +244,7 @@ func (v *solver) put(s *shape, b *bin, n int) {
 		b.placed[i].n += n
 	}
 	v.count(s.adds, b, n)
+	v.count(s.softAdds, b, n)
 	if v.settled {
 		v.count(s.late, b, n)
 	}

@@ -115,7 +115,7 @@ func (v *solver) chooseColumn(s *shape, extra []int64) *column {
 			if fit == 0 {
 				continue
 			}
-			score := c.price / float64(fit)
+			score := c.rate / float64(fit)
 			if together {
 				if fit < bestFit || fit == bestFit && score >= bestScore {
 					continue

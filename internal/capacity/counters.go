@@ -70,6 +70,7 @@ func (v *solver) buildCounters() {
 		v.spreadCountersOf(s)
 	}
 	v.holdCounters()
+	v.wishCounters()
 	for _, s := range v.shapes {
 		for _, list := range [2][]*counter{s.affinityCounts, s.spreadCounts} {
 			for _, c := range list {

@@ -44,7 +44,7 @@ func binBulk(b *bin) float64 { return float64(b.free[0])/1000 + float64(b.free[1
 
 func (v *solver) fillItem(it *item, bins []*bin) {
 	s := it.s
-	tied := v.hostTied(s)
+	tied, choosy := v.hostTied(s), len(s.wishes.nodes)+len(s.wishes.ties) > 0
 	for _, avoided := range []bool{false, true} {
 		var usable []*bin
 		for _, b := range bins {
@@ -55,13 +55,20 @@ func (v *solver) fillItem(it *item, bins []*bin) {
 				!it.cell.holds(func(key string) (string, bool) { return v.label(b, key) }) {
 				continue
 			}
-			if tied {
+			if tied || choosy {
 				usable = append(usable, b)
 				continue
 			}
 			n := min(it.n, b.copies(s))
 			v.put(s, b, n)
 			it.n -= n
+		}
+		if choosy {
+			slices.SortStableFunc(usable, func(a, b *bin) int { return cmp.Compare(v.dislikesBin(s, a), v.dislikesBin(s, b)) })
+		}
+		if choosy && !tied {
+			v.chooseSeats(it, usable)
+			continue
 		}
 		// One pod for each node in turn, so that hosts fill evenly.
 		for progress := tied; progress && it.n > 0; {
@@ -88,4 +95,45 @@ func (v *solver) hostTied(s *shape) bool {
 		}
 	}
 	return false
+}
+
+// chooseSeats puts pods of the item onto the bins that they like best: by what
+// they prefer of nodes, in which order the bins come, then by who is there.
+func (v *solver) chooseSeats(it *item, bins []*bin) {
+	s := it.s
+	for from := 0; from < len(bins) && it.n > 0; {
+		to := from + 1
+		for to < len(bins) && v.dislikesBin(s, bins[to]) == v.dislikesBin(s, bins[from]) {
+			to++
+		}
+		equal := bins[from:to]
+		from = to
+		if len(s.wishes.ties) == 0 || it.n*len(equal) > maxSeatWork {
+			for _, b := range equal {
+				n := min(it.n, b.copies(s))
+				if n > 0 {
+					v.put(s, b, n)
+					it.n -= n
+				}
+			}
+			continue
+		}
+		for it.n > 0 {
+			var best *bin
+			least := 0
+			for _, b := range equal {
+				if b.copies(s) == 0 {
+					continue
+				}
+				if x := v.crowd(s, b); best == nil || x < least {
+					best, least = b, x
+				}
+			}
+			if best == nil {
+				break
+			}
+			v.put(s, best, 1)
+			it.n--
+		}
+	}
 }

@@ -21,6 +21,7 @@ func (v *solver) findKinds(p *packer, groups []hostGroup) {
 		member[j] = k
 	}
 	union := newBitset(len(v.m.columns))
+	plain := len(sets)
 	for _, s := range sets {
 		for i, w := range s {
 			union[i] |= w
@@ -30,11 +31,21 @@ func (v *solver) findKinds(p *packer, groups []hostGroup) {
 		col *column
 		in  bitset
 	}
+	// A column that somebody prefers is only replaced by one that all prefer who
+	// prefer it.
+	var wanted []*nodeReq
+	for _, pi := range p.items {
+		for _, n := range pi.it.s.wishes.nodes {
+			if !slices.Contains(wanted, n.req) {
+				wanted = append(wanted, n.req)
+			}
+		}
+	}
 	var kept []candidate
 	last := 0
 	p.limited = false
-	in := newBitset(len(sets))
-	for _, i := range v.m.byPrice() {
+	in := newBitset(plain + len(wanted) + 1)
+	for _, i := range v.m.byRate() {
 		if !union.has(int(i)) {
 			continue
 		}
@@ -47,6 +58,14 @@ func (v *solver) findKinds(p *packer, groups []hostGroup) {
 			if s.has(int(i)) {
 				in.set(k)
 			}
+		}
+		for k, r := range wanted {
+			if r.matches(func(key string) (string, bool) { return v.m.label(c, key) }, unknownValue) {
+				in.set(plain + k)
+			}
+		}
+		if !c.seller.shunned {
+			in.set(plain + len(wanted))
 		}
 		// What replaced the last one is likely to replace this one, too.
 		if last < len(kept) && in.within(kept[last].in) && kept[last].col.replaces(c) {
@@ -62,7 +81,7 @@ func (v *solver) findKinds(p *packer, groups []hostGroup) {
 	}
 	p.kinds = p.kinds[:0]
 	for _, k := range kept {
-		kd := &kind{col: k.col, price: k.col.price, free: slices.Clone(k.col.free), allows: newBitset(len(p.items))}
+		kd := &kind{col: k.col, price: k.col.rate, free: slices.Clone(k.col.free), allows: newBitset(len(p.items))}
 		for _, g := range groups {
 			kd.free = append(kd.free, int64(g.most))
 		}
@@ -76,6 +95,7 @@ func (v *solver) findKinds(p *packer, groups []hostGroup) {
 			p.kinds = append(p.kinds, kd)
 		}
 	}
+	v.setPenalties(p)
 }
 
 // replaces says whether c, which costs no more, can stand in for d: as much

@@ -22,6 +22,8 @@ type market struct {
 	dims    *dimensions
 	// priceOrder is made by byPrice.
 	priceOrder []int32
+	// rateOrder is made by byRate.
+	rateOrder []int32
 }
 
 // seller is a Provisioner that is asked for nodes.
@@ -46,6 +48,9 @@ type column struct {
 	typ     *InstanceType
 	offer   *Offering
 	price   float64
+	// rate is what the objective takes a node to cost, pooled the mean price of the
+	// pools that it may come from: see setRates.
+	rate, pooled float64
 	// free is what DaemonSets leave of the type's allocatable, by dimension.
 	free []int64
 	// daemons are the DaemonSet pods that will run there.
@@ -173,6 +178,7 @@ func newMarket(region string, provisioners []*Provisioner, daemons []*daemon, wa
 		m.addColumns(s, daemons)
 		s.end = len(m.columns)
 	}
+	m.setRates()
 	return m
 }
 
@@ -380,19 +386,24 @@ func ownValues(rs []v1alpha1.Requirement, key string, wanted []string, looked bo
 	return values
 }
 
-// wantedLabels collects the own labels that a pod's node selector and required
-// affinity look at, with the values that they name.
+// wantedLabels collects the own labels that a pod's node selector and affinity
+// look at, with the values that they name.
 func wantedLabels(pod *corev1.Pod, wanted map[string][]string) {
 	add := func(key string, values ...string) { wantLabel(wanted, key, values...) }
 	for k, v := range pod.Spec.NodeSelector {
 		add(k, v)
 	}
-	s := requiredNodeAffinity(pod)
-	if s == nil {
-		return
+	var terms []corev1.NodeSelectorTerm
+	if s := requiredNodeAffinity(pod); s != nil {
+		terms = s.NodeSelectorTerms
 	}
-	for i := range s.NodeSelectorTerms {
-		for _, e := range s.NodeSelectorTerms[i].MatchExpressions {
+	if a := pod.Spec.Affinity; a != nil && a.NodeAffinity != nil {
+		for i := range a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution {
+			terms = append(terms[:len(terms):len(terms)], a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution[i].Preference)
+		}
+	}
+	for i := range terms {
+		for _, e := range terms[i].MatchExpressions {
 			if e.Operator == corev1.NodeSelectorOpIn {
 				add(e.Key, e.Values...)
 			} else {

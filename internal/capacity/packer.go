@@ -124,13 +124,18 @@ func (v *solver) packAll(items []*item) {
 		if len(patterns) == 0 {
 			return
 		}
+		offers := make([][]offer, len(classes))
+		had := map[string]int{}
 		for _, p := range patterns {
 			for range p.times {
-				b := v.buy(p.kind.col)
+				b := v.buy(v.liked(p.kind.col, p.load, classes, had))
 				for _, l := range p.load {
-					v.putClass(classes[l.item], b, l.n)
+					offers[l.item] = append(offers[l.item], offer{b, l.n})
 				}
 			}
+		}
+		for j, c := range classes {
+			v.seatClass(c, offers[j])
 		}
 	}
 }
@@ -156,6 +161,10 @@ func (v *solver) classes(items []*item) []*item {
 			sets[&it.cols[0]] = set
 		}
 		b := shapeKey{}
+		b.str(it.s.wishes.key)
+		if it.s.wishes.key != "" || v.anyShunned() {
+			b.tolerations(it.s.pod.Spec.Tolerations)
+		}
 		for _, x := range it.s.vector {
 			b.num(x)
 		}
@@ -170,6 +179,11 @@ func (v *solver) classes(items []*item) []*item {
 		c.parts = append(c.parts, it)
 	}
 	return list
+}
+
+// anyShunned says whether some Provisioner's nodes have a PreferNoSchedule taint.
+func (v *solver) anyShunned() bool {
+	return slices.ContainsFunc(v.m.sellers, func(s *seller) bool { return s.shunned })
 }
 
 // putClass places n pods of a class on the bin, the first parts' first.
@@ -311,10 +325,10 @@ func (p *packer) weigh() {
 	}
 	for _, k := range p.kinds {
 		share := 1.0
-		if total > k.col.price {
-			share = k.col.price / total
+		if total > k.col.rate {
+			share = k.col.rate / total
 		}
-		k.price = k.col.price*(1+concentration*share) + nodePrice
+		k.price = k.col.rate*(1+concentration*share) + nodePrice
 	}
 }
 

@@ -294,33 +294,36 @@ func (b *shapeKey) volume(v *corev1.Volume) {
 
 // podSelectorKeys adds the label keys that the pod's own selectors look at.
 func podSelectorKeys(pod *corev1.Pod, keys map[string]bool) {
-	selector := func(s *metav1.LabelSelector) {
-		if s == nil {
-			return
-		}
-		for k := range s.MatchLabels {
-			keys[k] = true
-		}
-		for i := range s.MatchExpressions {
-			keys[s.MatchExpressions[i].Key] = true
-		}
-	}
 	for i := range pod.Spec.TopologySpreadConstraints {
 		c := &pod.Spec.TopologySpreadConstraints[i]
-		selector(c.LabelSelector)
+		selectorKeys(c.LabelSelector, keys)
 		for _, k := range c.MatchLabelKeys {
 			keys[k] = true
 		}
 	}
-	eachPodTerm(pod, func(t *corev1.PodAffinityTerm) {
-		selector(t.LabelSelector)
-		for _, k := range t.MatchLabelKeys {
-			keys[k] = true
-		}
-		for _, k := range t.MismatchLabelKeys {
-			keys[k] = true
-		}
-	})
+	eachPodTerm(pod, func(t *corev1.PodAffinityTerm) { termKeys(t, keys) })
+}
+
+func termKeys(t *corev1.PodAffinityTerm, keys map[string]bool) {
+	selectorKeys(t.LabelSelector, keys)
+	for _, k := range t.MatchLabelKeys {
+		keys[k] = true
+	}
+	for _, k := range t.MismatchLabelKeys {
+		keys[k] = true
+	}
+}
+
+func selectorKeys(s *metav1.LabelSelector, keys map[string]bool) {
+	if s == nil {
+		return
+	}
+	for k := range s.MatchLabels {
+		keys[k] = true
+	}
+	for i := range s.MatchExpressions {
+		keys[s.MatchExpressions[i].Key] = true
+	}
 }
 
 // eachPodTerm calls f for every required pod affinity and anti-affinity term.

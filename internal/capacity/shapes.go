@@ -45,6 +45,10 @@ type shape struct {
 	// late are those that it goes into once all others are placed: its pods can
 	// be bound after those that the counters are for.
 	late []*counter
+	// wishes are what its pods prefer; softAdds the counters of such preferences
+	// that a placed pod goes into.
+	wishes   wishes
+	softAdds []*counter
 
 	mode shapeMode
 	// meetsDaemons: some DaemonSet's pod counts towards the shape's affinity or
@@ -145,6 +149,7 @@ func (v *solver) groupPods() {
 			}
 			s.affinity, s.anti = affinityTerms(p)
 			s.spread = spreadTerms(p)
+			s.wishes = v.wishesOf(p)
 			s.selfAffine = s.affinityMatches(v, p.Namespace, p.Labels)
 			for i := range s.spread {
 				s.selfSpread = append(s.selfSpread, v.selfMatches(s.spread[i].q, s))
@@ -180,6 +185,7 @@ func (v *solver) visibleLabels() map[string]bool {
 	}
 	for _, p := range v.snap.Pods {
 		look(v.spread.apply(p))
+		preferredKeys(p, keys)
 	}
 	for _, p := range v.snap.DaemonSetPods {
 		look(p)

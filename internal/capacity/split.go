@@ -173,7 +173,7 @@ func (v *solver) cellsOf(s *shape) []*cell {
 			continue
 		}
 		if c := find(func(key string) (string, bool) { return v.m.label(col, key) }); c != nil {
-			c.price = min(c.price, col.price/float64(copiesBeside(s, col.free, nil)))
+			c.price = min(c.price, col.rate/float64(copiesBeside(s, col.free, nil)))
 		}
 	}
 	cells := make([]*cell, 0, len(byValue))
