@@ -28,15 +28,17 @@ type explanation struct {
 	HourlyCost float64  `json:"hourlyCost"`
 	LowerBound float64  `json:"lowerBound"`
 	Gap        *float64 `json:"gap"`
+	// Objective is what the whole plan was judged by, in $/h.
+	Objective map[string]float64 `json:"objective"`
 }
 
 // explain finds a pod, "namespace/name" or a name in namespace default, in a
 // plan. It fails for pods that the plan is not about.
-func explain(r *report, s *capacity.Snapshot, pod string) (*explanation, error) {
+func explain(r *report, o *capacity.Objective, s *capacity.Snapshot, pod string) (*explanation, error) {
 	if !strings.Contains(pod, "/") {
 		pod = corev1.NamespaceDefault + "/" + pod
 	}
-	x := &explanation{Pod: pod, Reasons: []reason{}, HourlyCost: r.HourlyCost, LowerBound: r.LowerBound, Gap: r.Gap}
+	x := &explanation{Pod: pod, Reasons: []reason{}, HourlyCost: r.HourlyCost, LowerBound: r.LowerBound, Gap: r.Gap, Objective: objectiveParts(o)}
 	for i := range r.Launches {
 		if slices.Contains(r.Launches[i].Pods, pod) {
 			x.Node, x.Launch = r.Launches[i].Name, &r.Launches[i]
@@ -56,6 +58,14 @@ func explain(r *report, s *capacity.Snapshot, pod string) (*explanation, error) 
 		}
 	}
 	return nil, notPlanned(s, pod)
+}
+
+// objectiveParts are what the objective adds up, and what it comes to.
+func objectiveParts(o *capacity.Objective) map[string]float64 {
+	return map[string]float64{
+		"price": o.Price, "spotPremium": o.SpotPremium, "interruptions": o.Interruptions, "blastRadius": o.BlastRadius,
+		"nodes": o.Nodes, "preferences": o.Preferences, "salvage": 0 - o.Salvage, "total": o.Total(),
+	}
 }
 
 // notPlanned says why a plan does not speak of a pod, and which it does.

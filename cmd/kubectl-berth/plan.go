@@ -67,7 +67,8 @@ Everything else is ignored, with a note on standard error.
 How to read the table: a LAUNCH is a node to buy, at $/H dollars an hour; NEXT
 BEST is what the next three types that could host the same pods would cost; CPU
 and MEMORY are how much of the node its pods and DaemonSets take. The gap is how
-far the plan is, at most, above the cheapest one possible. For a pod that can run
+far the plan is, at most, above the cheapest one possible. "Judged at" adds to the
+price what money does not show, each with its weight. For a pod that can run
 nowhere the nearest miss is shown with its fix; --explain shows all of them.
 
 Without -f it reads the current cluster through your kubeconfig, and what can be
@@ -159,7 +160,7 @@ func (o *planOptions) run(ctx context.Context, s streams) error {
 	out := bufio.NewWriter(s.out)
 	switch {
 	case o.explain != "":
-		x, unknown := explain(r, snapshot, o.explain)
+		x, unknown := explain(r, &plan.Objective, snapshot, o.explain)
 		if unknown != nil {
 			return usageError{unknown}
 		}

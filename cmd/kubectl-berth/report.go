@@ -205,6 +205,9 @@ func writeTable(w io.Writer, r *report, p *capacity.Plan) error {
 		count(len(p.Launches), "node"), count(len(p.Placements), "pod"), count(len(p.Unschedulable), "pod"))
 	if len(p.Launches) > 0 {
 		fmt.Fprintln(w, costLine(r.HourlyCost, r.LowerBound, r.Gap))
+		if p.Objective.Price > 0 {
+			fmt.Fprintln(w, objectiveLine(&p.Objective))
+		}
 	}
 	_, err := fmt.Fprintf(w, "planned in %s with at most %d MiB of memory\n",
 		time.Duration(r.SolveSeconds*float64(time.Second)).Round(100*time.Microsecond), r.PeakMemoryBytes>>20)
@@ -217,6 +220,37 @@ func costLine(cost, bound float64, gap *float64) string {
 		return fmt.Sprintf("%.4f $/h; no lower bound is proven", cost)
 	}
 	return fmt.Sprintf("%.4f $/h; no plan can cost less than %.4f $/h (gap %.1f %%)", cost, bound, 100**gap)
+}
+
+// objectiveLine says what the plan was judged by, beside its price.
+func objectiveLine(o *capacity.Objective) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "judged at %.4f $/h: price %.4f", o.Total(), o.Price)
+	for _, part := range []struct {
+		name  string
+		value float64
+	}{
+		{"the doubt about cheap spot pools", o.SpotPremium},
+		{"interruptions", o.Interruptions},
+		{"what is lost with a node", o.BlastRadius},
+		{"number of nodes", o.Nodes},
+		{"preferences not met", o.Preferences},
+	} {
+		if part.value > 0 {
+			fmt.Fprintf(&b, ", %s %.4f", part.name, part.value)
+		}
+	}
+	if o.Salvage > 0 {
+		fmt.Fprintf(&b, ", less room left for pods to come %.4f", o.Salvage)
+	}
+	fmt.Fprintf(&b, "; the dearest node is %.0f %% of the price", 100*o.LargestNode)
+	if o.SpotMean > o.Price*(1+1e-9) {
+		fmt.Fprintf(&b, "; at the mean of the five cheapest pools for each spot node it would be %.4f $/h", o.SpotMean)
+	}
+	if o.Unmet > 0 {
+		fmt.Fprintf(&b, "; %s without something preferred", count(o.Unmet, "pod"))
+	}
+	return b.String()
 }
 
 // writeUnschedulable names each pod that can run nowhere, those of one workload

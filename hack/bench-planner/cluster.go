@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -137,14 +138,30 @@ func largeCluster(b *bench) (result, error) {
 }
 
 // oneMore plans the large cluster and then one more pod, with what is remembered
-// of the first.
+// of it: once a pod for which there is room, once one that needs a node.
 func oneMore(b *bench) (result, error) {
 	s := b.cluster(1)
-	p, t, err := solve(max(b.rounds, 9), s)
-	if err != nil {
-		return result{}, err
+	m := capacity.NewMemory()
+	m.Solve(s)
+	var text []string
+	met := true
+	for _, milliCPU := range []int64{100, 12000} {
+		var p *capacity.Plan
+		n := 0
+		t := median(max(b.rounds, 9), func() {
+			n++
+			more := *s
+			more.Pods = pods([]size{{milliCPU, 1024, 1}})
+			more.Pods[0].Name = fmt.Sprintf("one-more-%d", n)
+			p = m.Solve(&more)
+		})
+		if len(p.Unschedulable) > 0 {
+			return result{}, fmt.Errorf("one more pod has no place: %+v", p.Unschedulable[0].Reasons)
+		}
+		text = append(text, fmt.Sprintf("%s with %d nodes bought", t, len(p.Launches)))
+		met = met && t.best() <= 10*time.Millisecond
 	}
-	return result{fmt.Sprintf("%s; %d nodes bought", t, len(p.Launches)), t.best() <= 10*time.Millisecond}, nil
+	return result{strings.Join(text, ", "), met}, nil
 }
 
 // memoryPerPod is what planning allocates at most at once, for each pod: the

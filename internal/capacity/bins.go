@@ -92,22 +92,19 @@ func (v *solver) existingBins() []*bin {
 	bins := make([]*bin, 0, len(nodes))
 	for i, n := range nodes {
 		b := &bin{index: i, node: n, taints: n.Taints, host: n.Labels[corev1.LabelHostname]}
+		facts := v.factsOf(n)
 		b.free = v.dims.vector(n.Allocatable)
-		b.attached = map[attachment]bool{}
-		present := map[string]bool{}
-		for _, p := range n.Pods {
-			for k, x := range v.dims.vector(v.podRequests(p)) {
-				b.free[k] -= x
-			}
-			b.ports = append(b.ports, hostPorts(p)...)
-			if len(v.dims.attach) > 0 && len(p.Spec.Volumes) > 0 {
+		for k, name := range v.dims.names {
+			b.free[k] -= facts.used[name]
+		}
+		b.ports = slices.Clone(facts.ports)
+		if len(v.dims.attach) > 0 && len(facts.storing) > 0 {
+			b.attached = map[attachment]bool{}
+			for _, p := range facts.storing {
 				needs, _ := v.volumes.volumeNeeds(p)
 				for _, id := range needs.ids {
 					b.attached[id] = true
 				}
-			}
-			if ref := metav1.GetControllerOf(p); ref != nil && ref.Kind == "DaemonSet" {
-				present[p.Namespace+"/"+ref.Name] = true
 			}
 		}
 		for _, a := range v.dims.attach {
@@ -119,7 +116,7 @@ func (v *solver) existingBins() []*bin {
 			}
 		}
 		for _, d := range v.daemons {
-			v.reserveDaemon(b, d, present)
+			v.reserveDaemon(b, d, facts.daemons)
 		}
 		b.start = slices.Clone(b.free)
 		bins = append(bins, b)
@@ -147,16 +144,6 @@ func (v *solver) reserveDaemon(b *bin, d *daemon, present map[string]bool) {
 	}
 	b.ports = append(b.ports, d.ports...)
 	b.daemons = append(b.daemons, d.pod)
-}
-
-// podRequests is PodRequests, remembered per pod of the Snapshot's nodes.
-func (v *solver) podRequests(p *corev1.Pod) Resources {
-	r, ok := v.requests[p]
-	if !ok {
-		r = PodRequests(p)
-		v.requests[p] = r
-	}
-	return r
 }
 
 // buy opens a bin for a node of the column and books it against the limits.
@@ -202,7 +189,7 @@ func (v *solver) compileDaemons() {
 		return
 	}
 	for _, n := range v.snap.Nodes {
-		for _, p := range n.Pods {
+		for _, p := range v.factsOf(n).tied {
 			_, anti := v.existingTerms(p)
 			for _, t := range anti {
 				val, ok := n.Labels[t.key]

@@ -53,7 +53,11 @@ func (v *solver) lowerBound(seated []int, room [][]int64) float64 {
 	for r := range net {
 		net[r] = max(net[r], 0)
 	}
-	cols := v.priced(union)
+	kept := v.unreplaced(union)
+	cols := make([]*column, len(kept))
+	for i, k := range kept {
+		cols[i] = k.col
+	}
 	bound := v.singleBound(seated, room)
 	reach := v.reachability(room)
 	for _, demand := range [][]float64{net, gross} {
@@ -61,20 +65,9 @@ func (v *solver) lowerBound(seated []int, room [][]int64) float64 {
 			bound = max(bound, v.dualBound(y, cols, seated, room, reach))
 		}
 	}
-	bound = max(bound, v.patternBound(union, seated, room, reach))
+	bound = max(bound, v.patternBound(kept, seated, room, reach))
 	// Floating point may have rounded up.
 	return max(0, bound*(1-1e-9))
-}
-
-// priced are the columns of the set, cheapest first.
-func (v *solver) priced(set bitset) []*column {
-	var cols []*column
-	for _, i := range v.m.byPrice() {
-		if set.has(int(i)) {
-			cols = append(cols, &v.m.columns[i])
-		}
-	}
-	return cols
 }
 
 func (v *solver) prices(demand []float64, cols []*column) []float64 {
@@ -219,7 +212,7 @@ const (
 // pods are worth less what the nodes that exist can hold. Any pi can be scaled
 // to be such prices: divided by the largest ratio of what a column can hold,
 // as proven by the knapsack's upper bound, to its price.
-func (v *solver) patternBound(union bitset, seated []int, room [][]int64, reach [][]int) float64 {
+func (v *solver) patternBound(kept []boundColumn, seated []int, room [][]int64, reach [][]int) float64 {
 	p := &packer{width: len(v.dims.names)}
 	var pi []float64
 	var have []int
@@ -238,7 +231,7 @@ func (v *solver) patternBound(union bitset, seated []int, room [][]int64, reach 
 		return 0
 	}
 	p.conflict = make([]bitset, len(p.items))
-	v.boundKinds(p, union)
+	boundKinds(p, kept)
 	ratio := make([]float64, len(p.kinds))
 	steps := make([]int, len(p.kinds))
 	for t, k := range p.kinds {
@@ -300,17 +293,23 @@ func (v *solver) alone(s *shape) int {
 	return 1 << 30
 }
 
-// boundKinds are all columns of the set but those that hold no more, for no
-// other items, at no lower price than another.
-func (v *solver) boundKinds(p *packer, union bitset) {
-	type candidate struct {
-		col *column
-		in  bitset
-	}
-	var kept []candidate
+// boundColumn is a column, with the signatures whose pods may be on its nodes.
+type boundColumn struct {
+	col *column
+	in  bitset
+}
+
+// unreplaced are all columns of the set but those that hold no more, for no
+// other pods, at no lower price than another: cheapest first.
+func (v *solver) unreplaced(union bitset) []boundColumn {
+	var kept []boundColumn
 	last := 0
 	in := newBitset(len(v.sigs))
-	for _, c := range v.priced(union) {
+	for _, i := range v.m.byPrice() {
+		if !union.has(int(i)) {
+			continue
+		}
+		c := &v.m.columns[i]
 		clear(in)
 		for k, sig := range v.sigs {
 			if sig.seats.has(c.index) {
@@ -320,12 +319,17 @@ func (v *solver) boundKinds(p *packer, union bitset) {
 		if last < len(kept) && in.within(kept[last].in) && dominates(kept[last].col.free, c.free) {
 			continue
 		}
-		if k := slices.IndexFunc(kept, func(k candidate) bool { return in.within(k.in) && dominates(k.col.free, c.free) }); k >= 0 {
+		if k := slices.IndexFunc(kept, func(k boundColumn) bool { return in.within(k.in) && dominates(k.col.free, c.free) }); k >= 0 {
 			last = k
 		} else {
-			kept = append(kept, candidate{c, slices.Clone(in)})
+			kept = append(kept, boundColumn{c, slices.Clone(in)})
 		}
 	}
+	return kept
+}
+
+// boundKinds makes kinds of the columns that hold any of the packer's items.
+func boundKinds(p *packer, kept []boundColumn) {
 	for _, k := range kept {
 		kd := &kind{col: k.col, price: k.col.price, free: k.col.free}
 		for j, it := range p.items {

@@ -231,7 +231,11 @@ func (v *solver) holdCounters() {
 		return h
 	}
 	for _, b := range v.bins {
-		for _, list := range [2][]*corev1.Pod{b.pods(), b.daemons} {
+		var tied []*corev1.Pod
+		if b.node != nil {
+			tied = v.factsOf(b.node).tied
+		}
+		for _, list := range [2][]*corev1.Pod{tied, b.daemons} {
 			for _, p := range list {
 				if p.Spec.Affinity == nil || p.Spec.Affinity.PodAntiAffinity == nil {
 					continue

@@ -63,4 +63,25 @@
 // Nodes declare every feature that a pod may need of its kubelet. A claim for
 // devices (DRA) is a Reason: nothing tells which type would satisfy it. A volume
 // that several claims could be bound to is promised to the oldest pod's.
+//
+// # What a plan is judged by
+//
+// The price, and stated weights for what money does not show (objective.go):
+// what is lost with a node (the larger its part of the whole, the more), the
+// number of nodes, interruptions of spot, and a part of what the mean of the five
+// cheapest interchangeable spot pools is above the cheapest (rates.go). Room left
+// on new nodes is worth something where pods have come before (salvage.go).
+//
+// Preferences (preferred affinities and anti-affinities, ScheduleAnyway,
+// PreferNoSchedule) are weights, too, never requirements that are dropped one by
+// one (preferences.go): what a pod prefers of its node makes others dearer for it,
+// by a share of what the pod costs; what it prefers of the pods near it decides
+// who gets which of the seats that are bought. Pods that are planned one by one
+// (careful.go) and workloads in which no two pods are alike (buckets.go) go
+// without. Preferences of running pods about those to come are not looked at.
+//
+// # Planning again
+//
+// A Memory (memory.go) plans as Solve does and keeps what consecutive Snapshots
+// have in common, so that one more pod costs milliseconds on a large cluster.
 package capacity

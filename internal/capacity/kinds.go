@@ -96,6 +96,7 @@ func (v *solver) findKinds(p *packer, groups []hostGroup) {
 		}
 	}
 	v.setPenalties(p)
+	v.setCredits(p)
 }
 
 // replaces says whether c, which costs no more, can stand in for d: as much
@@ -193,8 +194,12 @@ func (p *packer) worths() worths {
 
 // resourcePrices are the duals of: cheapest mixture of kinds whose resources
 // together cover the demand.
-func (p *packer) resourcePrices() []float64 {
+func (p *packer) resourcePrices() []float64 { return p.resourcePricesFor(nil) }
+
+// resourcePricesFor adds to the items' demand what others take, by resource.
+func (p *packer) resourcePricesFor(more []float64) []float64 {
 	demand := make([]float64, p.width)
+	copy(demand, more)
 	for _, it := range p.items {
 		for r, x := range it.req {
 			demand[r] += float64(x) * float64(it.it.n)

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 )
@@ -31,6 +33,7 @@ func (v *solver) plan() *Plan {
 		next[l.s.id] += l.n
 		return l.s.pods[from:next[l.s.id]]
 	}
+	v.mixOwners(seated)
 	alternatives := map[string]*choice{}
 	for _, b := range v.bins {
 		if b.node != nil {
@@ -63,8 +66,47 @@ func (v *solver) plan() *Plan {
 	for _, s := range v.shapes {
 		v.unpin(s)
 	}
-	p.LowerBound = v.lowerBound(seated, room)
+	p.Objective = v.objective()
+	if len(p.Launches) > 0 {
+		p.LowerBound = v.lowerBound(seated, room)
+	}
 	return p
+}
+
+// mixOwners puts the pods of each shape that get new nodes in such an order that
+// those of one owner are on as many of them as can be: a node that is lost should
+// not take all of a workload with it. The oldest have the nodes that are there.
+func (v *solver) mixOwners(seated []int) {
+	there := make([]int, len(v.shapes))
+	for _, b := range v.bins[:v.existing] {
+		for _, q := range b.placed {
+			there[q.s.id] += q.n
+		}
+	}
+	for _, s := range v.shapes {
+		pods := s.pods[there[s.id]:seated[s.id]]
+		owned := map[types.UID]int{}
+		owner := func(p *corev1.Pod) types.UID {
+			if ref := metav1.GetControllerOfNoCopy(p); ref != nil {
+				return ref.UID
+			}
+			return ""
+		}
+		for _, p := range pods {
+			owned[owner(p)]++
+		}
+		if len(owned) < 2 {
+			continue
+		}
+		turn := make(map[*corev1.Pod]float64, len(pods))
+		had := map[types.UID]int{}
+		for _, p := range pods {
+			u := owner(p)
+			turn[p] = (float64(had[u]) + 0.5) / float64(owned[u])
+			had[u]++
+		}
+		slices.SortStableFunc(pods, func(a, b *corev1.Pod) int { return cmp.Compare(turn[a], turn[b]) })
+	}
 }
 
 // unplaced are the pods for which the last attempt has no place: the youngest of

@@ -1,6 +1,7 @@
 package capacity
 
 import (
+	"cmp"
 	"encoding/binary"
 	"math"
 	"math/rand/v2"
@@ -57,6 +58,8 @@ type kind struct {
 	// prices of resources in the last relaxation of a knapsack of the kind: the
 	// next one is likely to come to much the same.
 	prices []float64
+	// credit is what the room of an empty node is worth to pods yet to come.
+	credit float64
 }
 
 // pattern is a kind of node with its content, bought a number of times.
@@ -328,8 +331,15 @@ func (p *packer) weigh() {
 		if total > k.col.rate {
 			share = k.col.rate / total
 		}
-		k.price = k.col.rate*(1+concentration*share) + nodePrice
+		k.price = k.col.rate*(1+concentration*share) + nodePrice - k.credit
 	}
+	p.byPrice()
+}
+
+// byPrice puts the kinds in order of price, cheapest first, as the greedy wants
+// them.
+func (p *packer) byPrice() {
+	slices.SortStableFunc(p.kinds, func(a, b *kind) int { return cmp.Compare(a.price, b.price) })
 }
 
 // startPlan is the best that the greedy finds from several worths, with these

@@ -20,6 +20,8 @@ type Plan struct {
 	// each shape launches for less. It allows for nodes of any size and for any
 	// Provisioner, whatever its weight.
 	LowerBound float64
+	// Objective is what the plan was judged by, part by part.
+	Objective Objective
 	// Shapes is the number of distinct shapes among the pods that there was
 	// something to plan for.
 	Shapes int

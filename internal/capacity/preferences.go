@@ -24,7 +24,7 @@ const (
 	fullWeight = 100
 	// maxSeatWork bounds how many seats are looked at for one class of pods: beyond
 	// it pods take them in turn.
-	maxSeatWork = 1 << 20
+	maxSeatWork = 1 << 18
 )
 
 // wishes are what pods of a shape prefer.

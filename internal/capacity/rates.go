@@ -1,6 +1,7 @@
 package capacity
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
@@ -14,7 +15,23 @@ const (
 	// mean price of these pools and its own a spot node is dearer to the objective.
 	// The cost that the plan reports stays the price of the pool that it names.
 	spotDoubt = 0.02
+	// interruptionShare is what spot's interruptions are taken to cost, as a share
+	// of the node's price: about one in ten nodes is lost in a month, and with each
+	// some hours of work and of room that stands ready twice.
+	interruptionShare = 0.01
 )
+
+// premium is what the objective adds to the price of a spot pool because others
+// want it too.
+func (c *column) premium() float64 { return spotDoubt * max(0, c.pooled-c.price) }
+
+// risk is what the objective adds to the price of a spot node for interruptions.
+func (c *column) risk() float64 {
+	if c.offer.CapacityType != v1alpha1.CapacityTypeSpot {
+		return 0
+	}
+	return interruptionShare * c.price
+}
 
 // setRates gives every column its rate: what the objective takes a node of it to
 // cost. For on-demand that is the price. For spot it lies between the price and the
@@ -42,8 +59,18 @@ func (m *market) setRates() {
 
 // rate sets the rates of spot pools that belong to one Provisioner.
 func (m *market) rate(pools []*column) {
-	byPrice := slices.Clone(pools)
-	slices.SortFunc(byPrice, func(a, b *column) int { return m.compare(int32(a.index), int32(b.index)) })
+	// By amount of CPU, of which there are few, each cheapest first.
+	var sizes [][]*column
+	for _, c := range pools {
+		i, there := slices.BinarySearchFunc(sizes, c.free[0], func(list []*column, cpu int64) int { return cmp.Compare(list[0].free[0], cpu) })
+		if !there {
+			sizes = slices.Insert(sizes, i, nil)
+		}
+		sizes[i] = append(sizes[i], c)
+	}
+	for _, list := range sizes {
+		slices.SortFunc(list, func(a, b *column) int { return cmp.Compare(a.price, b.price) })
+	}
 	// Columns of one type lie together and have equal room.
 	var last *column
 	var found [spotPools]float64
@@ -51,12 +78,20 @@ func (m *market) rate(pools []*column) {
 	for _, c := range pools {
 		if last == nil || &last.free[0] != &c.free[0] {
 			n = 0
-			for _, d := range byPrice {
-				if d.typ.OnlyFor == c.typ.OnlyFor && dominates(d.free, c.free) {
-					found[n] = d.price
-					if n++; n == spotPools {
+			for i := len(sizes) - 1; i >= 0 && sizes[i][0].free[0] >= c.free[0]; i-- {
+				for _, d := range sizes[i] {
+					if n == spotPools && d.price >= found[n-1] {
 						break
 					}
+					if d.typ.OnlyFor != c.typ.OnlyFor || !dominates(d.free, c.free) {
+						continue
+					}
+					n = min(n+1, spotPools)
+					at := n - 1
+					for ; at > 0 && found[at-1] > d.price; at-- {
+						found[at] = found[at-1]
+					}
+					found[at] = d.price
 				}
 			}
 			last = c
@@ -75,7 +110,7 @@ func (m *market) rate(pools []*column) {
 		}
 		mean := (sum + float64(spotPools-counted)*max(c.price, found[n-1])) / spotPools
 		c.pooled = mean
-		c.rate = c.price + spotDoubt*(mean-c.price)
+		c.rate = c.price + c.premium() + c.risk()
 	}
 }
 

@@ -82,7 +82,7 @@ func (v *solver) groupPods() {
 	if visible != nil {
 		show = func(key string) bool { return visible[key] }
 	}
-	users, exclusive := v.volumes.volumeUsers()
+	users, exclusive := v.volumeUsers()
 	pods := slices.Clone(v.snap.Pods)
 	slices.SortFunc(pods, comparePods)
 	byKey := map[string]*shape{}
@@ -191,7 +191,7 @@ func (v *solver) visibleLabels() map[string]bool {
 		look(p)
 	}
 	for _, n := range v.snap.Nodes {
-		for _, p := range n.Pods {
+		for _, p := range v.factsOf(n).tied {
 			look(p)
 		}
 	}

@@ -102,12 +102,12 @@ type solver struct {
 	// nodes for other pods where its spread would count them.
 	careful, strict []bool
 
-	daemons  []*daemon
-	refused  []Unschedulable
-	reqs     map[string]*nodeReq
-	requests map[*corev1.Pod]Resources
-	terms    map[*corev1.Pod][2][]term
-	pk       packer
+	daemons []*daemon
+	refused []Unschedulable
+	reqs    map[string]*nodeReq
+	facts   map[*Node]*nodeFacts
+	terms   map[*corev1.Pod][2][]term
+	pk      packer
 	// barred are domains that nodes are not to be bought in now.
 	barred map[string]bool
 	// orderSteps counts what searchOrder has done.
@@ -116,6 +116,8 @@ type solver struct {
 	bound []seat
 	// worth of one pod of each shape, in $/h, as the packing has found it.
 	worth []float64
+	// credit is what left-over room is worth; nil: nothing.
+	credit *credit
 }
 
 // signature is what some shapes have in common: the columns that may be bought
@@ -127,7 +129,7 @@ type signature struct {
 }
 
 func newSolver(s *Snapshot) *solver {
-	return &solver{snap: s, volumes: newVolumeBook(s), spread: newDefaultSpread(s), reqs: map[string]*nodeReq{}, requests: map[*corev1.Pod]Resources{}, terms: map[*corev1.Pod][2][]term{}}
+	return &solver{snap: s, volumes: newVolumeBook(s), spread: newDefaultSpread(s), reqs: map[string]*nodeReq{}, facts: map[*Node]*nodeFacts{}, terms: map[*corev1.Pod][2][]term{}}
 }
 
 func (v *solver) refuse(p *corev1.Pod, r ...Reason) {
@@ -150,7 +152,7 @@ func (v *solver) prepare() {
 		rs = append(rs, s.requests)
 	}
 	for _, n := range v.snap.Nodes {
-		for _, p := range n.Pods {
+		for _, p := range v.factsOf(n).tied {
 			_, anti := v.existingTerms(p)
 			for _, t := range anti {
 				wantLabel(wanted, t.key)
@@ -176,7 +178,7 @@ func (v *solver) prepare() {
 		v.dims.attach = append(v.dims.attach, attachDimension{d, v.dims.index[attachResource(d)]})
 	}
 	v.compileDaemons()
-	v.m = newMarket(v.snap.Region, v.snap.Provisioners, v.daemons, wanted, v.dims)
+	v.m = v.marketFor(wanted)
 	v.worth = make([]float64, len(v.shapes))
 	v.careful, v.strict = make([]bool, len(v.shapes)), make([]bool, len(v.shapes))
 	byKey := map[string]int{}
@@ -188,9 +190,7 @@ func (v *solver) prepare() {
 		if !ok {
 			id = len(v.sigs)
 			byKey[key] = id
-			sig := &signature{key: key}
-			sig.cols, sig.seats = v.columnsFor(s)
-			v.sigs = append(v.sigs, sig)
+			v.sigs = append(v.sigs, v.signatureFor(s, key))
 		}
 		s.sig = id
 	}

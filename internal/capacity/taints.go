@@ -55,6 +55,9 @@ func avoids(ts []corev1.Toleration, taints []corev1.Taint) bool {
 	return false
 }
 
+// prefersNot says whether the taint asks pods to stay away but keeps nobody off.
+func prefersNot(t corev1.Taint) bool { return t.Effect == corev1.TaintEffectPreferNoSchedule }
+
 // taintString is a taint as kubectl writes it.
 func taintString(t *corev1.Taint) string {
 	s := t.Key

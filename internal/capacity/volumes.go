@@ -73,6 +73,9 @@ func machineVolumeLimits(m *Machine) map[string]int64 {
 // can attach only so many.
 func (v *solver) limitedDrivers() []string {
 	limited := map[string]bool{}
+	if !slices.ContainsFunc(v.shapes, func(s *shape) bool { return len(s.volumes.ids) > 0 }) {
+		return nil
+	}
 	for _, p := range v.snap.Provisioners {
 		for i := range p.InstanceTypes {
 			for d := range p.InstanceTypes[i].VolumeLimits {
@@ -226,7 +229,8 @@ func (n *volumeNeeds) sort(users map[attachment]int) {
 
 // volumeUsers counts the pods that use each volume, and lists the claims in use
 // that only one pod may have.
-func (s *volumeBook) volumeUsers() (users map[attachment]int, exclusive map[string]bool) {
+func (v *solver) volumeUsers() (users map[attachment]int, exclusive map[string]bool) {
+	s := v.volumes
 	users, exclusive = map[attachment]int{}, map[string]bool{}
 	look := func(p *corev1.Pod, running bool) {
 		if len(p.Spec.Volumes) == 0 {
@@ -244,7 +248,7 @@ func (s *volumeBook) volumeUsers() (users map[attachment]int, exclusive map[stri
 		}
 	}
 	for _, n := range s.Nodes {
-		for _, p := range n.Pods {
+		for _, p := range v.factsOf(n).storing {
 			look(p, true)
 		}
 	}

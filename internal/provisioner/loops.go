@@ -27,6 +27,7 @@ import (
 	rawsource "sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/capacity"
 	"github.com/berth-dev/berth/internal/drain"
 )
 
@@ -86,6 +87,8 @@ type Loops struct {
 	lifter    *lifter
 	evictor   *drain.Evictor
 	metrics   *metrics
+	// memory of what was planned before; only the provision loop uses it.
+	memory *capacity.Memory
 	// contested: pods of more than one kind wait, so that one may take the seat
 	// that was bought for another.
 	contested atomic.Bool
@@ -140,6 +143,7 @@ func New(ctx context.Context, cfg Config) (*Loops, error) {
 		cfg: cfg, log: cfg.Manager.GetLogger().WithName("provisioner"), stores: st,
 		book: newBook(), verdicts: newVerdicts(), catalogue: newCatalogue(cfg.Region),
 		evictor: drain.NewEvictor(cfg.Kube.CoreV1().RESTClient()),
+		memory:  capacity.NewMemory(),
 		wake:    make(chan struct{}, 1), idle: make(chan struct{}, 1),
 		pace: drain.NewPace(drainCalls), woken: make(chan event.GenericEvent, 1024),
 	}

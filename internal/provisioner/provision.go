@@ -117,7 +117,7 @@ func (p *Loops) round(ctx context.Context) error {
 		return nil
 	}
 	start := time.Now()
-	plan := capacity.Solve(v.snapshot)
+	plan := p.memory.Solve(v.snapshot)
 	plan.SolveTime = time.Since(start)
 	v.leaving.forgo(plan)
 	p.seated(v.leaving.settle(plan))
