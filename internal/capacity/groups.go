@@ -129,7 +129,8 @@ func (g *gang) dependent() bool {
 
 // ganging is the planning of a Snapshot with gangs.
 type ganging struct {
-	snap *Snapshot
+	snap   *Snapshot
+	memory *Memory
 	// gangs by priority, age and name.
 	gangs []*gang
 	byPod map[*corev1.Pod]*gang
@@ -141,12 +142,12 @@ type ganging struct {
 }
 
 // newGanging finds the Snapshot's gangs; nil when no pod belongs to a group.
-func newGanging(s *Snapshot) *ganging {
+func newGanging(s *Snapshot, m *Memory) *ganging {
 	grouped := func(p *corev1.Pod) bool { _, ok := groupOf(p); return ok }
 	if !slices.ContainsFunc(s.Pods, grouped) {
 		return nil
 	}
-	gg := &ganging{snap: s, byPod: map[*corev1.Pod]*gang{}}
+	gg := &ganging{snap: s, memory: m, byPod: map[*corev1.Pod]*gang{}}
 	if newSolver(s).visibleLabels() == nil {
 		gg.costs = map[string]float64{}
 	}
@@ -402,7 +403,7 @@ func (gg *ganging) alone(g *gang, domain string) alone {
 	for _, p := range g.pods {
 		byPod[p] = &there
 	}
-	v := attempted(&s, byPod)
+	v := attempted(&s, byPod, gg.memory)
 	result := alone{v.cost(), v.unplaced()}
 	if memorable && len(result.lacking) == 0 {
 		gg.costs[key] = result.cost
@@ -478,7 +479,7 @@ func (gg *ganging) attempt() *solver {
 			s.Pods = append(s.Pods, p)
 		}
 	}
-	return attempted(&s, gg.byPod)
+	return attempted(&s, gg.byPod, gg.memory)
 }
 
 // solve plans until no gang is placed in part. A gang that fails is planned in

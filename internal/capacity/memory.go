@@ -37,9 +37,7 @@ func (m *Memory) Solve(s *Snapshot) *Plan {
 			}
 		}
 	}
-	remembering := *s
-	remembering.memory = m
-	return Solve(&remembering)
+	return solve(s, m)
 }
 
 // nodeFacts are what the planner needs to know of the pods on a node.
@@ -60,7 +58,7 @@ func (v *solver) factsOf(n *Node) *nodeFacts {
 		return f
 	}
 	var f *nodeFacts
-	if m := v.snap.memory; m != nil {
+	if m := v.memory; m != nil {
 		if f = m.nodes[n.Name]; f == nil || !slices.Equal(f.pods, n.Pods) {
 			f = newNodeFacts(n)
 			f.pods = slices.Clone(n.Pods)
@@ -124,7 +122,7 @@ func sellersOf(ps []*Provisioner) []rememberedSeller {
 
 // marketFor is the market for these wanted labels, remembered or new.
 func (v *solver) marketFor(wanted map[string][]string) *market {
-	mem := v.snap.memory
+	mem := v.memory
 	if mem == nil {
 		return newMarket(v.snap.Region, v.snap.Provisioners, v.daemons, wanted, v.dims)
 	}
@@ -170,7 +168,7 @@ func (v *solver) marketFor(wanted map[string][]string) *market {
 
 // signatureFor finds the columns of a shape, remembered or anew.
 func (v *solver) signatureFor(s *shape, key string) *signature {
-	mem := v.snap.memory
+	mem := v.memory
 	own := len(s.ports) > 0 || len(v.snap.DaemonSetPods) > 0 && v.quarrels(s)
 	if mem != nil && !own {
 		if sig := mem.market.sigs[key]; sig != nil {

@@ -202,7 +202,4 @@ type Snapshot struct {
 	// Budget is the time that may be spent on improving the first feasible
 	// plan. It only cuts between improvements.
 	Budget time.Duration
-
-	// memory of the Snapshots before; nil: none.
-	memory *Memory
 }

@@ -13,17 +13,21 @@ import (
 // leave no room. When something is scarce, pods with higher priority and then
 // older ones are served first. Of a pod group as many pods as it needs have a
 // place, or none has.
-func Solve(s *Snapshot) *Plan {
-	if gg := newGanging(s); gg != nil {
+func Solve(s *Snapshot) *Plan { return solve(s, nil) }
+
+// solve is Solve with what is remembered, if anything is.
+func solve(s *Snapshot, m *Memory) *Plan {
+	if gg := newGanging(s, m); gg != nil {
 		return gg.solve()
 	}
-	return attempted(s, nil).plan()
+	return attempted(s, nil, m).plan()
 }
 
 // attempted is a solver that has placed what it can, without regard to whether
 // all pods of a gang got a place.
-func attempted(s *Snapshot, gangs map[*corev1.Pod]*gang) *solver {
+func attempted(s *Snapshot, gangs map[*corev1.Pod]*gang, m *Memory) *solver {
 	v := newSolver(s)
+	v.memory = m
 	v.gangs = gangs
 	v.groupPods()
 	v.prepare()
@@ -73,6 +77,8 @@ type solver struct {
 	snap    *Snapshot
 	volumes *volumeBook
 	spread  *defaultSpread
+	// memory of Snapshots before; nil: none.
+	memory *Memory
 	// gangs that waiting pods belong to.
 	gangs  map[*corev1.Pod]*gang
 	dims   *dimensions
