@@ -127,13 +127,13 @@ func (v *solver) packAll(items []*item) {
 		if len(patterns) == 0 {
 			return
 		}
-		offers := make([][]offer, len(classes))
+		offers := make([][]vacancy, len(classes))
 		had := map[string]int{}
 		for _, p := range patterns {
 			for range p.times {
 				b := v.buy(v.liked(p.kind.col, p.load, classes, had))
 				for _, l := range p.load {
-					offers[l.item] = append(offers[l.item], offer{b, l.n})
+					offers[l.item] = append(offers[l.item], vacancy{b, l.n})
 				}
 			}
 		}

@@ -271,8 +271,8 @@ func (v *solver) setPenalties(p *packer) {
 	}
 }
 
-// offer is a number of seats on one bin for a class of pods.
-type offer struct {
+// vacancy is a number of seats on one bin for a class of pods.
+type vacancy struct {
 	b *bin
 	n int
 }
@@ -280,7 +280,7 @@ type offer struct {
 // seatClass gives a class's pods their seats. Where pods prefer company, or none,
 // each takes the seat that it likes best in the state that those before it have
 // left.
-func (v *solver) seatClass(c *item, offers []offer) {
+func (v *solver) seatClass(c *item, offers []vacancy) {
 	work := 0
 	for _, it := range c.parts {
 		if len(it.s.wishes.ties) > 0 {
