@@ -76,6 +76,10 @@ bench-consolidate: ## consolidation: a sweep of 1,000 nodes, its quality, and wh
 bench-seats: control-plane ## how many pods land on the node bought for them, on the real control plane
 	$(GO) run ./hack/bench-seats
 
+.PHONY: bench-interruption
+bench-interruption: control-plane ## 10,000 messages in the interruption queue, 200 of them for nodes of the cluster
+	$(GO) run ./hack/bench-interruption
+
 .PHONY: bench-planner
 bench-planner: ## the planner against its bars, then its Go benchmarks
 	$(GO) run ./hack/bench-planner

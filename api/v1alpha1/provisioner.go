@@ -249,7 +249,25 @@ type Disruption struct {
 	// +optional
 	// +kubebuilder:validation:Pattern=`^(100|[0-9]{1,2})%$`
 	DriftShare string `json:"driftShare,omitempty"`
+
+	// Rebalance says what EC2's recommendation to move off a spot instance does:
+	// Ignore it (there will be a notice, two minutes before the end), or Replace
+	// the node while there is time, a tenth of the Provisioner's nodes in ten
+	// minutes and never one younger than that. Default Ignore.
+	// +optional
+	Rebalance RebalancePolicy `json:"rebalance,omitempty"`
 }
+
+// RebalancePolicy is what a rebalance recommendation does.
+//
+// +kubebuilder:validation:Enum=Ignore;Replace
+type RebalancePolicy string
+
+// Policies.
+const (
+	RebalanceIgnore  RebalancePolicy = "Ignore"
+	RebalanceReplace RebalancePolicy = "Replace"
+)
 
 // DisruptionReason is why a node is removed.
 //

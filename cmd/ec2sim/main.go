@@ -60,7 +60,8 @@ Start it, then point the SDK at it:
 
 It comes with a VPC, one subnet in each zone, a security group tagged for the
 cluster, Amazon Linux 2023 and Bottlerocket images for Kubernetes 1.34 to 1.37
-with their SSM parameters, and the instance profile berth-node.
+with their SSM parameters, the instance profile berth-node, and an SQS queue of
+the cluster's name that gets EC2's events.
 
 With --kubeconfig, an instance joins that cluster --boot-delay after its launch,
 as its user data says: wrong user data means a wrong node, or none and a line on
@@ -201,7 +202,7 @@ func (o options) checkListen() error {
 func (o options) config(log *zap.Logger) (ec2sim.Config, error) {
 	cfg := ec2sim.Config{
 		Region: o.region, ClusterName: o.cluster, BootDelay: o.boot, TerminateDelay: o.terminate, DeviceDelay: o.devices, Latency: o.latency,
-		InstanceProfiles: o.profiles, ServiceCIDR: o.serviceCIDR, Log: log,
+		InstanceProfiles: o.profiles, ServiceCIDR: o.serviceCIDR, Log: log, Queue: true,
 		TokenRetention: o.tokens, Unthrottled: !o.throttle, Seed: o.seed,
 	}
 	for _, text := range o.subnets {

@@ -1,4 +1,4 @@
-// Command kubectl-berth is Berth's kubectl plugin: kubectl berth plan.
+// Command kubectl-berth is Berth's kubectl plugin: kubectl berth plan, sweep.
 package main
 
 import (
@@ -54,7 +54,7 @@ func execute(ctx context.Context, args []string, s streams) int {
 	cmd.SetOut(s.out)
 	cmd.SetErr(s.err)
 	cmd.CompletionOptions.DisableDefaultCmd = true
-	cmd.AddCommand(planCommand(s), whyCommand(s))
+	cmd.AddCommand(planCommand(s), whyCommand(s), sweepCommand(s))
 	cmd.SetArgs(args)
 	err := cmd.ExecuteContext(ctx)
 	var usage usageError

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -41,10 +42,11 @@ import (
 type options struct {
 	kubeconfig, namespace                       string
 	clusterName, clusterEndpoint, serviceCIDR   string
-	instanceProfile                             string
+	instanceProfile, queue                      string
 	metricsAddress, healthAddress, logLevel     string
 	schedulerConfig                             string
-	leaderElect                                 bool
+	leaderElect, preflight                      bool
+	priceTable                                  string
 	batchIdle, batchMax, planBudget, regTimeout time.Duration
 	qps                                         float32
 	burst                                       int
@@ -54,12 +56,15 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig `file`; empty: $KUBECONFIG, or the Pod's service account")
 	f.StringVar(&o.namespace, "namespace", "berth-system", "`namespace` of Berth's own objects (lease, offerings)")
 	f.StringVar(&o.clusterName, "cluster-name", "", "`name` of the cluster, as in the kubernetes.io/cluster/<name> tags (required)")
-	f.StringVar(&o.clusterEndpoint, "cluster-endpoint", "", "`URL` at which nodes reach the API server; empty: the one that the provisioner itself uses")
+	f.StringVar(&o.clusterEndpoint, "cluster-endpoint", "", "`URL` at which nodes reach the API server, or eks to ask EKS for it, for the CA and the range of Services; empty: the URL that the provisioner itself uses, in a Pod eks")
 	f.StringVar(&o.serviceCIDR, "service-cidr", "", "`range` of Service addresses, for nodes; empty: derived from the kubernetes Service")
 	f.StringVar(&o.instanceProfile, "default-instance-profile", "", "IAM instance profile `name` for Provisioners that name none")
+	f.StringVar(&o.queue, "interruption-queue", "", "`name` of the SQS queue with EventBridge's events about instances; empty: interruptions are noticed only when EC2 lists them")
 	f.StringVar(&o.metricsAddress, "metrics-bind-address", "127.0.0.1:8080", "`address` of /metrics; 0 turns it off")
 	f.StringVar(&o.healthAddress, "health-probe-bind-address", ":8081", "`address` of /healthz and /readyz; 0 turns it off")
 	f.StringVar(&o.logLevel, "log-level", "info", "`level`: debug, info or error")
+	f.BoolVar(&o.preflight, "preflight", false, "only try whether AWS allows what Berth does, name each action that it does not, and exit with 1 if there is any")
+	f.StringVar(&o.priceTable, "price-table", "", "`file` with prices of your own (docs/ec2.md); read again when it changes")
 	f.BoolVar(&o.leaderElect, "leader-elect", true, "wait for the lease before acting; turn off only where a single process is certain")
 	f.DurationVar(&o.batchIdle, "batch-idle", 100*time.Millisecond, "end a batch when no pod has come for that long")
 	f.DurationVar(&o.batchMax, "batch-max", 2*time.Second, "end a batch after that long at the latest")
@@ -123,6 +128,15 @@ func (o *options) run(ctx context.Context) error {
 	if err != nil {
 		return usageError{err}
 	}
+	var queue *ec2.Queue
+	if o.queue != "" {
+		if queue, err = cloud.Queue(ctx, o.queue); err != nil {
+			return usageError{err}
+		}
+	}
+	if o.preflight {
+		return o.tryPermissions(ctx, cloud, queue)
+	}
 	if err := o.checkCRDs(kube); err != nil {
 		return usageError{err}
 	}
@@ -133,13 +147,23 @@ func (o *options) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("setting up: %w", err)
 	}
-	_, err = provisioner.New(ctx, provisioner.Config{
+	settings := provisioner.Config{
 		Manager: mgr, Kube: kube, Cloud: cloud,
 		ClusterUID: facts.ClusterUID, Region: cloud.Region(), Namespace: o.namespace,
 		BatchIdle: o.batchIdle, BatchMax: o.batchMax, PlanBudget: o.planBudget, RegistrationTimeout: o.regTimeout, DefaultSpread: spread,
-		Registry: crmetrics.Registry,
-	})
+		PriceTable: o.priceTable, Registry: crmetrics.Registry,
+	}
+	if queue != nil {
+		settings.Queue = queue
+	}
+	err = mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
+		warnOfPermissions(ctx, log, cloud, queue)
+		return nil
+	}))
 	if err != nil {
+		return fmt.Errorf("setting up: %w", err)
+	}
+	if _, err = provisioner.New(ctx, settings); err != nil {
 		return fmt.Errorf("setting up: %w", err)
 	}
 	log.Info("starting", zap.String("cluster", o.clusterName), zap.String("region", cloud.Region()))
@@ -193,19 +217,28 @@ func (o *options) clusterFacts(ctx context.Context, kube kubernetes.Interface, k
 	if err != nil {
 		return ec2.Config{}, fmt.Errorf("the API server at %s does not answer as it should (%w): check --kubeconfig and the network", kubeConfig.Host, err)
 	}
+	eks, err := o.askEKS(ctx, kubeConfig)
+	if err != nil {
+		return ec2.Config{}, err
+	}
 	version, err := kube.Discovery().ServerVersion()
 	if err != nil {
 		return ec2.Config{}, fmt.Errorf("reading the version of the API server at %s: %w", kubeConfig.Host, err)
 	}
-	ca, err := clusterCA(kubeConfig)
-	if err != nil {
-		return ec2.Config{}, err
+	ca := eks.CA
+	if ca == "" {
+		if ca, err = clusterCA(kubeConfig); err != nil {
+			return ec2.Config{}, err
+		}
 	}
 	endpoint := o.clusterEndpoint
-	if endpoint == "" {
+	switch {
+	case eks.Endpoint != "":
+		endpoint = eks.Endpoint
+	case endpoint == "":
 		endpoint = kubeConfig.Host
 	}
-	services := o.serviceCIDR
+	services := cmp.Or(o.serviceCIDR, eks.ServiceCIDR)
 	if services == "" {
 		if services, err = serviceRange(ctx, kube); err != nil {
 			return ec2.Config{}, err
@@ -216,6 +249,49 @@ func (o *options) clusterFacts(ctx context.Context, kube kubernetes.Interface, k
 		KubernetesVersion: strings.TrimSuffix(version.Major+"."+version.Minor, "+"),
 		ServiceCIDR:       services, DefaultInstanceProfile: o.instanceProfile,
 	}, nil
+}
+
+// fromEKS in the place of an endpoint asks EKS for it.
+const fromEKS = "eks"
+
+// askEKS asks for the cluster where that is wanted, or where nothing else tells
+// how nodes reach the API server: a Pod knows only the address of the Service
+// "kubernetes", which a machine that is not a node yet does not reach.
+func (o *options) askEKS(ctx context.Context, kubeConfig *rest.Config) (ec2.Cluster, error) {
+	inPod := kubeConfig.BearerTokenFile != "" && o.kubeconfig == ""
+	if o.clusterEndpoint != fromEKS && (o.clusterEndpoint != "" || !inPod) {
+		return ec2.Cluster{}, nil
+	}
+	return ec2.DescribeCluster(ctx, o.clusterName)
+}
+
+// tryPermissions prints the actions that AWS does not allow.
+func (o *options) tryPermissions(ctx context.Context, cloud *ec2.Cloud, queue *ec2.Queue) error {
+	missing, err := cloud.Preflight(ctx, queue)
+	for _, m := range missing {
+		fmt.Printf("%s is not allowed: %s\n", m.Action, m.Message)
+	}
+	switch {
+	case err != nil:
+		return err
+	case len(missing) > 0:
+		return fmt.Errorf("%d actions are not allowed: allow them to the IAM role of Berth (deploy/iam/policy.json)", len(missing))
+	}
+	fmt.Println("AWS allows everything that could be tried")
+	return nil
+}
+
+// warnOfPermissions logs the actions that AWS does not allow: each will be
+// missed sooner or later, and not all of them at once.
+func warnOfPermissions(ctx context.Context, log *zap.Logger, cloud *ec2.Cloud, queue *ec2.Queue) {
+	missing, err := cloud.Preflight(ctx, queue)
+	for _, m := range missing {
+		log.Error("AWS does not allow an action that Berth needs", zap.String("action", m.Action), zap.String("message", m.Message),
+			zap.String("fix", "allow it to the IAM role of Berth; its policy is deploy/iam/policy.json"))
+	}
+	if err != nil && ctx.Err() == nil {
+		log.Warn("permissions could not all be tried", zap.Error(err))
+	}
 }
 
 // clusterCA is the CA that kubelets are to trust, in base64.

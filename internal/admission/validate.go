@@ -57,7 +57,7 @@ func ValidateProvisioner(p, old *v1alpha1.Provisioner, s *Snapshot) Decision {
 		return Decision{Result: ResultAllowed}
 	}
 	var problems []string
-	warnings := notInForce(&p.Spec)
+	var warnings []string
 	problems = append(problems, checkLabels(&p.Spec)...)
 	problems = append(problems, checkTaints(&p.Spec)...)
 	problems = append(problems, checkTags(p.Spec.EC2.Tags)...)
@@ -81,16 +81,6 @@ func ValidateProvisioner(p, old *v1alpha1.Provisioner, s *Snapshot) Decision {
 		problems, more = problems[:maxProblems], fmt.Sprintf("; and %d more", n)
 	}
 	return Decision{Denied: strings.Join(problems, "; ") + more, Warnings: prefixed(warnings), Result: ResultDenied}
-}
-
-// notInForce warns of settings that this version accepts and does not act upon,
-// so that nobody relies on them.
-func notInForce(spec *v1alpha1.ProvisionerSpec) []string {
-	var out []string
-	if len(spec.EC2.CapacityReservations) > 0 {
-		out = append(out, "spec.ec2.capacityReservations: this version does not use capacity reservations")
-	}
-	return out
 }
 
 func prefixed(warnings []string) []string {

@@ -3,6 +3,7 @@ package capacity
 import (
 	"fmt"
 	"math/bits"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -23,6 +24,15 @@ const (
 	defaultRootVolume = 20 * gib
 	// defaultMaxPods is for machines whose addresses are not known.
 	defaultMaxPods = 110
+	// prefixAddresses is how many addresses a prefix has, each in the place of
+	// one address of an interface.
+	prefixAddresses = 16
+	// prefixPods and prefixPodsLarge bound pods where addresses do not: what EKS
+	// recommends below 30 vCPUs and from there on (max-pods-calculator.sh).
+	prefixPods, prefixPodsLarge = 110, 250
+	prefixLargeVCPUs            = 30
+	// otherImageShare of what nodes with another image have is left out: 2 %.
+	otherImageShare = 50
 )
 
 // Names of accelerators' resources, by manufacturer.
@@ -43,14 +53,10 @@ func gpuResource(m *Machine) corev1.ResourceName {
 }
 
 // MaxPods is how many pods the kubelet on such a machine admits: spec's
-// maxPods, or ENIs × (addresses − 1) + 2 as the VPC CNI can give addresses to
-// (two pods use the host's), bounded by podsPerCore, which Bottlerocket does
-// not know.
-func MaxPods(m *Machine, spec *v1alpha1.ProvisionerSpec) int64 {
-	n := int64(defaultMaxPods)
-	if m.ENIs > 0 && m.IPv4PerENI > 0 {
-		n = int64(m.ENIs)*(int64(m.IPv4PerENI)-1) + 2
-	}
+// maxPods, or as many as the VPC CNI can give addresses to, bounded by
+// podsPerCore, which Bottlerocket does not know.
+func MaxPods(m *Machine, spec *v1alpha1.ProvisionerSpec, net Networking) int64 {
+	n := addresses(m, spec, net)
 	if k := spec.Kubelet; k != nil {
 		if k.MaxPods != nil {
 			n = int64(*k.MaxPods)
@@ -62,23 +68,39 @@ func MaxPods(m *Machine, spec *v1alpha1.ProvisionerSpec) int64 {
 	return n
 }
 
-// machineCapacity is what the kubelet will report as capacity. Memory is the
-// advertised amount less 64 MiB that Graviton's firmware keeps and 7.5 %,
-// rounded up, for what the hypervisor and the kernel keep: Karpenter's formula.
-func machineCapacity(m *Machine, spec *v1alpha1.ProvisionerSpec, rootVolume int64) Resources {
-	mem := m.MemoryMiB
-	if m.Arch == "arm64" {
-		mem -= 64
+// addresses is how many pods the VPC CNI has addresses for: ENIs × (addresses
+// − 1) + 2, since the first address of an interface is its own and two pods use
+// the host's ("Choose an optimal Amazon EC2 node instance type", EKS user
+// guide). Under custom networking the first interface is for the node alone.
+// With prefixes, which Nitro alone has, each address makes room for sixteen;
+// kubelets must be told, which Berth cannot do in user data that is not its own.
+func addresses(m *Machine, spec *v1alpha1.ProvisionerSpec, net Networking) int64 {
+	if m.ENIs <= 0 || m.IPv4PerENI <= 0 {
+		return defaultMaxPods
 	}
-	mem -= (mem*75 + 999) / 1000
+	n := int64(max(m.ENIs-net.ReservedENIs, 0)) * (int64(m.IPv4PerENI) - 1)
+	own := spec.EC2.AMIFamily == v1alpha1.AMIFamilyCustom || spec.EC2.LaunchTemplate != nil
+	if !net.Prefixes || own || m.Hypervisor != "nitro" && !m.BareMetal {
+		return n + 2
+	}
+	most := int64(prefixPods)
+	if m.VCPUs >= prefixLargeVCPUs {
+		most = prefixPodsLarge
+	}
+	return min(n*prefixAddresses+2, most)
+}
+
+// machineCapacity is what the kubelet will report as capacity.
+func machineCapacity(m *Machine, spec *v1alpha1.ProvisionerSpec, r Resolved) Resources {
+	rootVolume := r.RootVolumeBytes
 	if rootVolume <= 0 {
 		rootVolume = defaultRootVolume
 	}
 	c := Resources{
 		corev1.ResourceCPU:              int64(m.VCPUs) * 1000,
-		corev1.ResourceMemory:           mem * mib,
+		corev1.ResourceMemory:           memoryOf(m, r),
 		corev1.ResourceEphemeralStorage: rootVolume,
-		corev1.ResourcePods:             MaxPods(m, spec),
+		corev1.ResourcePods:             MaxPods(m, spec, r.Networking),
 	}
 	if name := gpuResource(m); name != "" {
 		c[name] = int64(m.GPU.Count)
@@ -86,14 +108,52 @@ func machineCapacity(m *Machine, spec *v1alpha1.ProvisionerSpec, rootVolume int6
 	return c
 }
 
+// memoryOf is the memory that the kernel of such a machine will have, in bytes:
+// what nodes with the same image have reported; else a little less than any
+// node of the type has; else the advertised amount less 64 MiB that Graviton's
+// firmware keeps and 7.5 %, rounded up, for what the hypervisor and the kernel
+// keep: Karpenter's formula, which no type is known to fall below.
+func memoryOf(m *Machine, r Resolved) int64 {
+	if learned := m.Learned[r.imageFor(m)]; learned > 0 {
+		return learned
+	}
+	mem := m.MemoryMiB
+	if m.Arch == "arm64" {
+		mem -= 64
+	}
+	mem -= (mem*75 + 999) / 1000
+	least := int64(0)
+	for _, learned := range m.Learned {
+		if least == 0 || learned < least {
+			least = learned
+		}
+	}
+	// Another image may keep another amount, for a crash kernel for example.
+	return max(mem*mib, least-least/otherImageShare)
+}
+
+// imageFor is the id of the image that a machine would run, or "".
+func (r Resolved) imageFor(m *Machine) string {
+	need := ""
+	if m.GPU != nil && (m.GPU.Manufacturer == "nvidia" || m.GPU.Manufacturer == "aws") {
+		need = m.GPU.Manufacturer
+	}
+	for _, i := range r.Images {
+		if i.Arch == m.Arch && (i.Accelerators == nil || slices.Contains(i.Accelerators, need)) {
+			return i.ID
+		}
+	}
+	return ""
+}
+
 // KubeReserved is what the kubelet keeps for itself: cpu 6 % of the first core,
 // 1 % of the second, 0.5 % of the third and fourth, 0.25 % of the others;
 // memory 11 MiB for each pod and 255 MiB; 1 GiB of ephemeral storage. Keys of
 // spec.kubelet.kubeReserved replace the computed values.
-func KubeReserved(m *Machine, spec *v1alpha1.ProvisionerSpec) Resources {
+func KubeReserved(m *Machine, spec *v1alpha1.ProvisionerSpec, net Networking) Resources {
 	r := Resources{
 		corev1.ResourceCPU:              reservedMilliCPU(int64(m.VCPUs)),
-		corev1.ResourceMemory:           (11*MaxPods(m, spec) + 255) * mib,
+		corev1.ResourceMemory:           (11*MaxPods(m, spec, net) + 255) * mib,
 		corev1.ResourceEphemeralStorage: gib,
 	}
 	if spec.Kubelet != nil {
@@ -120,14 +180,14 @@ func reservedMilliCPU(cores int64) int64 {
 // eviction thresholds (100 MiB of memory and 10 % of ephemeral storage unless
 // spec.kubelet.evictionHard says otherwise). Soft thresholds do not count: the
 // kubelet does not subtract them.
-func machineAllocatable(m *Machine, spec *v1alpha1.ProvisionerSpec, capacity Resources) Resources {
+func machineAllocatable(m *Machine, spec *v1alpha1.ProvisionerSpec, net Networking, capacity Resources) Resources {
 	a := capacity.Clone()
 	take := func(name corev1.ResourceName, v int64) {
 		if _, ok := a[name]; ok {
 			a[name] = max(0, a[name]-v)
 		}
 	}
-	for name, v := range KubeReserved(m, spec) {
+	for name, v := range KubeReserved(m, spec, net) {
 		take(name, v)
 	}
 	memory, disk := "100Mi", "10%"

@@ -20,7 +20,8 @@ import (
 // list without any, so that a Reason can say so.
 //
 // What the requirements do not speak of is decided for the user:
-//   - capacity type: on-demand; arch: amd64.
+//   - capacity type: on-demand, and reserved where reservations are named;
+//     arch: amd64.
 //   - without a requirement on instance type, family or category: categories
 //     c, m and r of a generation above 2, and accelerated types.
 //   - bare metal and generations that AWS calls previous are left out, unless
@@ -38,13 +39,14 @@ func InstanceTypes(machines []Machine, spec *v1alpha1.ProvisionerSpec, resolved 
 		if !typeAllowed(m, labels, spec.Requirements) {
 			continue
 		}
-		offerings, offered := allowedOfferings(m, spec.Requirements, resolved.Zones, now)
+		sold := append(slices.Clip(m.Offerings), reservedOfferings(m, resolved.Reservations)...)
+		offerings, offered := allowedOfferings(sold, spec.Requirements, resolved.Zones, now)
 		if !offered {
 			continue
 		}
 		t := InstanceType{Machine: m, Labels: labels, Offerings: offerings, VolumeLimits: machineVolumeLimits(m)}
-		t.Capacity = machineCapacity(m, spec, resolved.RootVolumeBytes)
-		t.Allocatable = machineAllocatable(m, spec, t.Capacity)
+		t.Capacity = machineCapacity(m, spec, resolved)
+		t.Allocatable = machineAllocatable(m, spec, resolved.Networking, t.Capacity)
 		if name := gpuResource(m); name != "" && !acceleratorNamed(labels, spec.Requirements) {
 			t.OnlyFor = name
 		}
@@ -166,16 +168,37 @@ func acceleratorNamed(labels map[string]string, rs []v1alpha1.Requirement) bool 
 	return false
 }
 
+// reservedShare of the on-demand price is what an instance in a reservation is
+// planned with: it is paid for already, used or not. The little that is left
+// keeps the order among types, and nothing free.
+const reservedShare = 1.0 / 1000
+
+// reservedOfferings are the machine's offerings in reservations that have room.
+func reservedOfferings(m *Machine, reservations []Reservation) []Offering {
+	var out []Offering
+	for _, r := range reservations {
+		if r.InstanceType != m.Name || r.Available <= 0 || slices.ContainsFunc(out, func(o Offering) bool { return o.Zone == r.Zone }) {
+			continue
+		}
+		for _, o := range m.Offerings {
+			if o.Zone == r.Zone && o.CapacityType == v1alpha1.CapacityTypeOnDemand {
+				out = append(out, Offering{Zone: o.Zone, ZoneID: o.ZoneID, CapacityType: v1alpha1.CapacityTypeReserved, Price: o.Price * reservedShare})
+			}
+		}
+	}
+	return out
+}
+
 // allowedOfferings are the machine's offerings that can be bought now, cheapest
 // first; offered says whether there would be any, exhausted ones included.
-func allowedOfferings(m *Machine, rs []v1alpha1.Requirement, zones []string, now time.Time) (list []Offering, offered bool) {
+func allowedOfferings(sold []Offering, rs []v1alpha1.Requirement, zones []string, now time.Time) (list []Offering, offered bool) {
 	anyCapacityType := hasKey(rs, v1alpha1.LabelCapacityType)
-	for i := range m.Offerings {
-		o := &m.Offerings[i]
+	for i := range sold {
+		o := &sold[i]
 		if zones != nil && !slices.Contains(zones, o.Zone) {
 			continue
 		}
-		if !anyCapacityType && o.CapacityType != v1alpha1.CapacityTypeOnDemand {
+		if !anyCapacityType && o.CapacityType == v1alpha1.CapacityTypeSpot {
 			continue
 		}
 		if !requirementsAllow(rs, isOfferingLabel, o.label) {

@@ -55,11 +55,11 @@ func TestAllocatableFollowsTheDocumentedFormulae(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := machineCapacity(m7g, &tc.spec, tc.root)
+			c := machineCapacity(m7g, &tc.spec, Resolved{RootVolumeBytes: tc.root})
 			if d := cmp.Diff(tc.cap, c); d != "" {
 				t.Errorf("capacity (-want +got):\n%s", d)
 			}
-			if d := cmp.Diff(tc.alloc, machineAllocatable(m7g, &tc.spec, c)); d != "" {
+			if d := cmp.Diff(tc.alloc, machineAllocatable(m7g, &tc.spec, Networking{}, c)); d != "" {
 				t.Errorf("allocatable (-want +got):\n%s", d)
 			}
 		})

@@ -47,6 +47,9 @@ type Machine struct {
 	EBSShared      bool  `json:"es,omitempty"`
 	// GPUs of the type; nil without.
 	GPU *GPU `json:"g,omitempty"`
+	// Learned is the memory in bytes that the kubelets of such machines have
+	// reported as capacity, the least of them, by image id.
+	Learned map[string]int64 `json:"l,omitempty"`
 	// Offerings of the type in the region.
 	Offerings []Offering `json:"o"`
 }
@@ -101,6 +104,39 @@ type Resolved struct {
 	Archs []string `json:"archs,omitempty"`
 	// RootVolumeBytes for pods' ephemeral storage.
 	RootVolumeBytes int64 `json:"rootVolumeBytes,omitempty"`
+	// Images that it uses, the first that fits a machine: what was learned about
+	// a machine holds for an image.
+	Images []ResolvedImage `json:"images,omitempty"`
+	// Reservations of capacity that it may use.
+	Reservations []Reservation `json:"reservations,omitempty"`
+	// Networking of the cluster.
+	Networking Networking `json:"networking,omitzero"`
+}
+
+// ResolvedImage is an image that a Provisioner uses.
+type ResolvedImage struct {
+	ID string `json:"id"`
+	// Arch is amd64 or arm64.
+	Arch string `json:"arch"`
+	// Accelerators whose drivers it has, "" for none needed; nil for any.
+	Accelerators []string `json:"accelerators,omitempty"`
+}
+
+// Reservation is capacity of a type in a zone that is paid for already.
+type Reservation struct {
+	InstanceType string `json:"instanceType"`
+	Zone         string `json:"zone"`
+	// Available is how many more instances fit.
+	Available int `json:"available"`
+}
+
+// Networking says how the VPC CNI gives addresses to pods.
+type Networking struct {
+	// Prefixes: it assigns prefixes of 16 addresses in the place of single ones.
+	Prefixes bool `json:"prefixes,omitempty"`
+	// ReservedENIs are network interfaces that pods get no addresses from: the
+	// first one under custom networking.
+	ReservedENIs int32 `json:"reservedENIs,omitempty"`
 }
 
 // InstanceType is a Machine as one Provisioner would run it.

@@ -17,6 +17,7 @@ import (
 	"sort"
 	"strings"
 	"sync"
+	"time"
 )
 
 //go:generate go run -C ../../hack/catalog .
@@ -41,6 +42,8 @@ var parseEmbedded = sync.OnceValue(func() *Catalog {
 // Catalog is a set of instance types and the Regions they are offered in. It
 // is immutable after Load and safe for use from many goroutines.
 type Catalog struct {
+	// Date of the data that it was made from; zero where the file does not say.
+	Date time.Time
 	// Regions are sorted by name.
 	Regions []Region
 	// Types are sorted by name.

@@ -8,8 +8,10 @@ import (
 	"io"
 	"maps"
 	"math"
+	"regexp"
 	"slices"
 	"strings"
+	"time"
 )
 
 // maxSize bounds a catalogue, packed and unpacked: far above the real 0.7 MB,
@@ -123,7 +125,7 @@ func parse(data []byte) (*Catalog, error) {
 	if err := strict(data, &doc); err != nil {
 		return nil, err
 	}
-	c := &Catalog{byName: map[string]int{}}
+	c := &Catalog{byName: map[string]int{}, Date: sourceDate(doc.Meta.Sources)}
 	prefixes, err := c.setRegions(doc.Meta)
 	if err != nil {
 		return nil, err
@@ -159,6 +161,22 @@ func parse(data []byte) (*Catalog, error) {
 		c.byName[c.Types[i].Name] = i
 	}
 	return c, nil
+}
+
+// moduleDate finds the time in a Go pseudo-version: v0.0.0-20250528091325-….
+var moduleDate = regexp.MustCompile(`-(\d{14})-[0-9a-f]{12}`)
+
+// sourceDate is the date of the newest source that says one, else zero.
+func sourceDate(sources map[string]string) time.Time {
+	var newest time.Time
+	for _, s := range sources {
+		if m := moduleDate.FindStringSubmatch(s); m != nil {
+			if t, err := time.Parse("20060102150405", m[1]); err == nil && t.After(newest) {
+				newest = t
+			}
+		}
+	}
+	return newest
 }
 
 // strict decodes one JSON value with no unknown field and nothing after it.

@@ -55,6 +55,9 @@ func fleetInstance(claim *v1alpha1.NodeClaim, item types.CreateFleetInstance, id
 	if len(claim.Status.Launch.Members) == 0 {
 		inst.ClaimUID, inst.ClaimName = string(claim.UID), claim.Name
 	}
+	if claim.Status.Launch.CapacityType == v1alpha1.CapacityTypeReserved {
+		inst.CapacityType = v1alpha1.CapacityTypeReserved // EC2 calls it on-demand.
+	}
 	if lo := item.LaunchTemplateAndOverrides; lo != nil && lo.Overrides != nil {
 		inst.SubnetID = cmp.Or(inst.SubnetID, aws.ToString(lo.Overrides.SubnetId))
 		inst.Zone = cmp.Or(inst.Zone, aws.ToString(lo.Overrides.AvailabilityZone))

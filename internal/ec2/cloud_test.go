@@ -489,7 +489,7 @@ func TestTerminateOneBadIDSparesTheOthers(t *testing.T) {
 func TestPreflight(t *testing.T) {
 	sim := newStandIn(t, nil)
 	c := sim.cloud(nil)
-	if missing, err := c.Preflight(t.Context()); err != nil || len(missing) != 0 {
+	if missing, err := c.Preflight(t.Context(), nil); err != nil || len(missing) != 0 {
 		t.Errorf("all is allowed, and nothing there yet: %+v, %v", missing, err)
 	}
 	claim := newClaim("a", m5)
@@ -497,7 +497,7 @@ func TestPreflight(t *testing.T) {
 	if _, err := one(c.Launch(t.Context(), claim)); err != nil {
 		t.Fatal(err)
 	}
-	if missing, err := c.Preflight(t.Context()); err != nil || len(missing) != 0 {
+	if missing, err := c.Preflight(t.Context(), nil); err != nil || len(missing) != 0 {
 		t.Errorf("all is allowed: %+v, %v", missing, err)
 	}
 	if st := sim.state(); st.Live != 1 || len(st.LaunchTemplates) != 1 {
@@ -507,13 +507,13 @@ func TestPreflight(t *testing.T) {
 		sim.fault(ec2sim.Fault{Action: action, Code: "UnauthorizedOperation", Message: "You are not authorized", HTTPStatus: 403, Count: -1})
 	}
 	sim.fault(ec2sim.Fault{Action: "ssm:GetParameters", Code: "AccessDeniedException", Message: "no", HTTPStatus: 400, Count: -1})
-	missing, err := c.Preflight(t.Context())
+	missing, err := c.Preflight(t.Context(), nil)
 	want := []MissingPermission{{"ssm:GetParameters", "no"}, {"ec2:CreateFleet", "You are not authorized"}, {"ec2:TerminateInstances", "You are not authorized"}}
 	if diff := cmp.Diff(want, missing); diff != "" || err != nil {
 		t.Errorf("%v %s", err, diff)
 	}
 	sim.fault(ec2sim.Fault{Action: "DescribeImages", Code: "RequestLimitExceeded", HTTPStatus: 503, Count: 3})
-	if _, err := c.Preflight(t.Context()); !errors.Is(err, ErrThrottled) {
+	if _, err := c.Preflight(t.Context(), nil); !errors.Is(err, ErrThrottled) {
 		t.Errorf("no answer is no verdict: %v", err)
 	}
 }

@@ -20,8 +20,11 @@ import (
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/pricing"
+	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	smithy "github.com/aws/smithy-go"
+
+	"github.com/berth-dev/berth/internal/capacity"
 )
 
 const (
@@ -101,6 +104,7 @@ type Cloud struct {
 	ec2     *ec2.Client
 	ssm     *ssm.Client
 	pricing *pricing.Client
+	sqs     *sqs.Client
 	buckets *buckets
 	// slow replaces the HTTP client for CreateFleet.
 	slow func(*ec2.Options)
@@ -112,10 +116,14 @@ type Cloud struct {
 	subnets      store[[]Subnet]
 	groups       store[[]securityGroup]
 	images       store[[]Image]
+	reservations store[[]Reservation]
 	params       store[map[string]string]
 	ownTemplates store[ownTemplate]
 	profiles     store[profileVerdict]
 	templates    store[Template]
+
+	// networking is how the cluster's CNI gives addresses to pods.
+	networking atomic.Pointer[capacity.Networking]
 
 	addresses ledger
 	reading   batcher[Instance]
@@ -129,6 +137,11 @@ func New(ctx context.Context, cfg Config) (*Cloud, error) {
 	if err := cfg.check(); err != nil {
 		return nil, oneLine(err)
 	}
+	return connect(ctx, cfg)
+}
+
+// connect is New without a cluster's facts.
+func connect(ctx context.Context, cfg Config) (*Cloud, error) {
 	client := awshttp.NewBuildableClient().WithTimeout(readTimeout).WithTransportOptions(wideTransport)
 	opts := []func(*awsconfig.LoadOptions) error{
 		awsconfig.WithHTTPClient(client),
@@ -163,6 +176,7 @@ func New(ctx context.Context, cfg Config) (*Cloud, error) {
 	}
 	settings.HTTPClient = wholeRequests{built}
 	launchClient := wholeRequests{built.WithTimeout(launchTimeout)}
+	pollClient := wholeRequests{built.WithTimeout(pollWait + readTimeout)}
 	prices := settings.Copy()
 	prices.Region = pricingRegion(cfg.Region)
 	c := &Cloud{
@@ -170,6 +184,7 @@ func New(ctx context.Context, cfg Config) (*Cloud, error) {
 		ec2:     ec2.NewFromConfig(settings),
 		ssm:     ssm.NewFromConfig(settings),
 		pricing: pricing.NewFromConfig(prices),
+		sqs:     sqs.NewFromConfig(settings, func(o *sqs.Options) { o.HTTPClient = pollClient }),
 		buckets: b,
 		slow:    func(o *ec2.Options) { o.HTTPClient = launchClient },
 	}

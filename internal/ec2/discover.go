@@ -168,7 +168,15 @@ func shippedPrices(region string) (func(instanceType string) (float64, bool), st
 		from = fallbackRegion
 	}
 	return func(t string) (float64, bool) { return shipped.OnDemandPrice(from, t) },
-		fmt.Sprintf("those of %s that this release of Berth was shipped with", from)
+		fmt.Sprintf("those of %s that this release of Berth was shipped with%s", from, shippedAge(shipped.Date, time.Now()))
+}
+
+// shippedAge says how old the shipped prices are.
+func shippedAge(date, now time.Time) string {
+	if date.IsZero() {
+		return ""
+	}
+	return fmt.Sprintf(", of %s, %d days old", date.Format(time.DateOnly), int(now.Sub(date).Hours()/24))
 }
 
 func (c *Cloud) instanceTypes(ctx context.Context) ([]types.InstanceTypeInfo, error) {

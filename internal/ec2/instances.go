@@ -227,6 +227,9 @@ func instanceOf(i types.Instance) Instance {
 		out.SecurityGroups = append(out.SecurityGroups, aws.ToString(g.GroupId))
 	}
 	slices.Sort(out.SecurityGroups)
+	if isReserved(i) {
+		out.CapacityType = v1alpha1.CapacityTypeReserved
+	}
 	if i.Placement != nil {
 		out.Zone = aws.ToString(i.Placement.AvailabilityZone)
 	}

@@ -127,7 +127,7 @@ func fleetRequest(clusterName, clusterUID string, claim *v1alpha1.NodeClaim) (*e
 	}
 	prioritized := false
 	switch l.CapacityType {
-	case v1alpha1.CapacityTypeOnDemand:
+	case v1alpha1.CapacityTypeOnDemand, v1alpha1.CapacityTypeReserved:
 		// The lines are in the planner's order, which knows more than EC2's
 		// price list: limits, and what the money is really paid for.
 		prioritized = true

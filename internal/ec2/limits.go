@@ -28,13 +28,16 @@ const (
 // throttling for the Amazon EC2 API", tables of request and resource token
 // buckets; an account, a Region and an API have one each), for SSM GetParameters
 // (40 a second, "AWS Systems Manager endpoints and quotas") and for Pricing
-// (10, then 5 a second, "Using the Price List Query API").
+// (10, then 5 a second, "Using the Price List Query API"). Standard queues of SQS
+// have no limit that this process could reach ("Amazon SQS message quotas").
 func published(service, operation string) bucket {
 	switch service {
 	case "SSM":
 		return bucket{40, 40}
 	case "Pricing":
 		return bucket{10, 5}
+	case "SQS":
+		return bucket{3000, 3000}
 	}
 	switch operation {
 	case launchResources:

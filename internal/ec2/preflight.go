@@ -8,6 +8,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	"github.com/aws/aws-sdk-go-v2/service/pricing"
+	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	"golang.org/x/sync/errgroup"
 )
@@ -34,8 +35,14 @@ type probe struct {
 // good role looks like a bad one. iam:PassRole and ec2:RunInstances are judged
 // by Resolve, which knows the instance profile. The error is the first call
 // that got no answer.
-func (c *Cloud) Preflight(ctx context.Context) ([]MissingPermission, error) {
+//
+// queue is the interruption queue, nil without one: a message that it has
+// is hidden for a second; the removal is of one that cannot be.
+func (c *Cloud) Preflight(ctx context.Context, queue *Queue) ([]MissingPermission, error) {
 	probes := c.freeProbes()
+	if queue != nil {
+		probes = append(probes, queue.probes()...)
+	}
 	if template, err := c.anyTemplate(ctx); err == nil && template != "" {
 		probes = append(probes, c.templateProbes(template)...)
 	}
@@ -116,6 +123,14 @@ func (c *Cloud) freeProbes() []probe {
 			_, err := c.ec2.DescribeAvailabilityZones(ctx, &ec2.DescribeAvailabilityZonesInput{DryRun: dry})
 			return err
 		}},
+		{"ec2:DescribeInstanceStatus", func(ctx context.Context) error {
+			_, err := c.ec2.DescribeInstanceStatus(ctx, &ec2.DescribeInstanceStatusInput{DryRun: dry})
+			return err
+		}},
+		{"ec2:DescribeCapacityReservations", func(ctx context.Context) error {
+			_, err := c.ec2.DescribeCapacityReservations(ctx, &ec2.DescribeCapacityReservationsInput{DryRun: dry})
+			return err
+		}},
 		{"ec2:DescribeSpotPriceHistory", func(ctx context.Context) error {
 			_, err := c.ec2.DescribeSpotPriceHistory(ctx, &ec2.DescribeSpotPriceHistoryInput{DryRun: dry})
 			return err
@@ -157,6 +172,20 @@ func (c *Cloud) freeProbes() []probe {
 		}},
 		{"pricing:GetProducts", func(ctx context.Context) error {
 			_, err := c.pricing.GetProducts(ctx, &pricing.GetProductsInput{ServiceCode: aws.String("AmazonEC2"), MaxResults: aws.Int32(1)})
+			return err
+		}},
+	}
+}
+
+// probes try what is done with the queue.
+func (q *Queue) probes() []probe {
+	return []probe{
+		{"sqs:ReceiveMessage", func(ctx context.Context) error {
+			_, err := q.client.ReceiveMessage(ctx, &sqs.ReceiveMessageInput{QueueUrl: aws.String(q.url), MaxNumberOfMessages: 1, VisibilityTimeout: 1})
+			return err
+		}},
+		{"sqs:DeleteMessage", func(ctx context.Context) error {
+			_, err := q.client.DeleteMessage(ctx, &sqs.DeleteMessageInput{QueueUrl: aws.String(q.url), ReceiptHandle: aws.String("preflight")})
 			return err
 		}},
 	}

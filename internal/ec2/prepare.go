@@ -60,19 +60,20 @@ func (c *Cloud) PrepareLaunch(ctx context.Context, claim *v1alpha1.NodeClaim, co
 	if err != nil {
 		return nil, wrap(err)
 	}
+	c.sayMaxPods(lines, &claim.Spec.NodeTemplate)
 	intent := &v1alpha1.LaunchIntent{Attempt: 1, StartedAt: metav1.Now(), CapacityType: lines[0].capacityType}
 	if claim.Status.Launch != nil {
 		intent.Attempt = claim.Status.Launch.Attempt + 1
 	}
 	intent.Token = LaunchToken(c.cfg.ClusterUID, string(claim.UID), intent.Attempt)
-	templates := map[string]Template{} // By image.
+	templates := map[variant]Template{}
 	for _, l := range lines {
-		t, ok := templates[l.image.ID]
+		t, ok := templates[l.variant()]
 		if !ok {
-			if t, err = c.template(ctx, claim, r, l.image); err != nil {
+			if t, err = c.template(ctx, claim, r, l); err != nil {
 				return nil, wrap(err)
 			}
-			templates[l.image.ID] = t
+			templates[l.variant()] = t
 		}
 		o := v1alpha1.LaunchOverride{InstanceType: l.instanceType, Zone: l.zone, SubnetID: l.subnet}
 		switch {
@@ -87,19 +88,23 @@ func (c *Cloud) PrepareLaunch(ctx context.Context, claim *v1alpha1.NodeClaim, co
 	return intent, nil
 }
 
-// template returns the launch template for an image: the Provisioner's own, or
+// template returns the launch template for a line: the Provisioner's own, or
 // one of Berth's.
-func (c *Cloud) template(ctx context.Context, claim *v1alpha1.NodeClaim, r Resolved, image Image) (Template, error) {
+func (c *Cloud) template(ctx context.Context, claim *v1alpha1.NodeClaim, r Resolved, l line) (Template, error) {
 	if r.Own != nil {
 		return *r.Own, nil
 	}
 	t := &claim.Spec.NodeTemplate
-	doc, err := userData(family(&t.EC2), c.bootstrap(claim.Spec.Provisioner.Name, t))
+	b := c.bootstrap(claim.Spec.Provisioner.Name, t)
+	if l.maxPods > 0 {
+		b.kubelet.MaxPods = &l.maxPods
+	}
+	doc, err := userData(family(&t.EC2), b)
 	if err != nil {
 		return Template{}, &ConfigError{Fault: Fault{Action: "CreateLaunchTemplate", Message: flat(err.Error())}, Fix: "check the Provisioner"}
 	}
 	return c.ensureTemplate(ctx, templateData(templateInput{
-		spec: &t.EC2, image: image, userData: doc, securityGroups: r.SecurityGroups, instanceProfile: r.InstanceProfile,
+		spec: &t.EC2, image: l.image, userData: doc, securityGroups: r.SecurityGroups, instanceProfile: r.InstanceProfile, reservation: l.reservation,
 	}))
 }
 
@@ -107,7 +112,19 @@ func (c *Cloud) template(ctx context.Context, claim *v1alpha1.NodeClaim, r Resol
 type line struct {
 	instanceType, zone, subnet, capacityType string
 	image                                    Image
+	// reservation is the Capacity Reservation to launch into, "" for none.
+	reservation string
+	// maxPods that the kubelet is told; 0 leaves it to the image.
+	maxPods int32
 }
+
+// variant is what two lines must have in common to share a launch template.
+type variant struct {
+	image, reservation string
+	maxPods            int32
+}
+
+func (l line) variant() variant { return variant{l.image.ID, l.reservation, l.maxPods} }
 
 // chooseLines turns offerings into the lines of one attempt, in the offerings'
 // order: those with the capacity type of the first that has an image and a
@@ -120,6 +137,7 @@ func chooseLines(offerings []v1alpha1.ClaimOffering, machine func(string) *capac
 		lines    []line
 		bytes    int
 		noRoom   []capacity.OfferingRef
+		full     []capacity.OfferingRef
 		noImages []string
 	)
 	for _, o := range offerings {
@@ -148,11 +166,21 @@ func chooseLines(offerings []v1alpha1.ClaimOffering, machine func(string) *capac
 		if bytes += lineFraming + len(o.InstanceType) + len(subnet); bytes > maxLineBytes {
 			break
 		}
-		lines = append(lines, line{instanceType: o.InstanceType, zone: o.Zone, subnet: subnet, capacityType: o.CapacityType, image: image})
+		l := line{instanceType: o.InstanceType, zone: o.Zone, subnet: subnet, capacityType: o.CapacityType, image: image}
+		if o.CapacityType == v1alpha1.CapacityTypeReserved {
+			if l.reservation, ok = r.reservation(o.InstanceType, o.Zone); !ok {
+				full = append(full, capacity.OfferingRef{InstanceType: o.InstanceType, Zone: o.Zone, CapacityType: o.CapacityType, Price: price})
+				continue
+			}
+		}
+		lines = append(lines, l)
 	}
 	switch {
 	case len(lines) > 0:
 		return lines, nil
+	case len(full) > 0:
+		return nil, &CapacityError{Refused: append(full, noRoom...),
+			Fault: Fault{Action: "PrepareLaunch", Code: "ReservationCapacityExceeded", Message: "the capacity reservations that the claim may use have no room left"}}
 	case len(noRoom) > 0:
 		return nil, &CapacityError{Refused: noRoom, Fix: "free addresses, or add subnets to ec2.subnets",
 			Fault: Fault{Action: "PrepareLaunch", Code: "InsufficientFreeAddressesInSubnet", Message: "no subnet in the wanted zones has a free address"}}

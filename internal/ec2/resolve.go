@@ -23,6 +23,8 @@ type Resolved struct {
 	SecurityGroups []string
 	// Images, the newest first.
 	Images []Image
+	// Reservations of capacity that the Provisioner selects, with room or without.
+	Reservations []Reservation
 	// InstanceProfile's name; may be empty.
 	InstanceProfile string
 	// Own is the launch template that the Provisioner names, to be used as it is.
@@ -104,7 +106,9 @@ func (r Resolved) Planner() capacity.Resolved {
 	out.Zones = slices.Compact(out.Zones) // Sorted already.
 	for _, i := range r.Images {
 		out.Archs = append(out.Archs, i.Arch)
+		out.Images = append(out.Images, capacity.ResolvedImage{ID: i.ID, Arch: i.Arch, Accelerators: i.Accelerators})
 	}
+	out.Reservations = plannerReservations(r.Reservations)
 	slices.Sort(out.Archs)
 	out.Archs = slices.Compact(out.Archs)
 	return out
@@ -172,6 +176,13 @@ func (c *Cloud) Resolve(ctx context.Context, provisioner string, t *v1alpha1.Nod
 		r.RootVolumeBytes = rootVolumeBytes(family(e), e.BlockDevices, r.Images)
 	}
 	r.AsOf = c.asOf(e)
+	var remark string
+	if r.Reservations, remark, err = c.resolveReservations(ctx, e); err != nil {
+		return r, wrap(err)
+	}
+	if valid.OK && remark != "" {
+		valid.Message += "; " + remark
+	}
 	r.Findings = []Finding{valid, subnetsFound, groupsFound, imagesFound, profileFound}
 	return r, nil
 }

@@ -47,6 +47,8 @@ type templateInput struct {
 	userData        string
 	securityGroups  []string
 	instanceProfile string
+	// reservation is the Capacity Reservation to launch into, "" for none.
+	reservation string
 }
 
 // templateData builds the content of a launch template.
@@ -59,6 +61,10 @@ func templateData(in templateInput) *types.RequestLaunchTemplateData {
 	}
 	if in.userData != "" {
 		d.UserData = aws.String(base64.StdEncoding.EncodeToString([]byte(in.userData)))
+	}
+	if in.reservation != "" {
+		d.CapacityReservationSpecification = &types.LaunchTemplateCapacityReservationSpecificationRequest{
+			CapacityReservationTarget: &types.CapacityReservationTarget{CapacityReservationId: aws.String(in.reservation)}}
 	}
 	if in.instanceProfile != "" {
 		d.IamInstanceProfile = &types.LaunchTemplateIamInstanceProfileSpecificationRequest{Name: aws.String(in.instanceProfile)}

@@ -32,7 +32,9 @@ type State struct {
 	// LaunchTemplates are the names of the launch templates.
 	LaunchTemplates []string    `json:"launchTemplates"`
 	Pools           []PoolState `json:"pools"`
-	Faults          []Fault     `json:"faults"`
+	// Reservations are the Capacity Reservations.
+	Reservations []ReservationState `json:"reservations"`
+	Faults       []Fault            `json:"faults"`
 	// BootDelay is a duration such as "2s".
 	BootDelay string `json:"bootDelay"`
 }
@@ -90,6 +92,7 @@ func capacityType(spot bool) string {
 //	GET  /_sim/state      State
 //	GET  /_sim/calls      {"counts", "errors", "calls"}; the last 10,000 calls
 //	POST /_sim/pools      PoolState
+//	POST /_sim/reservations Reservation; the answer is {"id"}
 //	POST /_sim/faults     Fault; DELETE forgets all
 //	POST /_sim/interrupt  {"instanceId", "noticeSeconds": 120, "rebalance": false}
 //	POST /_sim/boot       {"delay": "2s", "running": "500ms", "terminate": "1s"}, for
@@ -101,7 +104,7 @@ func capacityType(spot bool) string {
 //	POST /_sim/late       Late
 //	POST /_sim/health     Health
 //	POST /_sim/events     EventFaults
-//	POST /_sim/event      {"body": "…"}, a message for the cluster's queue
+//	POST /_sim/event      {"body": "…", "delay": "0s"}, a message for the cluster's queue
 func (s *Sim) serveAdmin(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	var answer any = map[string]string{"status": "ok"}
@@ -116,6 +119,10 @@ func (s *Sim) serveAdmin(w http.ResponseWriter, r *http.Request) {
 		answer = map[string]any{"counts": s.calls.counts, "errors": s.calls.errors, "calls": s.calls.last}
 	case "POST /_sim/pools":
 		err = admin(r, s.setPool)
+	case "POST /_sim/reservations":
+		var id string
+		err = admin(r, func(in *Reservation) (err error) { id, err = s.reserve(in); return err })
+		answer = map[string]string{"id": id}
 	case "POST /_sim/faults":
 		err = admin(r, s.addFault)
 	case "DELETE /_sim/faults":
@@ -167,7 +174,7 @@ func admin[In any](r *http.Request, f func(*In) error) error {
 func (s *Sim) state() *State {
 	out := &State{
 		Time: s.clock.Now(), Region: s.cfg.Region, ClusterName: s.cfg.ClusterName, ByState: map[string]int{}, BootDelay: s.boot.String(), VPC: s.vpc, SecurityGroup: s.groups[0].id,
-		Instances: []InstanceState{}, LaunchTemplates: []string{}, Pools: []PoolState{}, Faults: []Fault{},
+		Instances: []InstanceState{}, LaunchTemplates: []string{}, Pools: []PoolState{}, Reservations: []ReservationState{}, Faults: []Fault{},
 	}
 	at := func(t time.Time) *time.Time {
 		if t.IsZero() {
@@ -199,6 +206,9 @@ func (s *Sim) state() *State {
 	slices.SortFunc(out.Pools, func(a, b PoolState) int {
 		return slices.Compare([]string{a.InstanceType, a.Zone, a.CapacityType}, []string{b.InstanceType, b.Zone, b.CapacityType})
 	})
+	for _, r := range s.reserved {
+		out.Reservations = append(out.Reservations, ReservationState{r.id, r.typeName, r.zone, r.total, r.total - r.used, r.targeted})
+	}
 	for _, f := range s.faults {
 		out.Faults = append(out.Faults, f.Fault)
 	}

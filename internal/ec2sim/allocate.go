@@ -24,6 +24,10 @@ type candidate struct {
 	price    float64
 	priority float64
 	vcpus    int
+	// reservation is the Capacity Reservation that the launch names, or "";
+	// usesOpen is whether it takes room in open ones that match it.
+	reservation string
+	usesOpen    bool
 	// refusal is why it cannot be launched whatever the capacity.
 	refusal *apiError
 }
@@ -33,6 +37,10 @@ type candidate struct {
 type stock struct {
 	pools   map[pool]int
 	subnets map[string]int
+	// reserved is the room in Capacity Reservations by id, open that in open
+	// ones by pool.
+	reserved map[string]int
+	open     map[pool]int
 	// launches is how many instances the throttle lets through.
 	launches int
 	// vcpus is what is left of quotas.
@@ -44,14 +52,33 @@ const noLimit = 1 << 30
 
 // take draws what n instances of a candidate take.
 func (st *stock) take(c candidate, n int) {
-	if _, limited := st.pools[c.pool]; limited {
-		st.pools[c.pool] -= n
+	switch _, limited := st.pools[c.pool]; {
+	case c.reservation != "":
+		st.reserved[c.reservation] -= n
+	case c.usesOpen && st.open[c.pool] >= n:
+		st.open[c.pool] -= n
+	default:
+		inOpen := st.openFor(c)
+		if inOpen > 0 {
+			st.open[c.pool] = 0
+		}
+		if limited {
+			st.pools[c.pool] -= n - inOpen
+		}
 	}
 	if key := c.quota(); st.limited(key) {
 		st.vcpus[key] -= n * c.vcpus
 	}
 	st.subnets[c.subnet] -= n
 	st.launches -= n
+}
+
+// openFor is the room in open reservations for a candidate.
+func (st *stock) openFor(c candidate) int {
+	if !c.usesOpen {
+		return 0
+	}
+	return max(0, st.open[c.pool])
 }
 
 func (st *stock) limited(key quotaKey) bool {
@@ -82,6 +109,9 @@ type failure struct {
 //     price.
 func sortCandidates(list []candidate, strategy string, want int, st *stock) error {
 	left := func(c candidate) int {
+		if c.reservation != "" {
+			return st.reserved[c.reservation]
+		}
 		n, ok := st.pools[c.pool]
 		if !ok {
 			return noLimit
@@ -129,8 +159,11 @@ func fill(list []candidate, want int, st *stock) (grants []grant, failures []fai
 		}
 		take := want
 		var short *apiError
-		if left, limited := st.pools[c.pool]; limited && left < take {
-			take, short = left, noCapacity(c.pool)
+		if left, limited := st.pools[c.pool]; c.reservation == "" && limited && left+st.openFor(c) < take {
+			take, short = left+st.openFor(c), noCapacity(c.pool)
+		}
+		if c.reservation != "" && st.reserved[c.reservation] < take {
+			take, short = st.reserved[c.reservation], reservationFull(c.reservation)
 		}
 		if key := c.quota(); st.limited(key) && max(0, st.vcpus[key])/c.vcpus < take {
 			take, short = max(0, st.vcpus[key])/c.vcpus, overQuota(key, st.quotas[key])
@@ -195,7 +228,8 @@ func fillSingle(list []candidate, want int, st *stock, group func(candidate) str
 }
 
 func (st *stock) clone() *stock {
-	return &stock{maps.Clone(st.pools), maps.Clone(st.subnets), st.launches, maps.Clone(st.vcpus), st.quotas}
+	return &stock{pools: maps.Clone(st.pools), subnets: maps.Clone(st.subnets), reserved: maps.Clone(st.reserved), open: maps.Clone(st.open),
+		launches: st.launches, vcpus: maps.Clone(st.vcpus), quotas: st.quotas}
 }
 
 // noCapacity is EC2's refusal for a pool that is empty.

@@ -52,6 +52,8 @@ type instanceItem struct {
 	Virtualization string           `xml:"virtualizationType"`
 	Lifecycle      string           `xml:"instanceLifecycle,omitempty"`
 	SpotRequestID  string           `xml:"spotInstanceRequestId,omitempty"`
+	ReservedIn     string           `xml:"capacityReservationId,omitempty"`
+	Reservation    *reservedItem    `xml:"capacityReservationSpecification"`
 	ClientToken    string           `xml:"clientToken"`
 	Tags           []tag            `xml:"tagSet>item"`
 	Hypervisor     string           `xml:"hypervisor"`
@@ -72,6 +74,27 @@ type instanceItem struct {
 	DNSOptions struct {
 		HostnameType string `xml:"hostnameType"`
 	} `xml:"privateDnsNameOptions"`
+}
+
+// reservedItem is what an instance's launch said about Capacity Reservations.
+type reservedItem struct {
+	Preference string `xml:"capacityReservationPreference,omitempty"`
+	Target     *struct {
+		ID string `xml:"capacityReservationId"`
+	} `xml:"capacityReservationTarget"`
+}
+
+// reservedItem of an instance; a launch that says nothing uses open ones.
+func (i *instance) reservedItem() *reservedItem {
+	if id := i.spec.target(); id != "" {
+		return &reservedItem{Target: &struct {
+			ID string `xml:"capacityReservationId"`
+		}{id}}
+	}
+	if c := i.spec.data.CapacityReservation; c != nil && c.Preference != "" {
+		return &reservedItem{Preference: c.Preference}
+	}
+	return &reservedItem{Preference: "open"}
 }
 
 type attachedVolume struct {
@@ -115,7 +138,7 @@ func (s *Sim) instanceItem(i *instance) instanceItem {
 		ID: i.id, ImageID: l.image.id, State: stateOf(i.state), Reason: i.reasonMessage, KeyName: l.data.KeyName, Index: i.index, Type: l.typ.Name,
 		Launched: query.Time(i.launched), Placement: placement{AvailabilityZone: l.subnet.zone.Name, AvailabilityZoneID: l.subnet.zone.ID, Tenancy: "default"},
 		PlatformDetails: "Linux/UNIX", Arch: l.image.arch, RootDeviceType: "ebs", RootDeviceName: l.image.devices[0].name, Virtualization: "hvm",
-		SpotRequestID: i.spotRequest, ClientToken: i.clientToken, Tags: tagList(s.instanceTags(i)), Hypervisor: "xen", EnaSupport: true, BootMode: "uefi-preferred",
+		SpotRequestID: i.spotRequest, Reservation: i.reservedItem(), ClientToken: i.clientToken, Tags: tagList(s.instanceTags(i)), Hypervisor: "xen", EnaSupport: true, BootMode: "uefi-preferred",
 		EbsOptimized: l.data.EbsOptimized != nil && *l.data.EbsOptimized,
 	}
 	item.Monitoring.State = "disabled"
@@ -124,6 +147,9 @@ func (s *Sim) instanceItem(i *instance) instanceItem {
 	item.Metadata = s.metadata(l)
 	if i.pool.spot {
 		item.Lifecycle = "spot"
+	}
+	if i.capacity != nil {
+		item.ReservedIn = i.capacity.id
 	}
 	if i.reasonCode != "" {
 		item.StateReason = &struct {

@@ -45,11 +45,17 @@ func (s *Sim) setEventFaults(in *EventFaults) error {
 // that nobody knows, or what is no event at all.
 func (s *Sim) sendEvent(in *struct {
 	Body string `json:"body"`
+	// Delay is how much later it can be received, a duration.
+	Delay string `json:"delay"`
 }) error {
 	if in.Body == "" {
 		return errors.New("body is missing")
 	}
-	s.queues.Deliver(s.cfg.ClusterName, in.Body, 0, false)
+	delay, err := duration("delay", in.Delay)
+	if err != nil {
+		return err
+	}
+	s.queues.Deliver(s.cfg.ClusterName, in.Body, delay, false)
 	return nil
 }
 

@@ -350,7 +350,11 @@ func (s *Sim) plan(h *half, options []option, st *stock) error {
 			h.specs[n] = l
 			cand.pool, cand.subnet, cand.vcpus = l.pool(), l.subnet.id, l.typ.VCPUs
 			cand.price = s.price(cand.pool)
+			cand.reservation, cand.usesOpen = l.target(), l.mayUseOpen()
 			cand.refusal = s.offered(cand.pool)
+			if refusal := s.checkTarget(l); cand.refusal == nil {
+				cand.refusal = refusal
+			}
 			if refusal := overPrice(o.override.MaxPrice, cand.price, h.spot); cand.refusal == nil {
 				cand.refusal = refusal
 			}

@@ -35,8 +35,10 @@ type instance struct {
 	spec       *launchSpec
 	ip         netip.Addr
 	pool       pool
-	price      float64
-	volumes    []volume
+	// capacity is the Capacity Reservation that it runs in; nil for none.
+	capacity *reservation
+	price    float64
+	volumes  []volume
 
 	state                                         state
 	reasonCode, reasonMessage                     string
@@ -199,7 +201,9 @@ func (s *Sim) shutDown(i *instance, at time.Time, code, message string) {
 func (s *Sim) end(i *instance, at time.Time) {
 	i.state, i.terminated = stateTerminated, at
 	i.spec.subnet.ips.give(i.ip)
-	if sl := s.pools[i.pool]; sl != nil {
+	if i.capacity != nil {
+		i.capacity.used--
+	} else if sl := s.pools[i.pool]; sl != nil {
 		sl.left++
 	}
 	for _, v := range i.volumes {

@@ -169,12 +169,16 @@ func (s *Sim) price(p pool) float64 {
 
 // stock is what can be launched now.
 func (s *Sim) stock() *stock {
-	st := &stock{pools: map[pool]int{}, subnets: map[string]int{}, launches: s.launchesLeft(), vcpus: s.quotasLeft(), quotas: s.quotas}
+	st := &stock{pools: map[pool]int{}, subnets: map[string]int{}, reserved: map[string]int{}, open: map[pool]int{}, launches: s.launchesLeft(), vcpus: s.quotasLeft(), quotas: s.quotas}
 	for p, sl := range s.pools {
 		st.pools[p] = sl.left
 	}
 	for _, sn := range s.subnets {
 		st.subnets[sn.id] = sn.ips.free
+	}
+	for _, r := range s.reserved {
+		st.reserved[r.id] = r.total - r.used
+		st.open[pool{r.typeName, r.zone, false}] = s.openFor(pool{r.typeName, r.zone, false})
 	}
 	return st
 }
@@ -198,7 +202,8 @@ func (s *Sim) launch(c *call, l *launchSpec, count int, extra map[string]string,
 		if !ok {
 			panic("ec2sim: a launch was granted in a full subnet")
 		}
-		if sl := s.pools[p]; sl != nil {
+		in := s.occupy(l)
+		if sl := s.pools[p]; sl != nil && in == nil {
 			sl.left--
 		}
 		s.seq++
@@ -206,7 +211,7 @@ func (s *Sim) launch(c *call, l *launchSpec, count int, extra map[string]string,
 		i := &instance{
 			number: s.launches,
 			id:     s.newID("i-"), reservation: reservation, index: index, seq: s.seq, spec: l, ip: ip, pool: p, price: s.price(p),
-			launched: c.now, eni: s.newID("eni-"), clientToken: clientToken,
+			capacity: in, launched: c.now, eni: s.newID("eni-"), clientToken: clientToken,
 		}
 		i.node = s.privateDNS(ip.String())
 		if p.spot {

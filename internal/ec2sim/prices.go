@@ -96,32 +96,6 @@ func (s *Sim) spotPrices(types []string, zone string, since time.Time) []spotPri
 	return out
 }
 
-// describeCapacityReservations: there are none.
-func (s *Sim) describeCapacityReservations(_ *call, in *struct {
-	describeInput
-	IDs []string `q:"CapacityReservationId"`
-}) (any, error) {
-	if len(in.IDs) > 0 {
-		return nil, errf("InvalidCapacityReservationId.NotFound", "The capacity reservation '%s' could not be found", in.IDs[0])
-	}
-	// The filters are checked all the same.
-	none := func(string) []string { return nil }
-	if _, err := apply(nil, in.Filters, fields[string]{
-		"instance-type": none, "availability-zone": none, "availability-zone-id": none, "state": none, "owner-id": none, "tenancy": none, "instance-match-criteria": none,
-		"instance-platform": none, "reservation-type": none, "end-date-type": none, "start-date": none, "end-date": none, "placement-group-arn": none, "outpost-arn": none,
-	}, func(string) map[string]string { return nil }); err != nil {
-		return nil, err
-	}
-	_, next, err := page([]string{}, byIndex, paging{1, 1000, 1000}, in.MaxResults, in.NextToken)
-	if err != nil {
-		return nil, err
-	}
-	return &struct {
-		Items []string `xml:"capacityReservationSet>item"`
-		Next  string   `xml:"nextToken,omitempty"`
-	}{nil, next}, nil
-}
-
 // locations are what the Pricing API calls the Regions.
 var locations = map[string]string{
 	"us-east-1": "US East (N. Virginia)", "us-west-2": "US West (Oregon)", "eu-west-1": "EU (Ireland)",

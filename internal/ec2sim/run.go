@@ -81,7 +81,10 @@ func (s *Sim) runInstances(c *call, in *runInput) (any, error) {
 	if st.launches < in.MaxCount { // EC2 does not say what it does with a part
 		return nil, throttled(c.action)
 	}
-	grants, failures := fill([]candidate{{pool: l.pool(), subnet: l.subnet.id, vcpus: l.typ.VCPUs}}, in.MaxCount, st)
+	if err := s.checkTarget(l); err != nil {
+		return nil, err
+	}
+	grants, failures := fill([]candidate{{pool: l.pool(), subnet: l.subnet.id, vcpus: l.typ.VCPUs, reservation: l.target(), usesOpen: l.mayUseOpen()}}, in.MaxCount, st)
 	count := 0
 	for _, g := range grants {
 		count += g.count

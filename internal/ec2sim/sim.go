@@ -37,6 +37,7 @@
 //   - [Fault]: calls that are refused, slow, or lose their answer after the
 //     effect; refusals of single overrides; all bounded in number, share, time.
 //   - [PoolState]: capacity that runs out. [Quota]: limits of the account.
+//   - [Reservation]: capacity that is reserved, open or targeted.
 //   - [Visibility], [Hide]: what is there and not seen yet, or not for a while.
 //   - [Late]: instances that fail after the launch was a success.
 //   - [Health]: impaired instances and scheduled events.
@@ -98,6 +99,9 @@ type Config struct {
 	// give the same.
 	Endpoint string
 	CA       []byte
+	// Queue makes the queue that is called like the cluster, with the rules that
+	// put EC2's events into it: what somebody sets up who installs a provisioner.
+	Queue bool
 	// ServiceCIDR is what EKS DescribeCluster gives as the Services' range.
 	// Default: 10.100.0.0/16.
 	ServiceCIDR string
@@ -144,6 +148,7 @@ type Sim struct {
 	params    map[string]parameter
 	templates []*template
 	instances []*instance // in order of launch
+	reserved  []*reservation
 	byID      map[string]*instance
 	pools     map[pool]*slots
 	tokens    map[tokenKey]*tokenRecord
@@ -213,6 +218,11 @@ func New(cfg Config) (*Sim, error) {
 		boot: cfg.BootDelay, runningTime: cfg.BootDelay / 4, terminateTime: cfg.TerminateDelay,
 	}
 	s.queues = queue.New(queue.Config{Region: cfg.Region, AccountID: AccountID, Clock: cfg.Clock})
+	if cfg.Queue {
+		if err := s.queues.Make(cfg.ClusterName); err != nil {
+			return nil, fmt.Errorf("making the queue of events: %w", err)
+		}
+	}
 	if err := s.buildNetwork(); err != nil {
 		return nil, fmt.Errorf("%w", err)
 	}

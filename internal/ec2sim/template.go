@@ -45,6 +45,9 @@ type templateData struct {
 	} `xml:"monitoring"`
 	CapacityReservation *struct {
 		Preference string `q:"CapacityReservationPreference" xml:"capacityReservationPreference,omitempty"`
+		Target     *struct {
+			ID string `q:"CapacityReservationId" xml:"capacityReservationId,omitempty"`
+		} `q:"CapacityReservationTarget" xml:"capacityReservationTarget"`
 	} `q:"CapacityReservationSpecification" xml:"capacityReservationSpecification"`
 	CPU *struct {
 		CoreCount      *int32 `xml:"coreCount"`
@@ -154,6 +157,9 @@ func (d *templateData) check() error {
 		if h := m.HTTPPutResponseHopLimit; h != nil && (*h < 1 || *h > 64) {
 			return invalidValue("MetadataOptions.HttpPutResponseHopLimit", strconv.Itoa(int(*h)))
 		}
+	}
+	if c := d.CapacityReservation; c != nil && c.Preference != "" && c.Target != nil {
+		return errf("InvalidParameterCombination", "CapacityReservationPreference and CapacityReservationTarget exclude each other")
 	}
 	seen := map[string]bool{}
 	for _, b := range d.Devices {

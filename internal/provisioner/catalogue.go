@@ -3,6 +3,7 @@ package provisioner
 import (
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,11 +19,20 @@ import (
 type catalogue struct {
 	region string
 
-	mu       sync.Mutex
-	version  int64
-	at       time.Time
+	mu      sync.Mutex
+	version int64
+	at      time.Time
+	// raw is what EC2 says; machines is that with the user's prices and what was
+	// learned from nodes.
+	raw      []capacity.Machine
 	machines []capacity.Machine
 	byName   map[string]*capacity.Machine
+	prices   capacity.PriceTable
+	// covered is, for each rule of the table, what running nodes use of its
+	// commitment, in $/h.
+	covered []float64
+	// learned is the least memory that nodes reported, by type and image.
+	learned  map[string]map[string]int64
 	ice      map[offeringKey]ice
 	resolved map[string]capacity.Resolved
 	blamed   map[string]blame
@@ -46,7 +56,7 @@ type derived struct {
 }
 
 func newCatalogue(region string) *catalogue {
-	return &catalogue{region: region, ice: map[offeringKey]ice{}, resolved: map[string]capacity.Resolved{},
+	return &catalogue{region: region, ice: map[offeringKey]ice{}, resolved: map[string]capacity.Resolved{}, learned: map[string]map[string]int64{},
 		blamed: map[string]blame{}, proven: map[string]bool{}, types: map[string]derived{}}
 }
 
@@ -61,12 +71,82 @@ func (c *catalogue) ready() bool {
 func (c *catalogue) setMachines(m []capacity.Machine, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.machines, c.at = m, now
+	c.raw, c.at = m, now
+	c.rebuild()
+}
+
+// rebuild derives machines anew. Those that were handed out stay as they are.
+func (c *catalogue) rebuild() {
+	m := c.prices.Apply(c.raw, c.covered)
 	c.byName = make(map[string]*capacity.Machine, len(m))
 	for i := range m {
+		m[i].Learned = maps.Clone(c.learned[m[i].Name])
 		c.byName[m[i].Name] = &m[i]
 	}
+	c.machines = m
 	c.version++
+}
+
+// setPrices replaces the user's price table and what is covered of its
+// commitments, and reports whether that is news.
+func (c *catalogue) setPrices(t capacity.PriceTable, covered []float64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if apiEqual(c.prices, t) && slices.Equal(t.Open(covered), c.prices.Open(c.covered)) {
+		c.covered = covered
+		return false
+	}
+	c.prices, c.covered = t, covered
+	c.rebuild()
+	return true
+}
+
+// listPrice is what EC2 asks for an offering, before the user's price table.
+func (c *catalogue) listPrice(key offeringKey) float64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	i, ok := slices.BinarySearchFunc(c.raw, key.instanceType, func(m capacity.Machine, name string) int { return strings.Compare(m.Name, name) })
+	if !ok {
+		return 0
+	}
+	for _, o := range c.raw[i].Offerings {
+		if o.Zone == key.zone && o.CapacityType == key.capacityType {
+			return o.Price
+		}
+	}
+	return 0
+}
+
+const (
+	// learnedImages bounds the images that are remembered for a type: a new
+	// image comes every other week.
+	learnedImages = 4
+	// learnedPart is the least part of the advertised memory that is believed.
+	learnedPart = 2
+)
+
+// learn remembers the memory that a node reported. The least is kept: nodes of
+// a type differ by some pages from boot to boot.
+func (c *catalogue) learn(instanceType, image string, memory int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m := c.byName[instanceType]
+	if m == nil || image == "" || memory > m.MemoryMiB<<20 || memory < m.MemoryMiB<<20/learnedPart {
+		return // Not a node as EC2 sells it.
+	}
+	if known := c.learned[instanceType][image]; known > 0 && known <= memory {
+		return
+	}
+	if c.learned[instanceType] == nil {
+		c.learned[instanceType] = map[string]int64{}
+	}
+	of := c.learned[instanceType]
+	if _, known := of[image]; !known && len(of) >= learnedImages {
+		// Any of the others may be in use; the first by id is as good as another.
+		delete(of, slices.Min(slices.Collect(maps.Keys(of))))
+	}
+	of[image] = memory
+	c.rebuild()
 }
 
 // setResolved stores what discovery found for a Provisioner, and reports
@@ -128,6 +208,9 @@ func (c *catalogue) provisioner(pr *v1alpha1.Provisioner, now time.Time) *capaci
 				d.until = i.until
 			}
 		}
+		r.Reservations = slices.DeleteFunc(slices.Clone(r.Reservations), func(v capacity.Reservation) bool {
+			return c.ice[offeringKey{v.InstanceType, v.Zone, v1alpha1.CapacityTypeReserved}].until.After(now)
+		})
 		d.types = capacity.InstanceTypes(c.machinesNow(now), &pr.Spec, r, now)
 		c.types[pr.Name] = d
 	}
@@ -193,7 +276,7 @@ func (c *catalogue) instance(claim *v1alpha1.NodeClaim, instanceType, zone, capa
 			{Key: corev1.LabelArchStable, Operator: v1alpha1.OperatorExists},
 			{Key: v1alpha1.LabelCapacityType, Operator: v1alpha1.OperatorExists},
 		},
-	}, capacity.Resolved{RootVolumeBytes: r.RootVolumeBytes}, time.Now())
+	}, capacity.Resolved{RootVolumeBytes: r.RootVolumeBytes, Images: r.Images, Networking: r.Networking}, time.Now())
 	if len(types) == 0 {
 		return f, false
 	}
@@ -229,6 +312,9 @@ func (c *catalogue) restore(o capacity.Offerings, now time.Time) {
 	defer c.mu.Unlock()
 	c.version = max(c.version, o.Version) + 1
 	for i := range o.Machines {
+		if l := o.Machines[i].Learned; len(l) > 0 {
+			c.learned[o.Machines[i].Name] = maps.Clone(l)
+		}
 		for _, of := range o.Machines[i].Offerings {
 			if of.UnavailableUntil.After(now) {
 				c.ice[offeringKey{o.Machines[i].Name, of.Zone, of.CapacityType}] = ice{until: of.UnavailableUntil, streak: 1}

@@ -90,6 +90,9 @@ func (r *lifecycle) join(ctx context.Context, claim *v1alpha1.NodeClaim) (ctrl.R
 		return ctrl.Result{}, err
 	}
 	reason, message := notInitialized(claim, node)
+	if reason == "" {
+		r.learn(claim, node)
+	}
 	err := r.patchStatus(ctx, claim, func(c *v1alpha1.NodeClaim) {
 		setCondition(c, v1alpha1.ConditionRegistered, metav1.ConditionTrue, "Registered", node.Name)
 		if reason != "" {

@@ -37,6 +37,7 @@ type cloud interface {
 	instanceReader
 	inventory
 	discoverer
+	troubled
 }
 
 // Config of the loops.
@@ -48,6 +49,9 @@ type Config struct {
 	Kube kubernetes.Interface
 	// Cloud is EC2. Required.
 	Cloud cloud
+	// Queue holds what EventBridge says about instances. Optional: without it,
+	// interruptions are noticed when EC2 lists them.
+	Queue messages
 	// ClusterUID is the UID of the kube-system namespace. Required.
 	ClusterUID string
 	// Region that instances are launched in. Required.
@@ -65,6 +69,9 @@ type Config struct {
 	DefaultSpread []corev1.TopologySpreadConstraint
 	// RegistrationTimeout is how long an instance may take to join. Default 15m.
 	RegistrationTimeout time.Duration
+	// PriceTable is a file with the user's prices. Optional; read again when it
+	// changes.
+	PriceTable string
 	// Registry takes the metrics. Required.
 	Registry prometheus.Registerer
 
@@ -108,6 +115,8 @@ type Loops struct {
 	woken   chan event.GenericEvent
 	// told is what was said of drains under way: a drainTold by claim UID.
 	told sync.Map
+	// advice is what EC2 recommends about spot instances.
+	advice advice
 	// tainted is when our watch first showed a claim's node with the taint, by
 	// claim UID.
 	tainted sync.Map
@@ -163,15 +172,20 @@ func New(ctx context.Context, cfg Config) (*Loops, error) {
 		return nil, err
 	}
 	market := &market{Loops: p, cloud: cfg.Cloud}
+	health := newCheckup(p, cfg.Cloud)
 	drift := newDrift(p, cfg.Cloud)
-	disruption := newDisruption(p, drift)
+	disruption := newDisruption(p, &rebalancing{Loops: p}, drift)
 	consolidation := newConsolidation(p, disruption)
 	disruption.proposers = append(disruption.proposers, consolidation)
-	for name, run := range map[string]func(context.Context) error{
-		"provision": p.provision, "launch": p.lifter.run, "nominate": p.nominator.run, "fleet": p.fleet.run,
-		"disrupt": disruption.run, "market": market.run, "publish": market.publish, "pauses": p.keepPauses, "drift": drift.watch,
+	loops := map[string]func(context.Context) error{
+		"provision": p.provision, "launch": p.lifter.run, "nominate": p.nominator.run, "fleet": p.fleet.run, "disrupt": disruption.run,
+		"market": market.run, "publish": market.publish, "pauses": p.keepPauses, "drift": drift.watch, "health": health.run,
 		"consolidate": consolidation.run,
-	} {
+	}
+	if cfg.Queue != nil {
+		loops["interrupt"] = newInterruption(p, cfg.Queue, cfg.Cloud, health).run
+	}
+	for name, run := range loops {
 		if err := cfg.Manager.Add(leading{run}); err != nil {
 			return nil, fmt.Errorf("adding loop %s: %w", name, err)
 		}

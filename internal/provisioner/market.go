@@ -1,8 +1,11 @@
 package provisioner
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"os"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -22,6 +25,8 @@ const (
 	spotEvery = 5 * time.Minute
 	// discoverRetry is the pause after a discovery that failed.
 	discoverRetry = 5 * time.Second
+	// pricesEvery is how often the user's price table is looked at.
+	pricesEvery = 15 * time.Second
 	// publishEvery is how often a changed catalogue is published at most.
 	publishEvery = 5 * time.Second
 	// publishFirst is how often a new leader looks whether it has something to publish.
@@ -36,6 +41,8 @@ type discoverer interface {
 	RefreshSpotPrices(ctx context.Context) ([]capacity.Machine, error)
 	// Resolve looks up what a Provisioner's EC2 settings stand for.
 	Resolve(ctx context.Context, provisioner string, t *v1alpha1.NodeTemplate) (ec2.Resolved, error)
+	// SetNetworking tells how the cluster's CNI gives addresses to pods.
+	SetNetworking(n capacity.Networking)
 	// Notes are remarks on the last discovery, such as the age of fallback prices.
 	Notes() []string
 }
@@ -44,6 +51,10 @@ type discoverer interface {
 type market struct {
 	*Loops
 	cloud discoverer
+	// table is the user's price table as it was read last, said what was wrong
+	// with it.
+	table capacity.PriceTable
+	said  string
 }
 
 // run discovers now, then prices often and everything now and then.
@@ -74,10 +85,62 @@ func (m *market) run(ctx context.Context) error {
 			m.catalogue.setMachines(machines, start)
 			m.trigger()
 		}
-		if !pause(ctx, every) {
-			return nil
+		for end := time.Now().Add(every); ; {
+			m.readPrices()
+			left := time.Until(end)
+			if left <= 0 {
+				break
+			}
+			if !pause(ctx, min(left, pricesEvery)) {
+				return nil
+			}
 		}
 	}
+}
+
+// readPrices applies the user's price table, with what is left of its
+// commitments. A table that cannot be read leaves the last one in force.
+func (m *market) readPrices() {
+	if m.cfg.PriceTable == "" {
+		return
+	}
+	data, err := os.ReadFile(m.cfg.PriceTable)
+	if err == nil {
+		m.table, err = m.parsed(data)
+	}
+	if err != nil {
+		if m.said != err.Error() {
+			m.said = err.Error()
+			m.log.Error(err, "the price table cannot be read; the last one stays in force")
+		}
+	} else {
+		m.said = ""
+	}
+	var nodes []capacity.OfferingRef
+	for _, c := range all[*v1alpha1.NodeClaim](m.stores.claims) {
+		if c.Status.InstanceID == "" || gone(c) || c.DeletionTimestamp != nil {
+			continue
+		}
+		key := offeringKey{c.Status.InstanceType, c.Status.Zone, c.Status.CapacityType}
+		nodes = append(nodes, capacity.OfferingRef{InstanceType: key.instanceType, Zone: key.zone, CapacityType: key.capacityType, Price: m.catalogue.listPrice(key)})
+	}
+	// The order decides which node a commitment covers; it is the same each time.
+	slices.SortFunc(nodes, func(a, b capacity.OfferingRef) int {
+		return cmp.Or(cmp.Compare(b.Price, a.Price), cmp.Compare(a.InstanceType, b.InstanceType), cmp.Compare(a.Zone, b.Zone))
+	})
+	if m.catalogue.setPrices(m.table, m.table.Cover(nodes)) {
+		m.log.Info("prices of your own applied", "rules", len(m.table.Rules))
+		m.trigger()
+	}
+}
+
+// parsed parses a table, and keeps the last one when it is no good.
+func (m *market) parsed(data []byte) (capacity.PriceTable, error) {
+	t, err := capacity.ParsePriceTable(data)
+	if err != nil {
+		return m.table, err
+	}
+	return t, nil
 }
 
 // restore takes over what the last leader published.

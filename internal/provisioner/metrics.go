@@ -29,6 +29,9 @@ type metrics struct {
 	possible     prometheus.Gauge
 	consolidated *prometheus.CounterVec
 	moves, saved prometheus.Counter
+
+	modelError *prometheus.GaugeVec
+	interruptMetrics
 }
 
 // newMetrics registers all of them; gauges of claims are computed from the
@@ -74,9 +77,13 @@ func newMetrics(reg prometheus.Registerer, p *Loops) (*metrics, error) {
 		consolidated: vec("consolidations_total", "Decisions that were begun, by kind (delete, replace) and outcome (done, dropped).", "kind", "outcome"),
 		moves:        counter("consolidation_moves_total", "Pods moved to save money."),
 		saved:        counter("consolidation_saved_dollars_per_hour_total", "Hourly cost saved by decisions carried out, summed up."),
+
+		modelError:       newModelError(),
+		interruptMetrics: newInterruptMetrics(),
 	}
-	for _, c := range []prometheus.Collector{m.pending, m.gap, m.instances, m.solve, m.batch, m.stage, m.claimsCreated, m.removed, m.launches,
-		m.blocked, m.hints, m.unschedulable, m.roundErrors, m.throttled, m.neverJoined, m.nominated, m.bound, m.orphans, m.evicted, m.drained, m.sweep, m.possible, m.consolidated, m.moves, m.saved, claimCollector{p}} {
+	for _, c := range append(m.collectors(), []prometheus.Collector{m.pending, m.gap, m.instances, m.solve, m.batch, m.stage, m.claimsCreated, m.removed, m.launches,
+		m.blocked, m.hints, m.unschedulable, m.roundErrors, m.throttled, m.neverJoined, m.nominated, m.bound, m.orphans, m.evicted, m.drained,
+		m.sweep, m.possible, m.consolidated, m.moves, m.saved, m.modelError, claimCollector{p}}...) {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("registering metrics: %w", err)
 		}

@@ -44,11 +44,15 @@ func (k *statusKeeper) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Re
 		}
 		return ctrl.Result{}, fmt.Errorf("reading Provisioner %s: %w", req.Name, err)
 	}
+	net := k.networking()
+	k.cloud.SetNetworking(net)
 	found, err := k.cloud.Resolve(ctx, pr.Name, &pr.Spec.NodeTemplate)
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	if k.catalogue.setResolved(pr.Name, found.Planner()) {
+	planner := found.Planner()
+	planner.Networking = net
+	if k.catalogue.setResolved(pr.Name, planner) {
 		k.trigger()
 	}
 	before := pr.DeepCopy()

@@ -26,6 +26,8 @@ const (
 	uidIndex = "berth.uid"
 	// controllerIndex indexes pods by the UID of their controller.
 	controllerIndex = "berth.controller"
+	// instanceIndex indexes claims by the id of their instance.
+	instanceIndex = "berth.instance"
 )
 
 // stores are the informers' own stores. Objects in them are shared: they are
@@ -116,7 +118,19 @@ func newStores(ctx context.Context, c cache.Cache, mapper meta.RESTMapper, withS
 	if err != nil {
 		return nil, fmt.Errorf("indexing pods: %w", err)
 	}
+	err = s.claims.AddIndexers(toolscache.Indexers{instanceIndex: indexInstance})
+	if err != nil {
+		return nil, fmt.Errorf("indexing claims: %w", err)
+	}
 	return &s, nil
+}
+
+// indexInstance is the index function of instanceIndex.
+func indexInstance(o any) ([]string, error) {
+	if c, ok := o.(*v1alpha1.NodeClaim); ok && c.Status.InstanceID != "" {
+		return []string{c.Status.InstanceID}, nil
+	}
+	return nil, nil
 }
 
 // all returns the objects of a store.

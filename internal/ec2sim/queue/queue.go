@@ -77,6 +77,12 @@ func New(cfg Config) *Service {
 	return &Service{cfg: cfg, queues: map[string]*state{}}
 }
 
+// Make makes a queue with the default attributes, if it is not there.
+func (s *Service) Make(name string) error {
+	_, err := s.create(&createInput{QueueName: name}, "")
+	return err
+}
+
 // Deliver puts a message into a queue, if the queue is there. It arrives after
 // the delay, and before all that wait there when it overtakes.
 func (s *Service) Deliver(name, body string, delay time.Duration, overtakes bool) {

@@ -316,7 +316,7 @@ func TestSiblingsAreToldAllTheyMayKnow(t *testing.T) {
 			"PATH=/usr/bin GOCOVERDIR=/cov", "http://127.0.0.1:10/readyz",
 		},
 		"provisioner": {
-			"/bin/provisioner", "--kubeconfig /c/kubeconfig --cluster-name dev --cluster-endpoint https://127.0.0.1:3 --metrics-bind-address 127.0.0.1:11 --health-probe-bind-address 127.0.0.1:12 --log-level debug",
+			"/bin/provisioner", "--kubeconfig /c/kubeconfig --cluster-name dev --cluster-endpoint https://127.0.0.1:3 --interruption-queue dev --metrics-bind-address 127.0.0.1:11 --health-probe-bind-address 127.0.0.1:12 --log-level debug",
 			"PATH=/usr/bin GOCOVERDIR=/cov AWS_ACCESS_KEY_ID=sim AWS_EC2_METADATA_DISABLED=true AWS_ENDPOINT_URL=http://127.0.0.1:7 AWS_REGION=eu-west-1 AWS_SECRET_ACCESS_KEY=sim",
 			"http://127.0.0.1:12/readyz",
 		},

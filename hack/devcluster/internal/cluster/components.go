@@ -300,6 +300,7 @@ func (p planner) provisioner() component {
 		"--kubeconfig", p.layout.kubeconfig(),
 		"--cluster-name", p.config.ClusterName,
 		"--cluster-endpoint", p.apiServerURL(),
+		"--interruption-queue", p.config.ClusterName,
 		"--metrics-bind-address", p.ports.provisionerMetrics.address(),
 		"--health-probe-bind-address", health,
 	}

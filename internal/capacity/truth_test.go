@@ -1,0 +1,99 @@
+package capacity
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+)
+
+func TestMaxPods(t *testing.T) {
+	nitro := func(enis, addresses, vcpus int32) *Machine {
+		return &Machine{Name: "x", Hypervisor: "nitro", ENIs: enis, IPv4PerENI: addresses, VCPUs: vcpus}
+	}
+	pods := int32(42)
+	for name, tc := range map[string]struct {
+		m    *Machine
+		net  Networking
+		spec v1alpha1.ProvisionerSpec
+		want int64
+	}{
+		// Values of amazon-eks-ami's eni-max-pods.txt and max-pods-calculator.sh.
+		"m5.large":                                     {nitro(3, 10, 2), Networking{}, v1alpha1.ProvisionerSpec{}, 29},
+		"m5.large under custom networking":             {nitro(3, 10, 2), Networking{ReservedENIs: 1}, v1alpha1.ProvisionerSpec{}, 20},
+		"m5.large with prefixes":                       {nitro(3, 10, 2), Networking{Prefixes: true}, v1alpha1.ProvisionerSpec{}, 110},
+		"t3.nano with prefixes: fewer than the bound":  {nitro(2, 2, 2), Networking{Prefixes: true}, v1alpha1.ProvisionerSpec{}, 34},
+		"and under custom networking":                  {nitro(2, 2, 2), Networking{Prefixes: true, ReservedENIs: 1}, v1alpha1.ProvisionerSpec{}, 18},
+		"m5.16xlarge with prefixes":                    {nitro(15, 50, 64), Networking{Prefixes: true}, v1alpha1.ProvisionerSpec{}, 250},
+		"a Xen machine has no prefixes":                {&Machine{Hypervisor: "xen", ENIs: 3, IPv4PerENI: 10, VCPUs: 2}, Networking{Prefixes: true}, v1alpha1.ProvisionerSpec{}, 29},
+		"bare metal is Nitro":                          {&Machine{BareMetal: true, ENIs: 15, IPv4PerENI: 50, VCPUs: 96}, Networking{Prefixes: true}, v1alpha1.ProvisionerSpec{}, 250},
+		"one interface, and that is the node's":        {nitro(1, 10, 2), Networking{ReservedENIs: 1}, v1alpha1.ProvisionerSpec{}, 2},
+		"what the Provisioner says wins over prefixes": {nitro(3, 10, 2), Networking{Prefixes: true}, v1alpha1.ProvisionerSpec{NodeTemplate: v1alpha1.NodeTemplate{Kubelet: &v1alpha1.Kubelet{MaxPods: &pods}}}, 42},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := MaxPods(tc.m, &tc.spec, tc.net); got != tc.want {
+				t.Errorf("%d pods, want %d", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestMemoryIsLearned(t *testing.T) {
+	r := Resolved{Images: []ResolvedImage{{ID: "ami-gpu", Arch: "amd64", Accelerators: []string{"nvidia"}}, {ID: "ami-1", Arch: "amd64", Accelerators: []string{""}}}}
+	formula := int64(8192-615) * mib
+	for name, tc := range map[string]struct {
+		learned map[string]int64
+		want    int64
+	}{
+		"nothing is known: the formula":                  {nil, formula},
+		"this image's nodes have been seen":              {map[string]int64{"ami-1": 7900 * mib, "ami-0": 7800 * mib}, 7900 * mib},
+		"another image's: a little less than the least":  {map[string]int64{"ami-0": 7900 * mib, "ami-gpu": 8000 * mib}, 7900*mib - 7900*mib/50},
+		"another image's, but less than the formula has": {map[string]int64{"ami-0": 7000 * mib}, formula},
+		"this image's is believed even then":             {map[string]int64{"ami-1": 7000 * mib}, 7000 * mib},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := &Machine{Name: "m5.large", Arch: "amd64", MemoryMiB: 8192, VCPUs: 2, Learned: tc.learned}
+			if got := machineCapacity(m, &v1alpha1.ProvisionerSpec{}, r)[corev1.ResourceMemory]; got != tc.want {
+				t.Errorf("%d MiB, want %d", got/mib, tc.want/mib)
+			}
+		})
+	}
+}
+
+func TestReservedOfferings(t *testing.T) {
+	m := Machine{Name: "m5.large", Arch: "amd64", VCPUs: 2, MemoryMiB: 8192, CurrentGeneration: true, Offerings: []Offering{
+		{Zone: "a", CapacityType: v1alpha1.CapacityTypeOnDemand, Price: 0.1}, {Zone: "a", CapacityType: v1alpha1.CapacityTypeSpot, Price: 0.04},
+		{Zone: "b", CapacityType: v1alpha1.CapacityTypeOnDemand, Price: 0.1},
+	}}
+	here := []Reservation{{InstanceType: "m5.large", Zone: "a", Available: 2}, {InstanceType: "m5.large", Zone: "b"}, {InstanceType: "m5.xlarge", Zone: "b", Available: 1}}
+	require := func(values ...string) []v1alpha1.Requirement {
+		return []v1alpha1.Requirement{{Key: v1alpha1.LabelCapacityType, Operator: v1alpha1.OperatorIn, Values: values}}
+	}
+	for name, tc := range map[string]struct {
+		requirements []v1alpha1.Requirement
+		reservations []Reservation
+		want         []string
+	}{
+		"without reservations, on-demand":            {nil, nil, []string{"a/on-demand", "b/on-demand"}},
+		"a reservation with room comes first":        {nil, here, []string{"a/reserved", "a/on-demand", "b/on-demand"}},
+		"reserved alone":                             {require("reserved"), here, []string{"a/reserved"}},
+		"who asks for on-demand alone gets no other": {require("on-demand"), here, []string{"a/on-demand", "b/on-demand"}},
+		"reserved before spot":                       {require("spot", "reserved"), here, []string{"a/reserved", "a/spot"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			types := InstanceTypes([]Machine{m}, &v1alpha1.ProvisionerSpec{Requirements: tc.requirements}, Resolved{Ready: true, Reservations: tc.reservations}, time.Time{})
+			var got []string
+			for _, ty := range types {
+				for _, o := range ty.Offerings {
+					got = append(got, o.Zone+"/"+o.CapacityType)
+				}
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
