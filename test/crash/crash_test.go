@@ -23,7 +23,7 @@ const (
 	launches     = 30
 	terminations = 10
 	// sampled is how many points of a run are tried without BERTH_CRASH=all.
-	sampled = 5
+	sampled = 4
 )
 
 // TestKilledAtEveryCall runs a scenario of 30 launches and 10 terminations once
