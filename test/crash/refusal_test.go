@@ -88,7 +88,7 @@ func TestNothingIsLeft(t *testing.T) {
 	w.create(pods("none", 5)...)
 	w.until("every pod is told", func() bool { return len(w.verdicts("none")) == 5 })
 	for pod, text := range w.verdicts("none") {
-		if !strings.Contains(text, "none") {
+		if !strings.Contains(text, "EC2 has none of") {
 			t.Errorf("pod %s is told %q", pod, text)
 		}
 	}
