@@ -198,6 +198,7 @@ func (w *world) foreignInstance() string {
 // TestFiveHundredNodesAtOnce wants 500 nodes at once, and then the same with 20
 // kills at random calls.
 func TestFiveHundredNodesAtOnce(t *testing.T) {
+	onlyAll(t)
 	const nodes = 500
 	for _, kills := range []int{0, 20} {
 		t.Run(fmt.Sprintf("%d kills", kills), func(t *testing.T) {

@@ -20,6 +20,7 @@ func (w *world) created() int { return strings.Count(w.log(), `"msg":"claim crea
 // TestNoCapacity takes away what the planner would have bought. The pods get
 // nodes of what is left, without new claims, or a verdict when nothing is.
 func TestNoCapacity(t *testing.T) {
+	onlyAll(t)
 	const wanted = 20
 	family := []string{"m5.large", "m5.xlarge", "m5.2xlarge", "c5.large", "c5.xlarge", "c5.2xlarge"}
 	for name, tc := range map[string]struct {
@@ -77,6 +78,7 @@ func TestNoCapacity(t *testing.T) {
 // TestNothingIsLeft: the pods are told, offerings are left alone for longer and
 // longer, and once there is capacity again, the pods get their nodes.
 func TestNothingIsLeft(t *testing.T) {
+	onlyAll(t)
 	w := newWorld(t, func(c *ec2sim.Config) { c.BootDelay = time.Hour })
 	w.admin("POST", "pools", ec2sim.PoolState{InstanceType: "*", Zone: "*", CapacityType: "*"}, nil)
 	w.create(provisioner("none", func(p *v1alpha1.Provisioner) {
@@ -158,6 +160,7 @@ func (w *world) verdicts(prefix string) map[string]string {
 // AWS's code, the resource and the remedy; it is not tried again and again, and
 // another Provisioner gets its nodes all the same.
 func TestBadInput(t *testing.T) {
+	onlyAll(t)
 	denied := "You are not authorized to perform this operation. User: arn:aws:iam::123456789012:role/berth is not authorized to perform: ec2:RunInstances on resource: arn:aws:ec2:us-west-2:123456789012:instance/* because no identity-based policy allows it"
 	architecture := "The architecture 'x86_64' of the specified instance type does not match the architecture 'arm64' of the specified AMI."
 	bad := func(f ec2sim.Fault) func(*world) {
