@@ -45,9 +45,9 @@ func (p *Loops) provision(ctx context.Context) error {
 			p.log.Error(err, "planning round failed; the next one starts from scratch")
 			p.metrics.roundErrors.Inc()
 		}
-		// Planning takes at most a tenth of the time: pods that keep coming
-		// are planned together.
-		if !pause(ctx, max(roundPause, 9*time.Since(start))) {
+		// Planning takes at most a tenth of the time, so that pods that keep
+		// coming are planned together; but nobody waits long for his turn.
+		if !pause(ctx, min(max(roundPause, 9*time.Since(start)), longestRoundPause)) {
 			return nil
 		}
 	}
@@ -83,8 +83,11 @@ func (p *Loops) gather(ctx context.Context) {
 	}
 }
 
-// roundPause is the least time between the end of a round and the next.
-const roundPause = 50 * time.Millisecond
+// The least and the longest time between the end of a round and the next.
+const (
+	roundPause        = 50 * time.Millisecond
+	longestRoundPause = 2 * time.Second
+)
 
 // settleIdle lets the other objects of one kubectl apply arrive.
 const settleIdle = 20 * time.Millisecond
