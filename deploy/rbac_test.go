@@ -34,6 +34,7 @@ const reading = "get list watch"
 
 var provisionerNeeds = []need{
 	{why: "what may be bought", group: v1alpha1.Group, resource: "provisioners", verbs: reading},
+	{why: "when pauses end; the finalizer of those whose deletion drains nodes", group: v1alpha1.Group, resource: "provisioners", verbs: "patch"},
 	{why: "their conditions and sums", group: v1alpha1.Group, resource: "provisioners/status", verbs: "patch"},
 	{why: "intent, finalizers, removal", group: v1alpha1.Group, resource: "nodeclaims", verbs: reading + " create patch delete"},
 	{why: "launch intents and conditions", group: v1alpha1.Group, resource: "nodeclaims/status", verbs: "patch"},
@@ -43,6 +44,7 @@ var provisionerNeeds = []need{
 	{why: "drains", resource: "pods/eviction", verbs: "create"},
 	{why: "registration, taints, finalizers, nodes ahead of their kubelets", resource: "nodes", verbs: reading + " create patch delete"},
 	{why: "namespace selectors of affinities; the UID of kube-system", resource: "namespaces", verbs: reading},
+	{why: "when pauses end", resource: "namespaces", verbs: "patch", names: []string{namespace}},
 	{why: "volumes' zones", resource: "persistentvolumes", verbs: reading},
 	{why: "pods' volumes", resource: "persistentvolumeclaims", verbs: reading},
 	{why: "zones of volumes to come", group: "storage.k8s.io", resource: "storageclasses", verbs: reading},
@@ -67,7 +69,11 @@ func webhookNeeds(mode certs.Mode) []need {
 	configurations := []string{"mutatingwebhookconfigurations", "validatingwebhookconfigurations"}
 	needs := []need{
 		{why: "what may be bought", group: v1alpha1.Group, resource: "provisioners", verbs: reading},
+		{why: "what an update does to nodes", group: v1alpha1.Group, resource: "nodeclaims", verbs: reading},
 		{why: "what each node will carry besides", group: "apps", resource: "daemonsets", verbs: reading},
+		{why: "what keeps nodes from being drained", group: "policy", resource: "poddisruptionbudgets", verbs: reading},
+		{why: "pods that share spot", resource: "pods", verbs: reading},
+		{why: "what workloads were warned of", group: "events.k8s.io", resource: "events", verbs: "create patch"},
 		{why: "offerings", resource: "configmaps", verbs: reading, names: []string{v1alpha1.OfferingsConfigMap}, own: true},
 	}
 	for _, c := range configurations {

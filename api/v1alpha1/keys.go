@@ -101,7 +101,36 @@ const (
 	AnnotationReplaces = Group + "/replaces"
 	// AnnotationDecision on a NodeClaim is the one-line record of why it was bought.
 	AnnotationDecision = Group + "/decision"
+	// AnnotationAcknowledge on a Provisioner lets an update pass that replaces more
+	// of its nodes than may be replaced unasked: the value that the refusal names.
+	AnnotationAcknowledge = Group + "/acknowledge"
+	// AnnotationDeletion on a Provisioner says what becomes of its nodes when it
+	// is deleted: DeletionOrphan or DeletionDrain.
+	AnnotationDeletion = Group + "/deletion"
 )
+
+// Values of AnnotationDeletion.
+const (
+	// DeletionOrphan leaves the nodes; they expire, empty and are interrupted as before.
+	DeletionOrphan = "orphan"
+	// DeletionDrain drains and terminates them first; the Provisioner goes last.
+	DeletionDrain = "drain"
+)
+
+// Annotations on a workload's pod template that divide its pods between spot
+// and on-demand nodes.
+const (
+	// AnnotationSpotShare is the share of a controller's pods that are to run on
+	// spot nodes: "70%", from 0% to 100%. On-demand nodes get the others.
+	AnnotationSpotShare = Group + "/spot-share"
+	// AnnotationMinOnDemand is how many of its pods are to run on on-demand nodes
+	// in any case, before the share counts: "2". Optional.
+	AnnotationMinOnDemand = Group + "/min-on-demand"
+)
+
+// LabelCapacityChoice on a pod is the capacity type that was chosen for it to keep
+// AnnotationSpotShare: CapacityTypeSpot or CapacityTypeOnDemand.
+const LabelCapacityChoice = Group + "/capacity-choice"
 
 // Annotations on pods that make them a group without a PodGroup object. All pods
 // of the group, in one namespace, carry the same; spec.schedulingGroup comes first.

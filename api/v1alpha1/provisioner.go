@@ -421,6 +421,20 @@ type ProvisionerStatus struct {
 	// HourlyCost of those claims, in $/h.
 	// +optional
 	HourlyCost Price `json:"hourlyCost,omitempty"`
+	// HeldNodes are the nodes that cannot be drained now, by the
+	// PodDisruptionBudget that allows no eviction; those that hold most first.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=10
+	HeldNodes []HeldNodes `json:"heldNodes,omitempty"`
+}
+
+// HeldNodes are nodes that a PodDisruptionBudget keeps from being drained.
+type HeldNodes struct {
+	// Budget is namespace/name of the PodDisruptionBudget.
+	Budget string `json:"budget"`
+	// Nodes is how many.
+	Nodes int32 `json:"nodes"`
 }
 
 // Condition types of a Provisioner.

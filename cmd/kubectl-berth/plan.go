@@ -250,7 +250,7 @@ func (o *planOptions) read(ctx context.Context, s streams) (*manifest.Set, *mark
 // checkProvisioners refuses what the webhook would refuse at apply.
 func checkProvisioners(set *manifest.Set) error {
 	for _, p := range set.Provisioners() {
-		d := admission.ValidateProvisioner(p, nil, nil)
+		d := admission.ValidateProvisioner(p, nil, nil, admission.Fleet{})
 		if d.Denied != "" {
 			return fmt.Errorf("refused, as at apply: Provisioner %s: %s", p.Name, d.Denied)
 		}

@@ -59,6 +59,8 @@ func TestMistakesAreOneLineAndExitCode2(t *testing.T) {
 		"a name as bind address":       {[]string{"--bind-address=localhost"}, "is not an IP address"},
 		"a URL without TLS":            {[]string{"--webhook-url=http://127.0.0.1:1"}, "https://host:port"},
 		"a negative delay":             {[]string{"--shutdown-delay=-1s"}, "use 0s to 10m"},
+		"a cost that is negative":      {[]string{"--warn-hourly-cost=-1"}, "use 0 or more"},
+		"a share above one":            {[]string{"--refuse-drift-above=50"}, "use 0 to 1"},
 		"an unknown level":             {[]string{"--log-level=loud"}, "use debug, info or error"},
 		"a metrics address of a port":  {[]string{"--metrics-bind-address=8080"}, "is not host:port"},
 		"an empty namespace":           {[]string{"--namespace="}, "must not be empty"},

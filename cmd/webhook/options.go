@@ -29,6 +29,7 @@ type options struct {
 	register                                bool
 	metricsAddress, healthAddress, logLevel string
 	shutdownDelay                           time.Duration
+	warnHourlyCost, refuseDriftAbove        float64
 }
 
 func (o *options) flags(f *pflag.FlagSet) {
@@ -46,6 +47,8 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.healthAddress, "health-probe-bind-address", ":8083", "`address` of /healthz and /readyz; 0 turns it off")
 	f.StringVar(&o.logLevel, "log-level", "info", "`level`: debug, info or error")
 	f.DurationVar(&o.shutdownDelay, "shutdown-delay", serviceDrain, "`time` to serve on after SIGTERM, until callers have learned of it (default 10s, with --webhook-url 0s)")
+	f.Float64Var(&o.warnHourlyCost, "warn-hourly-cost", 10, "warn whoever applies a workload whose pods cost more than that `many` $/h together; 0: never")
+	f.Float64Var(&o.refuseDriftAbove, "refuse-drift-above", 0.5, "`share` of a Provisioner's nodes, 0 to 1, that an update may replace without being acknowledged by annotation berth.dev/acknowledge, where it replaces 10 or more; 1: any")
 	for _, name := range []string{"register", "shutdown-delay"} {
 		f.Lookup(name).DefValue = map[string]string{"register": "false", "shutdown-delay": "0s"}[name] // Which pflag does not print: the text says what it depends on.
 	}
@@ -95,6 +98,12 @@ func (o *options) validate() error {
 	}
 	if o.shutdownDelay < 0 || o.shutdownDelay > 10*time.Minute {
 		return fmt.Errorf("--shutdown-delay=%s is out of range: use 0s to 10m", o.shutdownDelay)
+	}
+	if !(o.warnHourlyCost >= 0) {
+		return fmt.Errorf("--warn-hourly-cost=%g is out of range: use 0 or more", o.warnHourlyCost)
+	}
+	if !(o.refuseDriftAbove >= 0 && o.refuseDriftAbove <= 1) {
+		return fmt.Errorf("--refuse-drift-above=%g is out of range: use 0 to 1", o.refuseDriftAbove)
 	}
 	for flag, address := range map[string]string{"--metrics-bind-address": o.metricsAddress, "--health-probe-bind-address": o.healthAddress} {
 		if address == "0" {

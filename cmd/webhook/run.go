@@ -96,6 +96,7 @@ type process struct {
 	log                       logr.Logger
 	cache                     cache.Cache
 	feed                      *admission.Feed
+	herald                    *herald
 	keeper                    *certs.Keeper
 	server                    *admission.Server
 	webhooks, metrics, health net.Listener
@@ -133,6 +134,8 @@ func (o *options) build(p *process, restConfig *rest.Config, disco discovery.Dis
 			&corev1.ConfigMap{}: {Namespaces: map[string]cache.Config{o.namespace: {
 				FieldSelector: fields.OneTermEqualSelector("metadata.name", v1alpha1.OfferingsConfigMap),
 			}}},
+			// Of pods only those that share spot, and of them what counting needs.
+			&corev1.Pod{}: {Label: sharingSpot(), Transform: bareOfSpec},
 		},
 		DefaultTransform:             cache.TransformStripManagedFields(),
 		DefaultUnsafeDisableDeepCopy: new(true), // Nobody changes what is read.
@@ -140,7 +143,11 @@ func (o *options) build(p *process, restConfig *rest.Config, disco discovery.Dis
 	if err != nil {
 		return fmt.Errorf("making a cache: %w", err)
 	}
-	if p.feed, err = admission.NewFeed(admission.FeedConfig{Cache: p.cache, Namespace: o.namespace, Log: log.WithName("feed")}); err != nil {
+	ledger := admission.NewSpotLedger()
+	if p.feed, err = admission.NewFeed(admission.FeedConfig{Cache: p.cache, Namespace: o.namespace, Ledger: ledger, Log: log.WithName("feed")}); err != nil {
+		return err
+	}
+	if p.herald, err = newHerald(restConfig, scheme); err != nil {
 		return err
 	}
 	registrar, err := admission.NewRegistrar(admission.RegistrarConfig{
@@ -160,7 +167,11 @@ func (o *options) build(p *process, restConfig *rest.Config, disco discovery.Dis
 		return fmt.Errorf("registering metrics: %w", err)
 	}
 	handler, err := admission.NewHandler(admission.HandlerConfig{
-		Knowledge: p.feed.Current, ClusterName: o.clusterName, Registry: p.registry, Log: log.WithName("admission"),
+		Knowledge: p.feed.Current, ClusterName: o.clusterName, Ledger: ledger, WarnHourlyCost: o.warnHourlyCost, Tell: p.herald.tell,
+		Fleet: func(provisioner string) admission.Fleet {
+			return admission.Fleet{Claims: p.feed.Claims(provisioner), RefuseAbove: o.refuseDriftAbove}
+		},
+		Registry: p.registry, Log: log.WithName("admission"),
 	})
 	if err != nil {
 		return err
@@ -219,6 +230,7 @@ func (p *process) run(ctx context.Context) error {
 	group.Go(func() error { return p.cache.Start(base) })
 	group.Go(func() error { return p.feed.Run(base) })
 	group.Go(func() error { return p.keeper.Run(base) })
+	group.Go(func() error { return p.herald.run(base) })
 	if p.metrics != nil {
 		mux := http.NewServeMux()
 		mux.Handle("GET /metrics", promhttp.HandlerFor(p.registry, promhttp.HandlerOpts{Registry: p.registry, Timeout: helperTimeout}))

@@ -3,11 +3,14 @@ package admission
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
@@ -41,13 +44,13 @@ func TestPodCases(t *testing.T) {
 	s := testSnapshot(defaultProvisioner(), gpuProvisioner())
 	eachCase(t, "pods", func(t *testing.T, files map[string]string) string {
 		doc := asJSON(t, files["pod.yaml"])
-		uid, d, err := reviewPod(reviewOf("Pod", "pods", "CREATE", doc, ""), s)
+		uid, d, err := reviewPod(reviewOf("Pod", "pods", "CREATE", doc, ""), s, nil)
 		if err != nil || uid == "" {
 			t.Fatalf("uid %q, error %v", uid, err)
 		}
 		if len(d.Patch) > 0 {
 			after := applyPatch(t, doc, d.Patch)
-			_, again, err := reviewPod(reviewOf("Pod", "pods", "CREATE", after, ""), s)
+			_, again, err := reviewPod(reviewOf("Pod", "pods", "CREATE", after, ""), s, nil)
 			if err != nil || len(again.Patch) > 0 {
 				t.Errorf("the second time: patch %s, error %v", again.Patch, err)
 			}
@@ -85,11 +88,95 @@ func TestValidationCases(t *testing.T) {
 		if doc, ok := files["old.yaml"]; ok {
 			operation, old = "UPDATE", asJSON(t, doc)
 		}
-		_, d, err := reviewValidation(reviewOf("Provisioner", "provisioners", operation, asJSON(t, files["provisioner.yaml"]), old), NewSnapshot(in))
+		object := asJSON(t, files["provisioner.yaml"])
+		if strings.TrimSpace(files["operation"]) == "DELETE" {
+			operation, object = "DELETE", "null"
+		}
+		fleet := func(name string) Fleet {
+			f := Fleet{RefuseAbove: 0.5}
+			if doc, ok := files["nodes.yaml"]; ok && name == "new" {
+				f.Claims = claimsFrom(t, doc)
+			}
+			return f
+		}
+		_, d, err := reviewValidation(reviewOf("Provisioner", "provisioners", operation, object, old), NewSnapshot(in), fleet)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return describeDecision(d)
+	})
+}
+
+// claimsFrom reads a list of kinds of claims, each with how many there are.
+func claimsFrom(t *testing.T, doc string) []*v1alpha1.NodeClaim {
+	t.Helper()
+	var kinds []struct {
+		Count    int
+		Leaving  bool
+		Type     string
+		Price    string
+		Labels   map[string]string
+		Requests corev1.ResourceList
+	}
+	if err := yaml.UnmarshalStrict([]byte(doc), &kinds); err != nil {
+		t.Fatal(err)
+	}
+	var out []*v1alpha1.NodeClaim
+	for _, k := range kinds {
+		for range k.Count {
+			c := &v1alpha1.NodeClaim{}
+			c.Labels, c.Spec.Requests = k.Labels, k.Requests
+			c.Status.InstanceType, c.Status.HourlyPrice = k.Type, v1alpha1.Price(k.Price)
+			if k.Leaving {
+				c.DeletionTimestamp = &metav1.Time{Time: testNow}
+			}
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// TestWorkloadCases: what whoever applies a workload is told, on lines of at most
+// 120 bytes, and nothing is changed or denied.
+func TestWorkloadCases(t *testing.T) {
+	eachCase(t, "workloads", func(t *testing.T, files map[string]string) string {
+		in := Inputs{Now: testNow, Offerings: testOfferings(), Provisioners: []*v1alpha1.Provisioner{defaultProvisioner(), gpuProvisioner()}}
+		if doc, ok := files["provisioner.yaml"]; ok {
+			in.Provisioners = []*v1alpha1.Provisioner{provisionerFrom(t, doc)}
+		}
+		if doc, ok := files["budgets.yaml"]; ok {
+			if err := yaml.UnmarshalStrict([]byte(doc), &in.Budgets); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var kind struct{ Kind string }
+		if err := yaml.Unmarshal([]byte(files["workload.yaml"]), &kind); err != nil {
+			t.Fatal(err)
+		}
+		operation, old := "CREATE", ""
+		if doc, ok := files["old.yaml"]; ok {
+			operation, old = "UPDATE", asJSON(t, doc)
+		}
+		review := reviewOf(kind.Kind, "workloads", operation, asJSON(t, files["workload.yaml"]), old)
+		_, d, err := reviewWorkload(review, NewSnapshot(in), 5)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d.Denied != "" || len(d.Patch) > 0 {
+			t.Errorf("denied %q, patched %s", d.Denied, d.Patch)
+		}
+		_, dry, err := reviewWorkload(strings.Replace(review, `"dryRun":false`, `"dryRun":true`, 1), NewSnapshot(in), 5)
+		if err != nil || !slices.Equal(dry.Warnings, d.Warnings) || dry.About != nil {
+			t.Errorf("a dry run answers %q about %v, error %v", dry.Warnings, dry.About, err)
+		}
+		out := describeDecision(d)
+		for i, w := range d.Warnings {
+			if len(w) > maxAdvice {
+				t.Errorf("a warning of %d bytes: %s", len(w), w)
+			}
+			out += fmt.Sprintf("event: %s %s/%s: %s\n", d.Advice[i].Reason, d.About.Kind, d.About.Name, d.Advice[i].Text)
+		}
+		return out
 	})
 }
 

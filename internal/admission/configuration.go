@@ -26,9 +26,11 @@ const (
 
 // Names of the webhooks in the configurations.
 const (
-	webhookPods     = "pods.admission." + v1alpha1.Group
-	webhookDefaults = "defaults.provisioners.admission." + v1alpha1.Group
-	webhookValidate = "validation.provisioners.admission." + v1alpha1.Group
+	webhookPods      = "pods.admission." + v1alpha1.Group
+	webhookDefaults  = "defaults.provisioners.admission." + v1alpha1.Group
+	webhookValidate  = "validation.provisioners.admission." + v1alpha1.Group
+	webhookDeletion  = "deletion.provisioners.admission." + v1alpha1.Group
+	webhookWorkloads = "workloads.admission." + v1alpha1.Group
 )
 
 // systemNamespaces hold what nodes need to come up; a pod there must never wait
@@ -109,12 +111,9 @@ func Configurations(a Address, namespace string) (*admissionv1.MutatingWebhookCo
 					APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"pods"}, Scope: new(admissionv1.NamespacedScope),
 				},
 			}},
-			FailurePolicy: new(admissionv1.Ignore),
-			MatchPolicy:   new(admissionv1.Equivalent),
-			NamespaceSelector: &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{
-				{Key: corev1.LabelMetadataName, Operator: metav1.LabelSelectorOpNotIn, Values: append(append([]string{}, systemNamespaces...), namespace)},
-				{Key: OptOutLabel, Operator: metav1.LabelSelectorOpNotIn, Values: []string{OptOutIgnore}},
-			}},
+			FailurePolicy:     new(admissionv1.Ignore),
+			MatchPolicy:       new(admissionv1.Equivalent),
+			NamespaceSelector: tenants(namespace),
 			ObjectSelector: &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{
 				{Key: OptOutLabel, Operator: metav1.LabelSelectorOpNotIn, Values: []string{OptOutIgnore}},
 			}},
@@ -157,7 +156,61 @@ func Configurations(a Address, namespace string) (*admissionv1.MutatingWebhookCo
 			TimeoutSeconds:          new(int32(5)),
 			AdmissionReviewVersions: []string{"v1"},
 			MatchConditions:         notDeleted,
+		}, {
+			// A guard for people, not for safety: without us deletions go through.
+			Name:         webhookDeletion,
+			ClientConfig: a.client(PathValidateProvisioner),
+			Rules: []admissionv1.RuleWithOperations{{
+				Operations: []admissionv1.OperationType{admissionv1.Delete},
+				Rule:       provisioners[0].Rule,
+			}},
+			FailurePolicy:           new(admissionv1.Ignore),
+			MatchPolicy:             new(admissionv1.Equivalent),
+			NamespaceSelector:       &metav1.LabelSelector{},
+			ObjectSelector:          &metav1.LabelSelector{},
+			SideEffects:             new(admissionv1.SideEffectClassNone),
+			TimeoutSeconds:          new(int32(3)),
+			AdmissionReviewVersions: []string{"v1"},
+			MatchConditions: []admissionv1.MatchCondition{
+				{Name: "not-being-deleted", Expression: "!has(oldObject.metadata.deletionTimestamp)"},
+			},
+		}, {
+			Name:         webhookWorkloads,
+			ClientConfig: a.client(PathWorkloads),
+			Rules: []admissionv1.RuleWithOperations{{
+				Operations: []admissionv1.OperationType{admissionv1.Create, admissionv1.Update},
+				Rule: admissionv1.Rule{
+					APIGroups: []string{"apps"}, APIVersions: []string{"v1"}, Resources: []string{"deployments", "statefulsets", "daemonsets", "replicasets"}, Scope: new(admissionv1.NamespacedScope),
+				},
+			}, {
+				Operations: []admissionv1.OperationType{admissionv1.Create, admissionv1.Update},
+				Rule: admissionv1.Rule{
+					APIGroups: []string{"batch"}, APIVersions: []string{"v1"}, Resources: []string{"jobs", "cronjobs"}, Scope: new(admissionv1.NamespacedScope),
+				},
+			}},
+			FailurePolicy:     new(admissionv1.Ignore),
+			MatchPolicy:       new(admissionv1.Equivalent),
+			NamespaceSelector: tenants(namespace),
+			ObjectSelector:    &metav1.LabelSelector{},
+			// Events, afterwards; none in a dry run.
+			SideEffects:             new(admissionv1.SideEffectClassNoneOnDryRun),
+			TimeoutSeconds:          new(int32(1)),
+			AdmissionReviewVersions: []string{"v1"},
+			MatchConditions: []admissionv1.MatchCondition{
+				{Name: "not-being-deleted", Expression: "!has(object.metadata.deletionTimestamp)"},
+				{Name: "not-made-by-a-controller", Expression: `!has(object.metadata.ownerReferences) || !object.metadata.ownerReferences.exists(o, has(o.controller) && o.controller)`},
+				{Name: "spec-changed", Expression: `request.operation == "CREATE" || object.spec != oldObject.spec`},
+			},
 		}},
 	}
 	return mutating, validating
+}
+
+// tenants are the namespaces that are looked at: all but those of the system and
+// ours, and those that opt out.
+func tenants(namespace string) *metav1.LabelSelector {
+	return &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{
+		{Key: corev1.LabelMetadataName, Operator: metav1.LabelSelectorOpNotIn, Values: append(append([]string{}, systemNamespaces...), namespace)},
+		{Key: OptOutLabel, Operator: metav1.LabelSelectorOpNotIn, Values: []string{OptOutIgnore}},
+	}}
 }

@@ -61,6 +61,11 @@ func TestConfigurationsCannotHurt(t *testing.T) {
 	if diff := cmp.Diff([]string{"kube-system", "kube-public", "kube-node-lease", "own"}, pods.NamespaceSelector.MatchExpressions[0].Values); diff != "" {
 		t.Errorf("excluded namespaces:\n%s", diff)
 	}
+	for _, w := range v.Webhooks[1:] {
+		if *w.FailurePolicy != admissionv1.Ignore {
+			t.Errorf("%s fails closed; only the validation of Provisioners may", w.Name)
+		}
+	}
 	for _, r := range v.Webhooks[0].Rules {
 		for _, op := range r.Operations {
 			if op == admissionv1.Delete {

@@ -11,6 +11,7 @@ import (
 	"github.com/go-logr/logr"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -39,13 +40,16 @@ type store interface {
 	WaitForCacheSync(ctx context.Context) bool
 }
 
-// FeedConfig is what a Feed needs. All fields are required.
+// FeedConfig is what a Feed needs. Cache and Namespace are required.
 type FeedConfig struct {
-	// Cache of Provisioners, DaemonSets and ConfigMap berth-offerings.
+	// Cache of Provisioners, NodeClaims, DaemonSets, PodDisruptionBudgets, ConfigMap
+	// berth-offerings, and the pods that have label berth.dev/capacity-choice.
 	Cache store
 	// Namespace of Berth.
 	Namespace string
-	Log       logr.Logger
+	// Ledger is told of the pods in the cache; nil: nobody is.
+	Ledger *SpotLedger
+	Log    logr.Logger
 }
 
 // Feed keeps a Snapshot of what is known up to date.
@@ -82,7 +86,10 @@ func (f *Feed) Run(ctx context.Context) error {
 	}{
 		{&v1alpha1.Provisioner{}, provisionerMatters},
 		{&corev1.ConfigMap{}, always},
-		{&appsv1.DaemonSet{}, daemonSetMatters},
+		{&appsv1.DaemonSet{}, specMatters},
+		{&policyv1.PodDisruptionBudget{}, specMatters},
+		{&v1alpha1.NodeClaim{}, nothingMatters}, // Read when asked for.
+		{&corev1.Pod{}, nothingMatters},         // For the ledger alone.
 	} {
 		informer, err := f.informer(ctx, w.object)
 		if err != nil {
@@ -91,15 +98,7 @@ func (f *Feed) Run(ctx context.Context) error {
 			}
 			return fmt.Errorf("watching %s: %w", reflect.TypeOf(w.object).Elem().Name(), err)
 		}
-		if _, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
-			AddFunc: func(any) { f.poke() },
-			UpdateFunc: func(old, obj any) {
-				if w.matters(old, obj) {
-					f.poke()
-				}
-			},
-			DeleteFunc: func(any) { f.poke() },
-		}); err != nil {
+		if _, err := informer.AddEventHandler(f.handlers(w.object, w.matters)); err != nil {
 			return fmt.Errorf("watching %s: %w", reflect.TypeOf(w.object).Elem().Name(), err)
 		}
 	}
@@ -114,6 +113,56 @@ func (f *Feed) Run(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// handlers are what a change of a kind sets off.
+func (f *Feed) handlers(object client.Object, matters func(old, obj any) bool) toolscache.ResourceEventHandler {
+	switch object.(type) {
+	case *corev1.Pod:
+		seen := func(obj any, gone bool) {
+			if d, ok := obj.(toolscache.DeletedFinalStateUnknown); ok {
+				obj = d.Obj
+			}
+			if pod, ok := obj.(*corev1.Pod); ok && f.config.Ledger != nil {
+				f.config.Ledger.Seen(pod, gone)
+			}
+		}
+		return toolscache.ResourceEventHandlerFuncs{
+			AddFunc:    func(obj any) { seen(obj, false) },
+			UpdateFunc: func(_, obj any) { seen(obj, false) },
+			DeleteFunc: func(obj any) { seen(obj, true) },
+		}
+	case *v1alpha1.NodeClaim:
+		return toolscache.ResourceEventHandlerFuncs{}
+	}
+	return toolscache.ResourceEventHandlerFuncs{
+		AddFunc: func(any) { f.poke() },
+		UpdateFunc: func(old, obj any) {
+			if matters(old, obj) {
+				f.poke()
+			}
+		},
+		DeleteFunc: func(any) { f.poke() },
+	}
+}
+
+// Claims are those of a Provisioner, from memory; none before the cache has been
+// read once.
+func (f *Feed) Claims(provisioner string) []*v1alpha1.NodeClaim {
+	if !f.Synced() {
+		return nil
+	}
+	var list v1alpha1.NodeClaimList
+	// The informer is there and in sync: this neither waits nor fails.
+	if err := f.config.Cache.List(context.Background(), &list, client.MatchingLabels{v1alpha1.LabelProvisioner: provisioner}); err != nil {
+		f.config.Log.Error(err, "listing claims failed", "provisioner", provisioner)
+		return nil
+	}
+	out := make([]*v1alpha1.NodeClaim, len(list.Items))
+	for i := range list.Items {
+		out[i] = &list.Items[i]
+	}
+	return out
 }
 
 // informer waits for the kind where its CRD is not there yet: the webhook may be
@@ -181,6 +230,13 @@ func (f *Feed) rebuild(ctx context.Context) error {
 	for i := range daemonSets.Items {
 		in.DaemonSetPods = append(in.DaemonSetPods, podOf(&daemonSets.Items[i]))
 	}
+	var budgets policyv1.PodDisruptionBudgetList
+	if err := f.config.Cache.List(ctx, &budgets); err != nil {
+		return fmt.Errorf("listing PodDisruptionBudgets: %w", err)
+	}
+	for i := range budgets.Items {
+		in.Budgets = append(in.Budgets, &budgets.Items[i])
+	}
 	if err := f.readOfferings(ctx); err != nil {
 		// The last ones stay; a Snapshot with fresh Provisioners is better than none.
 		f.config.Log.Error(err, "the published offerings cannot be read")
@@ -222,7 +278,8 @@ func podOf(ds *appsv1.DaemonSet) *corev1.Pod {
 	return pod
 }
 
-func always(_, _ any) bool { return true }
+func always(_, _ any) bool         { return true }
+func nothingMatters(_, _ any) bool { return false }
 
 // provisionerMatters says whether an update changes what can be bought: the
 // status does so only through limits.
@@ -239,8 +296,8 @@ func provisionerMatters(old, obj any) bool {
 		a.Status.HourlyCost != b.Status.HourlyCost || !apiequality.Semantic.DeepEqual(a.Status.Resources, b.Status.Resources))
 }
 
-// daemonSetMatters ignores the counts in a DaemonSet's status.
-func daemonSetMatters(old, obj any) bool {
+// specMatters ignores what changes in a status.
+func specMatters(old, obj any) bool {
 	a, err := meta.Accessor(old)
 	if err != nil {
 		return true

@@ -173,10 +173,10 @@ func TestOnlyWhatMattersIsNews(t *testing.T) {
 	}
 	a, b := &appsv1.DaemonSet{}, &appsv1.DaemonSet{}
 	b.Status.NumberReady = 5
-	if daemonSetMatters(a, b) {
+	if specMatters(a, b) {
 		t.Error("a DaemonSet's status is news")
 	}
-	if b.Generation = 2; !daemonSetMatters(a, b) {
+	if b.Generation = 2; !specMatters(a, b) {
 		t.Error("a DaemonSet's spec is no news")
 	}
 }
@@ -226,7 +226,7 @@ func TestSnapshotCountsWhatIsUsed(t *testing.T) {
 			p.Spec.Limits = corev1.ResourceList{"cpu": resource.MustParse("10")}
 			c.change(p, o)
 			s := NewSnapshot(Inputs{Now: testNow, Provisioners: []*v1alpha1.Provisioner{p}, Offerings: o})
-			d := DecidePod(in, s)
+			d := DecidePod(in, s, "")
 			if hinted := d.Result == ResultHinted; hinted != c.hinted {
 				t.Errorf("result %s: %v", d.Result, d.Warnings)
 			}

@@ -57,7 +57,7 @@ func FuzzProvisioner(f *testing.F) {
 		if json.Unmarshal([]byte(doc), p) != nil {
 			return
 		}
-		if v := ValidateProvisioner(p, nil, s); (v.Denied != "") != (v.Result == ResultDenied) {
+		if v := ValidateProvisioner(p, nil, s, Fleet{}); (v.Denied != "") != (v.Result == ResultDenied) {
 			t.Errorf("denied %q with result %s", v.Denied, v.Result)
 		}
 	})

@@ -15,6 +15,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // Paths of the webhooks.
@@ -22,6 +23,7 @@ const (
 	PathPods                = "/mutate/pods"
 	PathDefaultProvisioner  = "/mutate/provisioners"
 	PathValidateProvisioner = "/validate/provisioners"
+	PathWorkloads           = "/validate/workloads"
 )
 
 const (
@@ -37,24 +39,35 @@ const (
 	uidWithin = 4 << 10
 )
 
-// HandlerConfig is what a Handler needs. All fields are required.
+// HandlerConfig is what a Handler needs. Knowledge and Registry are required.
 type HandlerConfig struct {
 	// Knowledge is the Snapshot in force; nil while nothing is known.
 	Knowledge func() *Snapshot
 	// ClusterName completes selectors of Provisioners; empty: they are left.
 	ClusterName string
-	Registry    prometheus.Registerer
-	Log         logr.Logger
+	// Fleet is what a Provisioner has bought, from memory; nil: nothing is known.
+	Fleet func(provisioner string) Fleet
+	// Ledger counts pods that share spot; nil: annotations about it do nothing.
+	Ledger *SpotLedger
+	// WarnHourlyCost is what the pods of a workload may cost together, in $/h,
+	// without a warning; 0: anything.
+	WarnHourlyCost float64
+	// Tell passes Advice about an object on, as an Event; it must not wait. Nil:
+	// nobody is told.
+	Tell     func(about *metav1.PartialObjectMetadata, advice []Advice)
+	Registry prometheus.Registerer
+	Log      logr.Logger
 }
 
 // Handler answers admission reviews.
 type Handler struct {
 	mux    *http.ServeMux
 	bodies *budget
+	tell   func(about *metav1.PartialObjectMetadata, advice []Advice)
 	log    logr.Logger
 }
 
-// NewHandler returns a Handler for the three paths; all others are not found.
+// NewHandler returns a Handler for the four paths; all others are not found.
 func NewHandler(c HandlerConfig) (*Handler, error) {
 	if c.Knowledge == nil || c.Registry == nil {
 		return nil, errors.New("admission handler: Knowledge and Registry are required")
@@ -63,17 +76,24 @@ func NewHandler(c HandlerConfig) (*Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("registering metrics: %w", err)
 	}
-	h := &Handler{mux: http.NewServeMux(), bodies: newBudget(maxBodies), log: c.Log}
+	if c.Fleet == nil {
+		c.Fleet = func(string) Fleet { return Fleet{} }
+	}
+	h := &Handler{mux: http.NewServeMux(), bodies: newBudget(maxBodies), tell: c.Tell, log: c.Log}
 	slots := 2 * runtime.GOMAXPROCS(0)
 	for _, w := range []*webhook{
 		{name: "pods", path: PathPods, mutates: true, decide: func(body string) (string, Decision, error) {
-			return reviewPod(body, c.Knowledge())
+			return reviewPod(body, c.Knowledge(), c.Ledger)
 		}},
 		{name: "provisioner-defaults", path: PathDefaultProvisioner, mutates: true, decide: func(body string) (string, Decision, error) {
 			return reviewDefaults(body, c.ClusterName)
 		}},
 		{name: "provisioner-validation", path: PathValidateProvisioner, decide: func(body string) (string, Decision, error) {
-			return reviewValidation(body, c.Knowledge())
+			return reviewValidation(body, c.Knowledge(), c.Fleet)
+		}},
+		// Advice only: like a mutator it never denies.
+		{name: "workloads", path: PathWorkloads, mutates: true, decide: func(body string) (string, Decision, error) {
+			return reviewWorkload(body, c.Knowledge(), c.WarnHourlyCost)
 		}},
 	} {
 		w.handler, w.metrics, w.slots = h, m.of(w.name), make(chan struct{}, slots)
@@ -89,7 +109,7 @@ type webhook struct {
 	name, path string
 	handler    *Handler
 	metrics    gauges
-	// mutates: it never denies; what goes wrong is allowed.
+	// mutates, or advises: it never denies; what goes wrong is allowed.
 	mutates bool
 	// decide answers a review. It returns the UID also with an error, if it
 	// came to know it.
@@ -136,6 +156,9 @@ func (w *webhook) answer(ctx context.Context, rw http.ResponseWriter, req *http.
 		return w.failed(rw, string(body), uid, err)
 	}
 	writeReview(rw, uid, d)
+	if d.About != nil && w.handler.tell != nil {
+		w.handler.tell(d.About, d.Advice)
+	}
 	return d.Result
 }
 
@@ -282,7 +305,7 @@ func printable(s string) string {
 }
 
 // reviewPod answers the pods webhook.
-func reviewPod(body string, s *Snapshot) (string, Decision, error) {
+func reviewPod(body string, s *Snapshot, ledger *SpotLedger) (string, Decision, error) {
 	in := new(PodInput)
 	v, err := parseReview(body, func(r *reader) { decodePod(r, in) })
 	if err != nil {
@@ -294,5 +317,5 @@ func reviewPod(body string, s *Snapshot) (string, Decision, error) {
 	if in.pod.Namespace == "" {
 		in.pod.Namespace = v.namespace
 	}
-	return v.uid, DecidePod(in, s), nil
+	return v.uid, DecidePod(in, s, choiceFor(in, ledger, v.dryRun)), nil
 }

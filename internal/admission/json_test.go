@@ -140,7 +140,7 @@ func FuzzPodReview(f *testing.F) {
 	f.Add(`{}`)
 	f.Add(``)
 	f.Fuzz(func(t *testing.T, body string) {
-		uid, d, err := reviewPod(body, s)
+		uid, d, err := reviewPod(body, s, nil)
 		if d.Denied != "" {
 			t.Fatalf("denied: %s", d.Denied)
 		}
@@ -320,7 +320,7 @@ func TestAdmittingTwiceChangesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		sameToThePlanner(t, &in.pod, &typed)
-		first := DecidePod(in, s)
+		first := DecidePod(in, s, "")
 		if first.Denied != "" {
 			t.Fatalf("denied: %s", first.Denied)
 		}
@@ -332,7 +332,7 @@ func TestAdmittingTwiceChangesNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if second := DecidePod(again, s); len(second.Patch) != 0 {
+		if second := DecidePod(again, s, ""); len(second.Patch) != 0 {
 			t.Fatalf("the second time: %s\nafter: %s", second.Patch, first.Patch)
 		}
 	})

@@ -1,7 +1,9 @@
 package admission
 
 import (
-	"strings"
+	"encoding/json"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/capacity"
@@ -42,16 +44,32 @@ type Decision struct {
 	// Denied says why the object is refused; empty: it is allowed.
 	Denied string
 	Result Result
+	// Advice is what the Warnings of a workload say.
+	Advice []Advice
+	// About is the object that the Advice goes to as Events; nil: to none.
+	About *metav1.PartialObjectMetadata
 }
 
 // DecidePod hints a pod at the capacity that would be bought for it. It looks
 // at the pod and the Snapshot alone; nil knows nothing and changes nothing. The
-// patch touches no key but berth.dev/placement and berth.dev/shape.
+// patch touches no key but berth.dev/placement and berth.dev/shape, unless a
+// capacity type was chosen for the pod (SpotShare): then it also gets the label
+// berth.dev/capacity-choice and one preferred node affinity term.
 //
 // Pods that Berth will never place get nothing: bound, mirror and DaemonSet
 // pods. A pod without a controller, that somebody has just applied by hand, is
 // told when nothing can host it; others' warnings would go to a controller's log.
-func DecidePod(in *PodInput, s *Snapshot) Decision {
+func DecidePod(in *PodInput, s *Snapshot, choice string) Decision {
+	var ops []patchOp
+	if choice != "" && in.hasMetadata && in.hasSpec {
+		ops = in.choose(choice)
+	}
+	d := decidePod(in, s)
+	d.Patch = joinPatch(ops, d.Patch)
+	return d
+}
+
+func decidePod(in *PodInput, s *Snapshot) Decision {
 	pod := &in.pod
 	if s == nil || !in.hasMetadata || pod.Spec.NodeName != "" || in.mirror || in.owner == "DaemonSet" {
 		return Decision{Result: ResultSkipped}
@@ -66,35 +84,37 @@ func DecidePod(in *PodInput, s *Snapshot) Decision {
 		d.Result = ResultSkipped
 	default:
 		d.Result = ResultNoHint
-		if in.owner == "" && a.reason != nil && worthTelling(a.reason.Constraint) {
-			d.Warnings = []string{reasonText(a.reason)}
+	}
+	if in.owner == "" { // Somebody's own pod: others' warnings go to a controller's log.
+		if a.reason != nil && worthTelling(a.reason.Constraint) {
+			d.Advice = append(d.Advice, Advice{ReasonNeverRuns, reasonText(a.reason)})
 		}
+		d.Advice = append(d.Advice, s.adviseHolding(in, 1, a)...)
+		d.warnOfAdvice()
 	}
 	return d
+}
+
+// joinPatch puts operations before a patch.
+func joinPatch(ops []patchOp, patch []byte) []byte {
+	if len(ops) == 0 {
+		return patch
+	}
+	b, err := json.Marshal(ops)
+	if err != nil {
+		return patch // Strings and numbers: it cannot fail.
+	}
+	if len(patch) == 0 {
+		return b
+	}
+	b[len(b)-1] = ','
+	return append(b, patch[1:]...)
 }
 
 // worthTelling says whether a reason is news to whoever applies a pod: a gate
 // they have set themselves, and a cluster without Provisioners buys nothing.
 func worthTelling(c capacity.Constraint) bool {
 	return c != capacity.ConstraintGated && c != capacity.ConstraintNoProvisioner
-}
-
-// reasonText is a Reason in one line. It speaks of new nodes only: one that
-// exists may have room.
-func reasonText(r *capacity.Reason) string {
-	var b strings.Builder
-	b.WriteString("berth: no new node for this pod")
-	if r.Provisioner != "" {
-		b.WriteString(" from Provisioner ")
-		b.WriteString(r.Provisioner)
-	}
-	b.WriteString(": ")
-	b.WriteString(r.Detail)
-	if r.Fix != "" {
-		b.WriteString("; ")
-		b.WriteString(r.Fix)
-	}
-	return b.String()
 }
 
 // podPatch gives the pod exactly these values of our keys; a hint that is empty

@@ -1,6 +1,8 @@
 package admission
 
 import (
+	"strconv"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -20,8 +22,16 @@ type PodInput struct {
 	ours map[string]string
 	// mirror: it stands for a static pod.
 	mirror bool
-	// owner is the kind of its controller; empty for a bare pod.
-	owner string
+	// owner is the kind of its controller; empty for a bare pod. ownerUID is its UID.
+	owner, ownerUID string
+	// held is the annotation, as key=value, that forbids to disrupt it for ever.
+	held string
+	// spotShare and minOnDemand are the annotations of these names.
+	spotShare, minOnDemand string
+	// labelled: metadata.labels is there and not null.
+	labelled bool
+	// hasSpec: spec is there and an object.
+	hasSpec bool
 }
 
 // ParsePod reads a pod's JSON.
@@ -43,7 +53,7 @@ func decodePod(r *reader, in *PodInput) {
 		case "metadata":
 			in.hasMetadata = r.object(func(key string) { podMetadata(r, in, key) })
 		case "spec":
-			r.object(func(key string) { podSpec(r, &in.pod.Spec, key) })
+			in.hasSpec = r.object(func(key string) { podSpec(r, &in.pod.Spec, key) })
 		default:
 			r.skip()
 		}
@@ -57,9 +67,15 @@ func podMetadata(r *reader, in *PodInput, key string) {
 	case "namespace":
 		in.pod.Namespace = r.text()
 	case "labels":
-		in.pod.Labels = r.textMap()
+		in.pod.Labels, in.labelled = nil, false
+		in.labelled = r.object(func(key string) {
+			if in.pod.Labels == nil {
+				in.pod.Labels = make(map[string]string, 8)
+			}
+			in.pod.Labels[key] = r.text()
+		})
 	case "annotations":
-		in.ours = nil
+		in.ours, in.held, in.spotShare, in.minOnDemand = nil, "", "", ""
 		in.annotated = r.object(func(key string) {
 			switch key {
 			case v1alpha1.AnnotationPlacement, v1alpha1.AnnotationShape:
@@ -70,17 +86,31 @@ func podMetadata(r *reader, in *PodInput, key string) {
 			case corev1.MirrorPodAnnotationKey:
 				in.mirror = true
 				r.skip()
+			case v1alpha1.AnnotationDoNotDisrupt, v1alpha1.AnnotationKarpenterDoNotDisrupt:
+				if r.text() == "true" {
+					in.held = key + "=true"
+				}
+			case v1alpha1.AnnotationSafeToEvict:
+				if r.text() == "false" {
+					in.held = key + "=false"
+				}
+			case v1alpha1.AnnotationSpotShare:
+				in.spotShare = r.text()
+			case v1alpha1.AnnotationMinOnDemand:
+				in.minOnDemand = r.text()
 			default:
 				r.skip()
 			}
 		})
 	case "ownerReferences":
 		r.array(func() {
-			kind, controller := "", false
+			kind, uid, controller := "", "", false
 			r.object(func(key string) {
 				switch key {
 				case "kind":
 					kind = r.text()
+				case "uid":
+					uid = r.text()
 				case "controller":
 					controller = r.boolean()
 				default:
@@ -88,7 +118,7 @@ func podMetadata(r *reader, in *PodInput, key string) {
 				}
 			})
 			if controller {
-				in.owner = kind
+				in.owner, in.ownerUID = kind, uid
 			}
 		})
 	default:
@@ -109,6 +139,12 @@ func podSpec(r *reader, s *corev1.PodSpec, key string) {
 		}
 	case "nodeSelector":
 		s.NodeSelector = r.textMap()
+	case "terminationGracePeriodSeconds":
+		if !r.null() {
+			if g, err := strconv.ParseInt(r.scalar(), 10, 64); err == nil {
+				s.TerminationGracePeriodSeconds = &g
+			}
+		}
 	case "affinity":
 		if !r.null() {
 			s.Affinity = readAffinity(r)

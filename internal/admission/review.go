@@ -8,6 +8,7 @@ type review struct {
 	subResource string
 	namespace   string
 	operation   string
+	dryRun      bool
 	// object and oldObject are the objects as they were sent; empty when absent.
 	object, oldObject string
 }
@@ -67,6 +68,8 @@ func (v *review) request(r *reader, object func(*reader)) {
 			v.namespace = r.text()
 		case "operation":
 			v.operation = r.text()
+		case "dryRun":
+			v.dryRun = r.boolean()
 		case "object":
 			switch {
 			case r.null():

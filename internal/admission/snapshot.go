@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/capacity"
@@ -31,6 +32,8 @@ type Inputs struct {
 	Offerings *capacity.Offerings
 	// DaemonSetPods as in capacity.Snapshot.
 	DaemonSetPods []*corev1.Pod
+	// Budgets are the PodDisruptionBudgets of all namespaces.
+	Budgets []*policyv1.PodDisruptionBudget
 }
 
 // Snapshot is all that a decision depends on beside its object. It is
@@ -46,6 +49,8 @@ type Snapshot struct {
 	provisioners []*capacity.Provisioner
 	// index is nil without offerings.
 	index *capacity.Index
+	// budgets by namespace.
+	budgets map[string][]budgetOfPods
 
 	mu      sync.Mutex
 	answers map[string]answer
@@ -56,6 +61,9 @@ type Snapshot struct {
 type answer struct {
 	hint   string
 	reason *capacity.Reason
+	// share in $/h, and what is bought, with a hint.
+	share                      float64
+	instanceType, capacityType string
 }
 
 // typeMemory keeps the instance types that a Provisioner allows from one
@@ -74,7 +82,7 @@ type rememberedTypes struct {
 func NewSnapshot(in Inputs) *Snapshot { return newSnapshot(in, typeMemory{}) }
 
 func newSnapshot(in Inputs, memory typeMemory) *Snapshot {
-	s := &Snapshot{offerings: in.Offerings, now: in.Now, answers: map[string]answer{}}
+	s := &Snapshot{offerings: in.Offerings, now: in.Now, answers: map[string]answer{}, budgets: readBudgets(in.Budgets)}
 	if in.Offerings == nil {
 		for _, p := range in.Provisioners {
 			if p.DeletionTimestamp == nil {
@@ -147,12 +155,13 @@ func (s *Snapshot) place(pod *corev1.Pod, shape string) (a answer, ok bool) {
 	if ok {
 		return a, true
 	}
-	choice, reasons := s.index.Verdict(pod)
+	choice, reasons := s.verdict(pod)
 	switch {
 	case choice != nil:
+		a.share, a.instanceType, a.capacityType = share(pod, choice), choice.InstanceType, choice.CapacityType
 		a.hint = capacity.Hint{
 			Provisioner: choice.Provisioner.Name, InstanceType: choice.InstanceType, CapacityType: choice.CapacityType, Zone: choice.Zone,
-			Share: share(pod, choice), Version: s.offerings.Version,
+			Share: a.share, Version: s.offerings.Version,
 		}.String()
 	case len(reasons) > 0:
 		a.reason = &reasons[0]
@@ -164,6 +173,17 @@ func (s *Snapshot) place(pod *corev1.Pod, shape string) (a answer, ok bool) {
 	}
 	s.answers[shape] = a
 	return a, true
+}
+
+// verdict asks the index; where a capacity type was chosen for the pod, for that
+// first, as the provisioner does.
+func (s *Snapshot) verdict(pod *corev1.Pod) (*capacity.Choice, []capacity.Reason) {
+	if preferred := capacity.PreferredCapacity(pod); preferred != "" {
+		if choice, _ := s.index.Verdict(capacity.WithCapacityType(pod, preferred)); choice != nil {
+			return choice, nil
+		}
+	}
+	return s.index.Verdict(pod)
 }
 
 // share is the part of the node's price, in $/h, that the pod takes by the

@@ -21,26 +21,38 @@ import (
 // maxProblems is how many problems one denial names.
 const maxProblems = 10
 
-// reviewValidation answers the webhook that validates Provisioners.
-func reviewValidation(body string, s *Snapshot) (string, Decision, error) {
+// reviewValidation answers the webhook that validates Provisioners. fleet gives
+// what a Provisioner has bought.
+func reviewValidation(body string, s *Snapshot, fleet func(provisioner string) Fleet) (string, Decision, error) {
 	v, err := parseReview(body, nil)
 	if err != nil {
 		return v.uid, Decision{}, err
 	}
-	if v.kind != "Provisioner" || v.subResource != "" || v.operation != "CREATE" && v.operation != "UPDATE" {
+	if v.kind != "Provisioner" || v.subResource != "" {
 		return v.uid, Decision{Result: ResultSkipped}, nil
 	}
-	p, old := new(v1alpha1.Provisioner), (*v1alpha1.Provisioner)(nil)
+	p, old := new(v1alpha1.Provisioner), new(v1alpha1.Provisioner)
+	if v.oldObject == "" || json.Unmarshal([]byte(v.oldObject), old) != nil {
+		old = nil // What was stored before is unreadable; the new one counts.
+	}
+	switch v.operation {
+	case "DELETE":
+		if old == nil || old.DeletionTimestamp != nil {
+			return v.uid, Decision{Result: ResultSkipped}, nil
+		}
+		return v.uid, checkDeletion(old, fleet(old.Name)), nil
+	case "CREATE", "UPDATE":
+	default:
+		return v.uid, Decision{Result: ResultSkipped}, nil
+	}
 	if err := json.Unmarshal([]byte(v.object), p); err != nil {
 		return v.uid, Decision{}, fmt.Errorf("reading the Provisioner: %w", err)
 	}
-	if v.oldObject != "" {
-		old = new(v1alpha1.Provisioner)
-		if err := json.Unmarshal([]byte(v.oldObject), old); err != nil {
-			old = nil // What was stored before is unreadable; the new one counts.
-		}
+	var f Fleet
+	if old != nil {
+		f = fleet(old.Name)
 	}
-	return v.uid, ValidateProvisioner(p, old, s), nil
+	return v.uid, ValidateProvisioner(p, old, s, f), nil
 }
 
 // ValidateProvisioner says what is wrong with a Provisioner beyond what the CRD
@@ -51,8 +63,9 @@ func reviewValidation(body string, s *Snapshot) (string, Decision, error) {
 //
 // What follows from the specification alone is denied. What follows from prices
 // and capacity is denied only on the word of recent offerings, and a warning
-// otherwise; what may be meant so is a warning always.
-func ValidateProvisioner(p, old *v1alpha1.Provisioner, s *Snapshot) Decision {
+// otherwise; what may be meant so is a warning always. What an update does to the
+// nodes of f is a warning, and above a share denied until it is acknowledged.
+func ValidateProvisioner(p, old *v1alpha1.Provisioner, s *Snapshot, f Fleet) Decision {
 	if p.DeletionTimestamp != nil || old != nil && apiequality.Semantic.DeepEqual(p.Spec, old.Spec) {
 		return Decision{Result: ResultAllowed}
 	}
@@ -73,6 +86,12 @@ func ValidateProvisioner(p, old *v1alpha1.Provisioner, s *Snapshot) Decision {
 		problems = append(problems, denied...)
 		warnings = append(warnings, warned...)
 	}
+	problems = append(problems, checkDeletionWish(p)...)
+	if old != nil && len(problems) == 0 {
+		denied, warned := s.checkBlast(p, old, f)
+		problems = append(problems, denied...)
+		warnings = append(warned, warnings...)
+	}
 	if len(problems) == 0 {
 		return Decision{Warnings: prefixed(warnings), Result: ResultAllowed}
 	}
@@ -81,6 +100,16 @@ func ValidateProvisioner(p, old *v1alpha1.Provisioner, s *Snapshot) Decision {
 		problems, more = problems[:maxProblems], fmt.Sprintf("; and %d more", n)
 	}
 	return Decision{Denied: strings.Join(problems, "; ") + more, Warnings: prefixed(warnings), Result: ResultDenied}
+}
+
+// checkDeletionWish wants a value that is known.
+func checkDeletionWish(p *v1alpha1.Provisioner) []string {
+	switch wish := p.Annotations[v1alpha1.AnnotationDeletion]; wish {
+	case "", v1alpha1.DeletionOrphan, v1alpha1.DeletionDrain:
+		return nil
+	default:
+		return []string{fmt.Sprintf("metadata.annotations[%s]: %q is not known; use %s or %s", v1alpha1.AnnotationDeletion, clip(wish, 40), v1alpha1.DeletionOrphan, v1alpha1.DeletionDrain)}
+	}
 }
 
 func prefixed(warnings []string) []string {

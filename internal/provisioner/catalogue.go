@@ -322,3 +322,10 @@ func (c *catalogue) restore(o capacity.Offerings, now time.Time) {
 		}
 	}
 }
+
+// offeringsVersion is the version of what could be published now.
+func (c *catalogue) offeringsVersion() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.version
+}

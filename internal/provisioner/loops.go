@@ -96,6 +96,7 @@ type Loops struct {
 	metrics   *metrics
 	// memory of what was planned before; only the provision loop uses it.
 	memory *capacity.Memory
+	held   held
 	// contested: pods of more than one kind wait, so that one may take the seat
 	// that was bought for another.
 	contested atomic.Bool
@@ -180,7 +181,7 @@ func New(ctx context.Context, cfg Config) (*Loops, error) {
 	loops := map[string]func(context.Context) error{
 		"provision": p.provision, "launch": p.lifter.run, "nominate": p.nominator.run, "fleet": p.fleet.run, "disrupt": disruption.run,
 		"market": market.run, "publish": market.publish, "pauses": p.keepPauses, "drift": drift.watch, "health": health.run,
-		"consolidate": consolidation.run,
+		"consolidate": consolidation.run, "held": p.watchHeld,
 	}
 	if cfg.Queue != nil {
 		loops["interrupt"] = newInterruption(p, cfg.Queue, cfg.Cloud, health).run

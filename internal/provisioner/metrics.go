@@ -5,12 +5,10 @@ import (
 	"iter"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	corev1 "k8s.io/api/core/v1"
-
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/capacity"
 	"github.com/berth-dev/berth/internal/ec2"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // metrics of the loops. Labels are bounded: Provisioner names, zones, types of
@@ -60,7 +58,7 @@ func newMetrics(reg prometheus.Registerer, p *Loops) (*metrics, error) {
 		removed:       vec("nodeclaims_removed_total", "Claims whose removal was begun by Berth.", "provisioner", "reason"),
 		launches:      vec("instances_launched_total", "Instances launched.", "provisioner", "capacity_type", "zone"),
 		blocked:       vec("disruptions_blocked_total", "Removals put off because no budget was left.", "provisioner", "reason"),
-		hints:         vec("placement_hints_total", "Pods launched for, by how the webhook's hint compares with the plan: matched, differed, missing.", "agreement"),
+		hints:         vec("placement_hints_total", "Pods launched for, by how the webhook's hint compares with the plan: matched, differed, missing, stale (from older offerings), contradicted (not for this spec).", "agreement"),
 		unschedulable: prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "berth", Name: "pods_unschedulable",
 			Help: "Pods that nothing can host, by their nearest obstacle."}, []string{"constraint"}),
 		roundErrors: counter("planning_errors_total", "Planning rounds that failed."),
@@ -88,6 +86,9 @@ func newMetrics(reg prometheus.Registerer, p *Loops) (*metrics, error) {
 			return nil, fmt.Errorf("registering metrics: %w", err)
 		}
 	}
+	for _, a := range agreements {
+		m.hints.WithLabelValues(string(a))
+	}
 	return m, nil
 }
 
@@ -99,17 +100,7 @@ func (m *metrics) setUnschedulable(counts iter.Seq2[capacity.Constraint, int]) {
 }
 
 // hint counts how a pod's hint compares with what was decided for it.
-func (m *metrics) hint(pod *corev1.Pod, provisioner string) {
-	value, ok := pod.Annotations[v1alpha1.AnnotationPlacement]
-	agreement := "missing"
-	if ok {
-		agreement = "differed"
-		if h, err := capacity.ParseHint(value); err == nil && h.Provisioner == provisioner {
-			agreement = "matched"
-		}
-	}
-	m.hints.WithLabelValues(agreement).Inc()
-}
+func (m *metrics) hint(a agreement) { m.hints.WithLabelValues(string(a)).Inc() }
 
 func (m *metrics) launched(c *v1alpha1.NodeClaim, i ec2.Instance) {
 	m.launches.WithLabelValues(c.Spec.Provisioner.Name, i.CapacityType, i.Zone).Inc()

@@ -121,6 +121,9 @@ func (p *Loops) round(ctx context.Context) error {
 	}
 	start := time.Now()
 	plan := p.memory.Solve(v.snapshot)
+	if v.choices.relent(v.snapshot, plan) {
+		plan = p.memory.Solve(v.snapshot)
+	}
 	plan.SolveTime = time.Since(start)
 	v.leaving.forgo(plan)
 	p.seated(v.leaving.settle(plan))
@@ -154,6 +157,7 @@ func (p *Loops) seated(found map[string]seating) {
 // create stores the plan's launches as claims. Claims are the intent: from
 // here on the lifecycle reconciler makes them real, whatever happens to us.
 func (p *Loops) create(ctx context.Context, v *view, plan *capacity.Plan) error {
+	offerings := p.catalogue.offeringsVersion()
 	var (
 		wg   sync.WaitGroup
 		gate = make(chan struct{}, writers)
@@ -191,7 +195,7 @@ func (p *Loops) create(ctx context.Context, v *view, plan *capacity.Plan) error 
 				if moving(pod) {
 					continue
 				}
-				p.metrics.hint(pod, claim.Spec.Provisioner.Name)
+				p.metrics.hint(compareHint(p.asAdmitted(pod), claim.Spec.Provisioner.Name, offerings))
 			}
 			p.metrics.claimsCreated.WithLabelValues(claim.Spec.Provisioner.Name).Inc()
 			p.log.Info("claim created", "claim", claim.Name, "provisioner", claim.Spec.Provisioner.Name,

@@ -33,6 +33,8 @@ type view struct {
 	leaving *departures
 	// owners that are known, to decide how long to wait for more pods.
 	owners map[types.UID]owner
+	// choices are pods of the snapshot with a chosen capacity type.
+	choices choices
 }
 
 // read builds a view from the stores. It plans for stand-ins of pods that are
@@ -44,6 +46,7 @@ func (p *Loops) read(now time.Time) *view {
 	p.readPods(v, nodes, now)
 	v.leaving = p.depart(v, nodes, now)
 	p.readProvisioners(v, now)
+	v.choices = insist(v.snapshot)
 	v.snapshot.Nodes = nodes.all
 	return v
 }

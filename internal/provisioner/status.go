@@ -44,6 +44,9 @@ func (k *statusKeeper) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Re
 		}
 		return ctrl.Result{}, fmt.Errorf("reading Provisioner %s: %w", req.Name, err)
 	}
+	if leaving, err := k.farewell(ctx, pr); leaving || err != nil {
+		return ctrl.Result{}, err
+	}
 	net := k.networking()
 	k.cloud.SetNetworking(net)
 	found, err := k.cloud.Resolve(ctx, pr.Name, &pr.Spec.NodeTemplate)
@@ -133,6 +136,7 @@ func (k *statusKeeper) sum(pr *v1alpha1.Provisioner) {
 	}
 	pr.Status.Resources = total.List()
 	pr.Status.HourlyCost = v1alpha1.NewPrice(cost)
+	pr.Status.HeldNodes = k.held.of(pr.Name)
 }
 
 // TemplateHash is a hash of all in a Provisioner that a node is made of. A

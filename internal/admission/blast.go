@@ -1,0 +1,194 @@
+package admission
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/capacity"
+)
+
+// asksFrom is how many nodes an update must replace for it to be refused: below
+// that, disruption budgets alone hold it.
+const asksFrom = 10
+
+// Fleet is what a Provisioner has bought.
+type Fleet struct {
+	// Claims of the Provisioner, in any order.
+	Claims []*v1alpha1.NodeClaim
+	// RefuseAbove is the share of nodes, from 0 to 1, that an update may replace
+	// without being acknowledged, where it replaces asksFrom or more.
+	RefuseAbove float64
+}
+
+// live are the claims that are not on their way out.
+func (f *Fleet) live() []*v1alpha1.NodeClaim {
+	var out []*v1alpha1.NodeClaim
+	for _, c := range f.Claims {
+		if c.DeletionTimestamp == nil {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// blast is what an update of a Provisioner does to its nodes.
+type blast struct {
+	// nodes there are, and how many of them are replaced.
+	nodes, drift int
+	// stranded of those have no offering in their place.
+	stranded int
+	// cost is by how much the fleet's price changes, in $/h; known without
+	// offerings it is not.
+	cost  float64
+	known bool
+	held  []v1alpha1.HeldNodes
+}
+
+// blastOf computes what becomes of the nodes when old is replaced by p.
+func (s *Snapshot) blastOf(p, old *v1alpha1.Provisioner, f Fleet) blast {
+	live := f.live()
+	b := blast{nodes: len(live), held: old.Status.HeldNodes}
+	var drifted []*v1alpha1.NodeClaim
+	remade := !apiequality.Semantic.DeepEqual(p.Spec.NodeTemplate, old.Spec.NodeTemplate)
+	byKey := map[string]valueSet{}
+	if !remade {
+		rs := map[string][]*v1alpha1.Requirement{}
+		for i := range p.Spec.Requirements {
+			r := &p.Spec.Requirements[i]
+			rs[r.Key] = append(rs[r.Key], r)
+		}
+		for key, list := range rs {
+			byKey[key] = valuesOf(list)
+		}
+	}
+	for _, c := range live {
+		if remade || outside(c, byKey) {
+			drifted = append(drifted, c)
+		}
+	}
+	b.drift = len(drifted)
+	if b.drift == 0 || s == nil || s.offerings == nil {
+		return b
+	}
+	b.known = true
+	index := capacity.NewIndex([]*capacity.Provisioner{{Name: p.Name, UID: p.UID, Spec: &p.Spec, InstanceTypes: s.typesOf(&p.Spec)}}, nil)
+	for _, c := range drifted {
+		choice, _ := index.Verdict(standInFor(c))
+		if choice == nil {
+			b.stranded++
+			continue
+		}
+		b.cost += choice.Price - c.Status.HourlyPrice.Dollars()
+	}
+	return b
+}
+
+// outside says whether a claim's node has labels that the requirements exclude.
+func outside(c *v1alpha1.NodeClaim, byKey map[string]valueSet) bool {
+	// What EC2 gave may be another offering than the first choice.
+	bought := map[string]string{
+		corev1.LabelInstanceTypeStable: c.Status.InstanceType, corev1.LabelTopologyZone: c.Status.Zone, v1alpha1.LabelCapacityType: c.Status.CapacityType,
+	}
+	for key, set := range byKey {
+		value, ok := bought[key], bought[key] != ""
+		if !ok {
+			value, ok = c.Labels[key]
+		}
+		if ok && !set.allows(value) || !ok && !set.absent {
+			return true
+		}
+	}
+	return false
+}
+
+// standInFor is one pod that takes what a claim's pods take.
+func standInFor(c *v1alpha1.NodeClaim) *corev1.Pod {
+	requests := c.Spec.Requests.DeepCopy()
+	delete(requests, corev1.ResourcePods)
+	pod := &corev1.Pod{}
+	pod.Spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
+	pod.Spec.Containers = []corev1.Container{{Resources: corev1.ResourceRequirements{Requests: requests}}}
+	return pod
+}
+
+// text says it in one line: 12 of 40 nodes drift, PDB web/x holds 3, +$4.00/h.
+func (b blast) text() string {
+	var t strings.Builder
+	fmt.Fprintf(&t, "%d of %s drift", b.drift, count(int64(b.nodes), "node"))
+	for i, h := range b.held {
+		if i == 3 {
+			fmt.Fprintf(&t, " and %d more PDBs hold some", len(b.held)-i)
+			break
+		}
+		fmt.Fprintf(&t, ", PDB %s holds %d", h.Budget, min(int(h.Nodes), b.drift))
+	}
+	if b.known {
+		sign := "+"
+		if b.cost < 0 {
+			sign = "-"
+		}
+		fmt.Fprintf(&t, ", %s$%.2f/h", sign, math.Abs(b.cost))
+	}
+	if b.stranded > 0 {
+		fmt.Fprintf(&t, ", nothing could replace %d of them", b.stranded)
+	}
+	return t.String()
+}
+
+// checkBlast warns of what an update does to nodes, and refuses it when that is
+// more than may be done unasked.
+func (s *Snapshot) checkBlast(p, old *v1alpha1.Provisioner, f Fleet) (problems, warnings []string) {
+	b := s.blastOf(p, old, f)
+	if b.drift == 0 {
+		return nil, nil
+	}
+	text := b.text()
+	plan := planHash(p)
+	if b.drift < asksFrom || float64(b.drift) <= f.RefuseAbove*float64(b.nodes) || p.Annotations[v1alpha1.AnnotationAcknowledge] == plan {
+		return nil, []string{text}
+	}
+	return []string{fmt.Sprintf("this update replaces more than %.0f %% of the nodes (%s): to go ahead, set annotation %s: %q in the same update",
+		100*f.RefuseAbove, text, v1alpha1.AnnotationAcknowledge, plan)}, nil
+}
+
+// planHash names what an update wants, so that an acknowledgement is for that
+// and for nothing that comes later.
+func planHash(p *v1alpha1.Provisioner) string {
+	doc, err := json.Marshal(struct {
+		Template     v1alpha1.NodeTemplate
+		Requirements []v1alpha1.Requirement
+	}{p.Spec.NodeTemplate, p.Spec.Requirements})
+	if err != nil {
+		return "" // Plain data: it cannot fail.
+	}
+	sum := sha256.Sum256(doc)
+	return hex.EncodeToString(sum[:4])
+}
+
+// checkDeletion refuses to delete a Provisioner that has nodes and does not say
+// what is to become of them.
+func checkDeletion(p *v1alpha1.Provisioner, f Fleet) Decision {
+	nodes := int64(len(f.live()))
+	switch wish := p.Annotations[v1alpha1.AnnotationDeletion]; {
+	case nodes == 0:
+		return Decision{Result: ResultAllowed}
+	case wish == v1alpha1.DeletionOrphan:
+		return Decision{Result: ResultAllowed, Warnings: []string{fmt.Sprintf("berth: %s stay, without a Provisioner: nothing replaces them", count(nodes, "node"))}}
+	case wish == v1alpha1.DeletionDrain && !slices.Contains(p.Finalizers, v1alpha1.Finalizer):
+		return Decision{Result: ResultDenied, Denied: fmt.Sprintf("Provisioner %s is being prepared for %s=%s by the provisioner: try again in a few seconds",
+			p.Name, v1alpha1.AnnotationDeletion, wish)}
+	case wish == v1alpha1.DeletionDrain:
+		return Decision{Result: ResultAllowed, Warnings: []string{fmt.Sprintf("berth: %s will be drained and terminated, then Provisioner %s goes", count(nodes, "node"), p.Name)}}
+	}
+	return Decision{Result: ResultDenied, Denied: fmt.Sprintf("Provisioner %s has %s: say what is to become of them with annotation %s: %s (they stay) or %s (they are drained and terminated first)",
+		p.Name, count(nodes, "node"), v1alpha1.AnnotationDeletion, v1alpha1.DeletionOrphan, v1alpha1.DeletionDrain)}
+}

@@ -1,0 +1,250 @@
+package admission
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/capacity"
+)
+
+const (
+	capacityTypeSpot     = v1alpha1.CapacityTypeSpot
+	capacityTypeOnDemand = v1alpha1.CapacityTypeOnDemand
+	// reservationLife is how long an admitted pod counts before it has been seen:
+	// others may still refuse it, and then nobody says so.
+	reservationLife = 15 * time.Second
+)
+
+// SpotShare is what a pod template asks for with AnnotationSpotShare and
+// AnnotationMinOnDemand.
+type SpotShare struct {
+	// Share of spot, from 0 to 1.
+	Share float64
+	// MinOnDemand pods come before the share.
+	MinOnDemand int64
+}
+
+// ParseSpotShare reads the two annotations; min may be empty.
+func ParseSpotShare(share, min string) (SpotShare, error) {
+	var s SpotShare
+	number, percent := strings.CutSuffix(share, "%")
+	n, err := strconv.ParseFloat(number, 64)
+	if !percent || err != nil || !(n >= 0 && n <= 100) || strings.ContainsAny(number, "xXpP_") {
+		return s, fmt.Errorf("%s=%q is no share from 0%% to 100%%", v1alpha1.AnnotationSpotShare, clip(share, 20))
+	}
+	s.Share = n / 100
+	if min != "" {
+		s.MinOnDemand, err = strconv.ParseInt(min, 10, 32)
+		if err != nil || s.MinOnDemand < 0 {
+			return s, fmt.Errorf("%s=%q is no number of pods", v1alpha1.AnnotationMinOnDemand, clip(min, 20))
+		}
+	}
+	return s, nil
+}
+
+// Choose says which capacity type the next pod of an owner is to have that has so
+// many on spot and on on-demand already. Asked for each new pod, also those in
+// the place of others, it brings any division back to the one that was asked for.
+func (s SpotShare) Choose(spot, onDemand int64) string {
+	if onDemand < s.MinOnDemand {
+		return capacityTypeOnDemand
+	}
+	// A hair's breadth, so that 0.7 of 10 is 7.
+	if float64(spot+1) <= math.Floor(s.Share*float64(spot+onDemand+1)+1e-9) {
+		return capacityTypeSpot
+	}
+	return capacityTypeOnDemand
+}
+
+// adviseSpotShare says what cannot be followed of the annotations.
+func adviseSpotShare(in *PodInput) []Advice {
+	switch {
+	case in.spotShare == "" && in.minOnDemand == "":
+		return nil
+	case in.spotShare == "":
+		return []Advice{{ReasonSpotShare, v1alpha1.AnnotationMinOnDemand + " does nothing without " + v1alpha1.AnnotationSpotShare}}
+	}
+	if _, err := ParseSpotShare(in.spotShare, in.minOnDemand); err != nil {
+		return []Advice{{ReasonSpotShare, err.Error() + "; it is ignored"}}
+	}
+	return nil
+}
+
+// SpotLedger counts, by owner, the pods for which a capacity type was chosen:
+// those that are known to exist, and those admitted a moment ago. It may be used
+// from many goroutines.
+type SpotLedger struct {
+	now func() time.Time
+
+	mu     sync.Mutex
+	owners map[types.UID]*ledgerOwner
+}
+
+type ledgerOwner struct {
+	// pods that exist, by UID, with their choice.
+	pods map[types.UID]string
+	// reserved are choices for pods that have not been seen yet, oldest first.
+	reserved []reservation
+}
+
+type reservation struct {
+	choice string
+	until  time.Time
+}
+
+// NewSpotLedger returns an empty SpotLedger.
+func NewSpotLedger() *SpotLedger {
+	return &SpotLedger{now: time.Now, owners: map[types.UID]*ledgerOwner{}}
+}
+
+// Choose decides for the next pod of an owner and, with reserve, counts it.
+func (l *SpotLedger) Choose(owner types.UID, want SpotShare, reserve bool) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	o := l.owners[owner]
+	if o == nil {
+		o = &ledgerOwner{}
+		if reserve {
+			l.owners[owner] = o
+		}
+	}
+	now := l.now()
+	for len(o.reserved) > 0 && !o.reserved[0].until.After(now) {
+		o.reserved = o.reserved[1:]
+	}
+	var spot, onDemand int64
+	add := func(choice string) {
+		if choice == capacityTypeSpot {
+			spot++
+		} else {
+			onDemand++
+		}
+	}
+	for _, c := range o.pods {
+		add(c)
+	}
+	for _, r := range o.reserved {
+		add(r.choice)
+	}
+	choice := want.Choose(spot, onDemand)
+	if reserve {
+		o.reserved = append(o.reserved, reservation{choice, now.Add(reservationLife)})
+	}
+	return choice
+}
+
+// Seen counts a pod as it is now; gone, or on its way out, it counts no more.
+func (l *SpotLedger) Seen(pod *corev1.Pod, gone bool) {
+	choice := pod.Labels[v1alpha1.LabelCapacityChoice]
+	var owner types.UID
+	for i := range pod.OwnerReferences {
+		if r := &pod.OwnerReferences[i]; r.Controller != nil && *r.Controller {
+			owner = r.UID
+		}
+	}
+	if owner == "" {
+		return
+	}
+	if choice != capacityTypeSpot && choice != capacityTypeOnDemand ||
+		pod.DeletionTimestamp != nil || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+		gone = true
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	o := l.owners[owner]
+	if gone {
+		if o == nil {
+			return
+		}
+		delete(o.pods, pod.UID)
+		now := l.now()
+		for len(o.reserved) > 0 && !o.reserved[0].until.After(now) {
+			o.reserved = o.reserved[1:]
+		}
+		if len(o.pods) == 0 && len(o.reserved) == 0 {
+			delete(l.owners, owner)
+		}
+		return
+	}
+	if o == nil {
+		o = &ledgerOwner{}
+		l.owners[owner] = o
+	}
+	if o.pods == nil {
+		o.pods = map[types.UID]string{}
+	}
+	if _, known := o.pods[pod.UID]; !known {
+		// The oldest reservation of its kind was for it.
+		for i, r := range o.reserved {
+			if r.choice == choice {
+				o.reserved = append(o.reserved[:i:i], o.reserved[i+1:]...)
+				break
+			}
+		}
+	}
+	o.pods[pod.UID] = choice
+}
+
+// choiceFor decides on which capacity type a pod is to prefer; empty for none.
+// One that it carries already stands: admitting twice is deciding once.
+func choiceFor(in *PodInput, ledger *SpotLedger, dryRun bool) string {
+	if in.spotShare == "" || in.ownerUID == "" || ledger == nil || in.owner == "DaemonSet" || in.pod.Spec.NodeName != "" || in.mirror {
+		return ""
+	}
+	want, err := ParseSpotShare(in.spotShare, in.minOnDemand)
+	if err != nil {
+		return ""
+	}
+	if c := in.pod.Labels[v1alpha1.LabelCapacityChoice]; c == capacityTypeSpot || c == capacityTypeOnDemand {
+		return c
+	}
+	return ledger.Choose(types.UID(in.ownerUID), want, !dryRun)
+}
+
+// choose writes a choice into the pod as it is known here and returns the
+// operations that write it into the pod as it was sent: a label and a preferred
+// term. Each can be applied, as those of podPatch can.
+func (in *PodInput) choose(choice string) []patchOp {
+	var ops []patchOp
+	key := v1alpha1.LabelCapacityChoice
+	if in.pod.Labels[key] != choice {
+		if in.labelled {
+			ops = append(ops, add("/metadata/labels/"+string(appendPointer(nil, key)), choice))
+		} else {
+			ops = append(ops, add("/metadata/labels", map[string]string{key: choice}))
+		}
+		if in.pod.Labels == nil {
+			in.pod.Labels = map[string]string{}
+		}
+		in.pod.Labels[key] = choice
+		in.labelled = true
+	}
+	term := capacity.CapacityChoice(choice)
+	spec := &in.pod.Spec
+	const preferred = "/spec/affinity/nodeAffinity/" + keyPreferred
+	switch {
+	case spec.Affinity == nil:
+		spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{}}
+		ops = append(ops, add("/spec/affinity", map[string]any{"nodeAffinity": map[string]any{keyPreferred: []any{term}}}))
+	case spec.Affinity.NodeAffinity == nil:
+		spec.Affinity.NodeAffinity = &corev1.NodeAffinity{}
+		ops = append(ops, add("/spec/affinity/nodeAffinity", map[string]any{keyPreferred: []any{term}}))
+	case capacity.PreferredCapacity(&in.pod) == choice:
+		return ops
+	case len(spec.Affinity.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution) == 0:
+		ops = append(ops, add(preferred, []any{term}))
+	default:
+		ops = append(ops, add(preferred+"/-", term))
+	}
+	n := spec.Affinity.NodeAffinity
+	n.PreferredDuringSchedulingIgnoredDuringExecution = append(n.PreferredDuringSchedulingIgnoredDuringExecution, term)
+	return ops
+}

@@ -1,0 +1,129 @@
+package provisioner
+
+import (
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/capacity"
+)
+
+// agreement is how the webhook's hint on a pod compares with what was decided.
+type agreement string
+
+// Agreements. A hint is never the basis of a decision: each pod is planned for
+// from its spec alone, as soon as it is there.
+const (
+	hintMatched  agreement = "matched"
+	hintDiffered agreement = "differed"
+	hintMissing  agreement = "missing"
+	// hintStale: it follows from older offerings than the plan.
+	hintStale agreement = "stale"
+	// hintContradicted: it is unreadable, or for another spec than the pod's.
+	hintContradicted agreement = "contradicted"
+)
+
+// agreements are all of them, so that the metric's series exist from the start.
+var agreements = []agreement{hintMatched, hintDiffered, hintMissing, hintStale, hintContradicted}
+
+// compareHint compares a pod's hint with the Provisioner that was decided on,
+// by offerings of a version.
+func compareHint(pod *corev1.Pod, provisioner string, offerings int64) agreement {
+	value, ok := pod.Annotations[v1alpha1.AnnotationPlacement]
+	if !ok {
+		return hintMissing
+	}
+	h, err := capacity.ParseHint(value)
+	switch {
+	case err != nil || pod.Annotations[v1alpha1.AnnotationShape] != capacity.ShapeHash(pod):
+		return hintContradicted
+	case h.Version < offerings:
+		return hintStale
+	case h.Provisioner != provisioner:
+		return hintDiffered
+	}
+	return hintMatched
+}
+
+// asAdmitted is the pod as the API server has it: what is planned for may be a
+// copy that must have what the pod only prefers.
+func (p *Loops) asAdmitted(pod *corev1.Pod) *corev1.Pod {
+	for _, stored := range p.stores.podsBy(uidIndex, string(pod.UID)) {
+		return stored
+	}
+	return pod
+}
+
+// choices are the pods that are planned for with the capacity type that was
+// chosen for them, to keep their owner's share of spot, as a requirement.
+type choices struct {
+	// at are their places in the Snapshot; was, the pods themselves.
+	at  map[*corev1.Pod]int
+	was map[*corev1.Pod]*corev1.Pod
+}
+
+// insist replaces, in a Snapshot, the pods for which a capacity type was chosen
+// by copies that must have it, where some Provisioner sells it now. Stand-ins of
+// such pods go: for which type the next one will be is not known.
+func insist(s *capacity.Snapshot) choices {
+	c := choices{at: map[*corev1.Pod]int{}, was: map[*corev1.Pod]*corev1.Pod{}}
+	var sold map[string]bool
+	kept := s.Pods[:0:0]
+	for i, pod := range s.Pods {
+		choice := capacity.PreferredCapacity(pod)
+		if choice == "" {
+			if kept != nil {
+				kept = append(kept, pod)
+			}
+			continue
+		}
+		if kept == nil {
+			kept = append(make([]*corev1.Pod, 0, len(s.Pods)), s.Pods[:i]...)
+		}
+		if standIn(pod) {
+			continue
+		}
+		if sold == nil {
+			sold = capacityTypesSold(s)
+		}
+		if sold[choice] {
+			must := capacity.WithCapacityType(pod, choice)
+			c.at[must], c.was[must] = len(kept), pod
+			pod = must
+		}
+		kept = append(kept, pod)
+	}
+	if kept != nil {
+		s.Pods = kept
+	}
+	return c
+}
+
+// relent takes the requirement away from pods that a plan has no place for, and
+// reports whether there were any: a preference must never keep a pod waiting.
+func (c choices) relent(s *capacity.Snapshot, plan *capacity.Plan) bool {
+	some := false
+	for _, u := range plan.Unschedulable {
+		if was, ok := c.was[u.Pod]; ok {
+			s.Pods[c.at[u.Pod]], some = was, true
+		}
+	}
+	return some
+}
+
+// capacityTypesSold are the capacity types of all offerings in a Snapshot.
+func capacityTypesSold(s *capacity.Snapshot) map[string]bool {
+	sold := map[string]bool{}
+	for _, pr := range s.Provisioners {
+		if pr.NotReady != "" {
+			continue
+		}
+		for i := range pr.InstanceTypes {
+			for j := range pr.InstanceTypes[i].Offerings {
+				if o := &pr.InstanceTypes[i].Offerings[j]; !o.UnavailableUntil.After(s.Now) {
+					sold[o.CapacityType] = true
+				}
+			}
+		}
+	}
+	return sold
+}
