@@ -80,6 +80,16 @@ bench-seats: control-plane ## how many pods land on the node bought for them, on
 bench-interruption: control-plane ## 10,000 messages in the interruption queue, 200 of them for nodes of the cluster
 	$(GO) run ./hack/bench-interruption
 
+.PHONY: bench-webhook
+bench-webhook: control-plane ## the webhook over TLS on one core, and what it adds to the creation of pods
+	$(GO) test -run '^$$' -bench PodReview -benchmem ./internal/admission
+	$(GO) run ./hack/bench-webhook
+
+.PHONY: rollout
+rollout: ## 100,000 calls over 20 rolling restarts, in each mode, and over 50 leaf and 5 CA rotations
+	$(GO) test -count=1 -timeout 30m -v -run RollingRestarts ./internal/admission -rollout-calls 100000 -rollout-restarts 20
+	$(GO) test -count=1 -timeout 30m -v -run RotationUnderLoad ./certs -rotation-calls 100000 -rotation-leaves 50 -rotation-cas 5
+
 .PHONY: bench-planner
 bench-planner: ## the planner against its bars, then its Go benchmarks
 	$(GO) run ./hack/bench-planner
