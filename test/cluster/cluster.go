@@ -14,12 +14,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/go-logr/logr"
-	"k8s.io/apimachinery/pkg/runtime"
+	apiruntime "k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -93,21 +94,30 @@ func Start(ctx context.Context, progress io.Writer, flags ...string) (*Cluster, 
 	c := &Cluster{Bin: bin, done: make(chan error, 1), log: &tail{}}
 	c.cmd = exec.Command(filepath.Join(bin, "devcluster"), append([]string{"up"}, flags...)...)
 	c.cmd.Stderr = io.MultiWriter(progress, c.log)
+	c.cmd.SysProcAttr = childAttr()
 	out, err := c.cmd.StdoutPipe()
 	if err != nil {
 		return nil, fmt.Errorf("starting devcluster: %w", err)
 	}
-	if err := c.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("starting devcluster: %w", err)
-	}
-	line := make(chan []byte, 1)
+	line, started := make(chan []byte, 1), make(chan error, 1)
 	go func() {
+		// The thread that starts it must live as long as the process: the
+		// kernel goes by the thread (childAttr).
+		runtime.LockOSThread()
+		err := c.cmd.Start()
+		started <- err
+		if err != nil {
+			return
+		}
 		r := bufio.NewReader(out)
 		l, _ := r.ReadBytes('\n') // An error shows as an empty line below.
 		line <- l
 		_, _ = io.Copy(io.Discard, r)
 		c.done <- c.cmd.Wait()
 	}()
+	if err := <-started; err != nil {
+		return nil, fmt.Errorf("starting devcluster: %w", err)
+	}
 	select {
 	case l := <-line:
 		if err := json.Unmarshal(l, &c.Info); err != nil {
@@ -132,8 +142,8 @@ func (c *Cluster) connect() error {
 	}
 	cfg.QPS = -1
 	ctrllog.SetLogger(logr.Discard()) // Or the client complains that nobody did.
-	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
+	scheme := apiruntime.NewScheme()
+	for _, add := range []func(*apiruntime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
 		if err := add(scheme); err != nil {
 			return err
 		}

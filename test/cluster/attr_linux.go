@@ -1,0 +1,9 @@
+package cluster
+
+import "syscall"
+
+// childAttr has the kernel ask devcluster to end when the thread that started
+// it dies, so that not even a killed test leaves a cluster behind.
+func childAttr() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+}
