@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
@@ -64,6 +63,7 @@ func TestPolicyAllowsTheCallsOfALife(t *testing.T) {
 		NodeTemplate: template, Provisioner: v1alpha1.ProvisionerRef{Name: "default", UID: "p"},
 		Offerings: []v1alpha1.ClaimOffering{{InstanceType: "m5.large", Zone: "us-west-2a", CapacityType: v1alpha1.CapacityTypeOnDemand, HourlyPrice: "0.096"}}}}
 	id := launch(t, c, claim)
+	ok(c.Tag(ctx, id, claim))
 	_, err = c.Instances(ctx)
 	ok(err)
 	_, err = c.Instance(ctx, id)
@@ -117,8 +117,8 @@ func TestPolicyAllowsTheCallsOfALife(t *testing.T) {
 			idle = append(idle, a)
 		}
 	}
-	if diff := cmp.Diff([]string{"ec2:DescribeLaunchTemplateVersions"}, idle); diff != "" {
-		t.Errorf("allowed and not called, but for a launchTemplate of one's own (-want +got):\n%s", diff)
+	if len(idle) > 0 {
+		t.Errorf("allowed and not called: %v", idle)
 	}
 }
 

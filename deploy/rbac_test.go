@@ -54,6 +54,7 @@ var provisionerNeeds = []need{
 	{why: "whether a batch is complete", group: "apps", resource: "replicasets", verbs: reading},
 	{why: "whether a batch is complete", group: "apps", resource: "statefulsets", verbs: reading},
 	{why: "whether a batch is complete", group: "batch", resource: "jobs", verbs: reading},
+	{why: "which pods spread by default", resource: "services", verbs: reading},
 	{why: "who may block a drain", group: "policy", resource: "poddisruptionbudgets", verbs: reading},
 	{why: "which pods start together", group: "scheduling.k8s.io", resource: "podgroups", verbs: reading},
 	{why: "the range of Services, which kubelets are told", group: "networking.k8s.io", resource: "servicecidrs", verbs: "list"},
@@ -63,6 +64,7 @@ var provisionerNeeds = []need{
 	{why: "events of leader election", resource: "events", verbs: "create patch", own: true},
 	{why: "publishing offerings", resource: "configmaps", verbs: "create", own: true},
 	{why: "publishing offerings", resource: "configmaps", verbs: "get update", names: []string{v1alpha1.OfferingsConfigMap}, own: true},
+	{why: "what was moved lately", resource: "configmaps", verbs: "get update", names: []string{v1alpha1.ConsolidationConfigMap}, own: true},
 }
 
 func webhookNeeds(mode certs.Mode) []need {
