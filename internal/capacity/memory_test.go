@@ -1,7 +1,6 @@
 package capacity_test
 
 import (
-	"fmt"
 	"slices"
 	"testing"
 
@@ -45,7 +44,7 @@ func TestAMemoryPlansAsSolveDoes(t *testing.T) {
 			used.Provisioners = append(used.Provisioners, &q)
 		}
 		check(&used, "limits used")
-		used.Provisioners[0].NotReady = fmt.Sprint("not now")
+		used.Provisioners[0].NotReady = "not now"
 		check(&used, "a Provisioner is not ready")
 	})
 }

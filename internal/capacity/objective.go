@@ -84,7 +84,8 @@ func (v *solver) objective() Objective {
 // costOf is what a pod of the shape costs on the bin: its largest share of any
 // resource, of the node's price.
 func (v *solver) costOf(s *shape, b *bin) float64 {
-	price, all := 0.0, b.start
+	var price float64
+	var all []int64
 	if b.node != nil {
 		price, all = b.node.HourlyPrice, v.dims.vector(b.node.Allocatable)
 	} else {

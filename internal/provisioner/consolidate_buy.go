@@ -108,7 +108,7 @@ func (p *Loops) grant(ctx context.Context, w *wish, v *view) ([]string, error) {
 			}
 		}
 		if !found {
-			return nil, fmt.Errorf("Provisioner %s is gone", l.Provisioner.Name)
+			return nil, fmt.Errorf("provisioner %s is gone", l.Provisioner.Name)
 		}
 		plan.HourlyCost += l.Price
 	}
