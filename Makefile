@@ -29,7 +29,7 @@ test: control-plane ## all tests, with the race detector, the real control plane
 	$(GO) test -C hack/devcluster ./...
 	$(GO) test -C hack/parity ./...
 	$(GO) run -C hack/parity . -n 1000 -fresh 1000
-	$(GO) test -count=1 -timeout 20m ./test/e2e
+	$(GO) test -count=1 -timeout 40m ./test/e2e
 	$(GO) test -count=1 -timeout 20m ./test/crash
 
 .PHONY: test-crash

@@ -17,8 +17,9 @@ import (
 	"github.com/berth-dev/berth/test/invariant"
 )
 
-// judge looks at a cluster twice a second, beside all tests, and notes what
-// breaks an invariant. finish ends it and returns what it has found.
+// judge looks at a cluster, beside all tests, and notes what breaks an
+// invariant: twice a second, or less often where a look takes long, so that
+// looking never becomes the load. finish ends it and returns what it has found.
 func judge(c *cluster.Cluster) (finish func() []string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var (
@@ -26,10 +27,9 @@ func judge(c *cluster.Cluster) (finish func() []string) {
 		found []string
 	)
 	wg.Go(func() {
-		tick := time.NewTicker(500 * time.Millisecond)
-		defer tick.Stop()
 		seen := map[string]bool{}
 		for {
+			began := time.Now()
 			for _, v := range look(ctx, c).Violations() {
 				if !seen[v] {
 					seen[v] = true
@@ -39,7 +39,7 @@ func judge(c *cluster.Cluster) (finish func() []string) {
 			select {
 			case <-ctx.Done():
 				return
-			case <-tick.C:
+			case <-time.After(max(500*time.Millisecond, 20*time.Since(began))):
 			}
 		}
 	})

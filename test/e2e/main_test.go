@@ -51,7 +51,7 @@ func TestMain(m *testing.M) {
 const bootDelay = 300 * time.Millisecond
 
 // patience bounds each wait of a test: generous, since the machine may be slow.
-const patience = 90 * time.Second
+const patience = 3 * time.Minute
 
 // bench is a namespace and a Provisioner of its own on a cluster. Pods in it
 // select the Provisioner by a label, so that tests do not share nodes.
