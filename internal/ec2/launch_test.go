@@ -187,9 +187,9 @@ func TestFleetRequestForSeveralClaims(t *testing.T) {
 
 func TestFleetRequestNeedsARecordedLaunch(t *testing.T) {
 	claim := launchClaim(onDemand)
-	claim.Status.Launch.CapacityType = v1alpha1.CapacityTypeReserved
-	if _, err := fleetRequest("demo", "u", claim); err == nil || !strings.Contains(err.Error(), `"reserved" cannot be launched`) {
-		t.Errorf("reserved: %v", err)
+	claim.Status.Launch.CapacityType = "scheduled"
+	if _, err := fleetRequest("demo", "u", claim); err == nil || !strings.Contains(err.Error(), `"scheduled" cannot be launched`) {
+		t.Errorf("a kind that nobody knows: %v", err)
 	}
 	claim.Status.Launch = nil
 	if _, err := fleetRequest("demo", "u", claim); err == nil || !strings.Contains(err.Error(), "no launch is recorded") {
