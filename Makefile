@@ -25,7 +25,7 @@ demo: control-plane ## pods in, right-sized instances out, and back to zero; KEE
 .PHONY: test
 test: control-plane ## all tests, with the race detector, the real control plane included
 	$(GO) tool -C hack/chart helm version # built here, not within a test's time
-	$(GO) test -race $$($(GO) list ./... | grep -v -e /test/e2e -e /test/crash)
+	$(GO) test -race -timeout 40m $$($(GO) list ./... | grep -v -e /test/e2e -e /test/crash)
 	$(GO) test -C hack/devcluster ./...
 	$(GO) test -C hack/parity ./...
 	$(GO) run -C hack/parity . -n 1000 -fresh 1000
