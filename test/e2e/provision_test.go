@@ -325,7 +325,7 @@ func TestProductionTrace(t *testing.T) {
 	}
 	wg.Wait()
 	// EC2 takes a burst of 50 launches and 5 a second after that.
-	b.patience = 4 * time.Minute
+	b.patience = 8 * time.Minute
 	pods := b.waitRunning(500)
 	b.checkNodes(pods)
 	live, err := b.instances()
