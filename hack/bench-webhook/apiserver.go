@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -97,27 +96,9 @@ var created atomic.Int64
 
 // create creates pods for a time and deletes them after it.
 func create(ctx context.Context, c *cluster.Cluster, namespace string, length time.Duration) ([]time.Duration, error) {
-	end := time.Now().Add(length)
-	var mu sync.Mutex
-	var all []time.Duration
-	var failed error
-	var wg sync.WaitGroup
-	for range creators {
-		wg.Go(func() {
-			var mine []time.Duration
-			var err error
-			for err == nil && time.Now().Before(end) {
-				pod := benchPod(namespace, fmt.Sprintf("p-%d", created.Add(1)))
-				start := time.Now()
-				err = c.Client.Create(ctx, pod)
-				mine = append(mine, time.Since(start))
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			all, failed = append(all, mine...), errors.Join(failed, err)
-		})
-	}
-	wg.Wait()
+	all, failed := withoutPause(length, creators, func() error {
+		return c.Client.Create(ctx, benchPod(namespace, fmt.Sprintf("p-%d", created.Add(1))))
+	})
 	return all, errors.Join(failed, c.Client.DeleteAllOf(ctx, &corev1.Pod{}, client.InNamespace(namespace), client.GracePeriodSeconds(0)))
 }
 

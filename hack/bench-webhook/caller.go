@@ -102,6 +102,12 @@ func (w *caller) one(ctx context.Context, body []byte) error {
 
 // closed calls from n callers without pause.
 func (w *caller) closed(ctx context.Context, length time.Duration, n int) ([]time.Duration, error) {
+	return withoutPause(length, n, func() error { return w.one(ctx, w.small) })
+}
+
+// withoutPause has n workers do one thing over and over for a time, each until
+// it fails, and says how long every try took.
+func withoutPause(length time.Duration, n int, one func() error) ([]time.Duration, error) {
 	end := time.Now().Add(length)
 	var mu sync.Mutex
 	var all []time.Duration
@@ -113,7 +119,7 @@ func (w *caller) closed(ctx context.Context, length time.Duration, n int) ([]tim
 			var err error
 			for err == nil && time.Now().Before(end) {
 				start := time.Now()
-				err = w.one(ctx, w.small)
+				err = one()
 				mine = append(mine, time.Since(start))
 			}
 			mu.Lock()
