@@ -23,8 +23,10 @@ import (
 	eventsv1 "k8s.io/api/events/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
@@ -78,13 +80,30 @@ func TestChartsRolesSuffice(t *testing.T) {
 		MinAvailable: new(intstr.FromInt32(1)), Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "bound"}}}})
 	l.giveBack()
 
-	// As docs/install.md uninstalls: Provisioners first, then claims.
+	// As docs/install.md uninstalls: Provisioners take their nodes with them, once
+	// they have been told to.
 	l.create(pod("last", "nominate", "1"))
 	l.awaitNode("last")
-	if err := l.c.Client.DeleteAllOf(l.ctx, &v1alpha1.Provisioner{}); err != nil {
-		t.Fatal(err)
+	nominate := &v1alpha1.Provisioner{ObjectMeta: metav1.ObjectMeta{Name: "nominate"}}
+	if err := l.c.Client.Delete(l.ctx, nominate); !apierrors.IsInvalid(err) {
+		t.Errorf("the deletion of a Provisioner with a node: %v; want it refused", err)
 	}
-	l.giveBack()
+	for _, name := range []string{"nominate", "immediate"} {
+		pr := &v1alpha1.Provisioner{ObjectMeta: metav1.ObjectMeta{Name: name}}
+		drain := []byte(`{"metadata":{"annotations":{"` + v1alpha1.AnnotationDeletion + `":"` + v1alpha1.DeletionDrain + `"}}}`)
+		if err := l.c.Client.Patch(l.ctx, pr, client.RawPatch(types.MergePatchType, drain)); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.c.Client.Delete(l.ctx, pr); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.await("the end of all Provisioners", func() (bool, error) {
+		var provisioners v1alpha1.ProvisionerList
+		err := l.c.Client.List(l.ctx, &provisioners)
+		return len(provisioners.Items) == 0, err
+	})
+	l.nothingLeft()
 }
 
 // TestHelmInstallsUpgradesAndUninstalls has Helm itself do so. The webhook's
@@ -248,6 +267,12 @@ func (l *live) giveBack() {
 	if err := l.c.Client.DeleteAllOf(l.ctx, &v1alpha1.NodeClaim{}); err != nil {
 		l.t.Fatal(err)
 	}
+	l.nothingLeft()
+}
+
+// nothingLeft waits until there is no claim, and looks for instances.
+func (l *live) nothingLeft() {
+	l.t.Helper()
 	l.await("the end of all claims", func() (bool, error) {
 		var claims v1alpha1.NodeClaimList
 		err := l.c.Client.List(l.ctx, &claims)

@@ -205,11 +205,17 @@ func TestDefaultingCases(t *testing.T) {
 		if err != nil || len(again.Patch) > 0 {
 			t.Errorf("the second time: patch %s, error %v", again.Patch, err)
 		}
-		spec := struct{ Spec json.RawMessage }{}
-		if err := json.Unmarshal([]byte(after), &spec); err != nil {
+		stored := struct {
+			Metadata struct{ Finalizers []string }
+			Spec     json.RawMessage
+		}{}
+		if err := json.Unmarshal([]byte(after), &stored); err != nil {
 			t.Fatal(err)
 		}
-		y, err := yaml.JSONToYAML(spec.Spec)
+		if list := stored.Metadata.Finalizers; list != nil {
+			out += fmt.Sprintf("finalizers: %q\n", list)
+		}
+		y, err := yaml.JSONToYAML(stored.Spec)
 		if err != nil {
 			t.Fatal(err)
 		}

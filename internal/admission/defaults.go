@@ -35,8 +35,11 @@ func reviewDefaults(body, clusterName string) (string, Decision, error) {
 //   - ec2.subnets and ec2.securityGroups by tag kubernetes.io/cluster/<clusterName>,
 //     when clusterName is known; ec2.amis by family. What a launch template of
 //     one's own brings is left out.
+//   - Berth's finalizer where the annotation asks for nodes to be drained when
+//     the Provisioner is deleted. The provisioner sees to it as well, a moment
+//     later: here it is in time for a deletion that follows at once.
 //
-// These are the values that Berth takes anyway where nothing is said, so that a
+// The values of the spec are those that Berth takes anyway where nothing is said, so that a
 // Provisioner stored without the webhook means the same. What is not a
 // Provisioner in shape is left for the CRD to refuse; what is being deleted is
 // left alone. An error is one of reading JSON.
@@ -57,6 +60,7 @@ func DefaultProvisioner(doc []byte, clusterName string) (Decision, error) {
 	var ops []patchOp
 	ops = append(ops, defaultRequirements(spec["requirements"])...)
 	ops = append(ops, defaultEC2(spec["ec2"], clusterName)...)
+	ops = append(ops, defaultFinalizer(metadata)...)
 	if len(ops) == 0 {
 		return Decision{Result: ResultAllowed}, nil
 	}
@@ -177,6 +181,20 @@ func defaultEC2(doc json.RawMessage, clusterName string) []patchOp {
 		ops = append(ops, add("/spec/ec2/"+f.name, f.value))
 	}
 	return ops
+}
+
+// defaultFinalizer adds Berth's where annotation berth.dev/deletion says drain.
+func defaultFinalizer(metadata map[string]json.RawMessage) []patchOp {
+	var annotations map[string]string
+	var have []string
+	if present(metadata["annotations"]) && json.Unmarshal(metadata["annotations"], &annotations) != nil ||
+		present(metadata["finalizers"]) && json.Unmarshal(metadata["finalizers"], &have) != nil {
+		return nil
+	}
+	if annotations[v1alpha1.AnnotationDeletion] != v1alpha1.DeletionDrain || slices.Contains(have, v1alpha1.Finalizer) {
+		return nil
+	}
+	return []patchOp{add("/metadata/finalizers", append(have, v1alpha1.Finalizer))}
 }
 
 // familyAlias is the alias of a family's newest image; empty where there is none.
