@@ -1,6 +1,8 @@
 // Command bench-burst measures how long a burst of pods takes from creation to
-// binding on the real control plane, instances included. It prints one line for
-// each run and exits 1 when a pod was left behind.
+// binding on the real control plane, instances included. Beside each run stands
+// what the control plane alone takes on this machine, without Berth, when the
+// nodes are there already: no provisioner can be faster than that. It prints a
+// line for each and exits 1 when a pod was left behind.
 package main
 
 import (
@@ -36,14 +38,19 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	fmt.Printf("%d pods of 1 CPU and 2 GiB, one Deployment, boot delay %s, binding %s; seconds since the Deployment was created\n", *pods, *boot, *binding)
-	fmt.Printf("%4s %10s %10s %10s %10s %10s %6s\n", "run", "created", "half", "99 %", "all bound", "all ready", "nodes")
-	for i := range *runs {
-		r, err := run(ctx, *pods, *boot, v1alpha1.Binding(*binding), *limit)
+	fmt.Printf("%-10s %10s %10s %10s %10s %10s %6s\n", "run", "created", "half", "99 %", "all bound", "all ready", "nodes")
+	show := func(name string, r result, err error) {
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "bench-burst:", err)
 			os.Exit(1)
 		}
-		fmt.Printf("%4d %10.2f %10.2f %10.2f %10.2f %10.2f %6d\n", i+1, r.created.Seconds(), r.half.Seconds(), r.most.Seconds(), r.all.Seconds(), r.ready.Seconds(), r.nodes)
+		fmt.Printf("%-10s %10.2f %10.2f %10.2f %10.2f %10.2f %6d\n", name, r.created.Seconds(), r.half.Seconds(), r.most.Seconds(), r.all.Seconds(), r.ready.Seconds(), r.nodes)
+	}
+	for i := range *runs {
+		r, err := alone(ctx, *pods, *limit)
+		show(fmt.Sprint(i+1, " alone"), r, err)
+		r, err = run(ctx, *pods, *boot, v1alpha1.Binding(*binding), *limit)
+		show(fmt.Sprint(i+1, " Berth"), r, err)
 	}
 }
 
@@ -66,6 +73,53 @@ func run(ctx context.Context, pods int, boot time.Duration, binding v1alpha1.Bin
 	if err := cluster.WaitProvisioner(ctx, c, "default"); err != nil {
 		return r, err
 	}
+	if r, err = burst(ctx, c, pods); err != nil {
+		return r, err
+	}
+	live, err := c.LiveInstances(ctx)
+	r.nodes = len(live)
+	return r, err
+}
+
+// aloneNodeCPU is the size of the nodes that the control plane finds when it is
+// measured alone.
+const aloneNodeCPU = 64
+
+// alone measures the control plane without Berth, with nodes for all pods.
+func alone(ctx context.Context, pods int, limit time.Duration) (r result, err error) {
+	c, err := cluster.Start(ctx, os.Stderr, "--berth=false")
+	if err != nil {
+		return r, err
+	}
+	defer func() { err = errors.Join(err, c.Stop()) }()
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	size := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(fmt.Sprint(aloneNodeCPU)), corev1.ResourceMemory: resource.MustParse("256Gi"), corev1.ResourcePods: resource.MustParse("250")}
+	nodes := pods/aloneNodeCPU + 1
+	for i := range nodes {
+		name := fmt.Sprintf("alone-%d", i)
+		node := &corev1.Node{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{corev1.LabelHostname: name}, Annotations: map[string]string{"kwok.x-k8s.io/node": "fake"}},
+			Status:     corev1.NodeStatus{Capacity: size, Allocatable: size},
+		}
+		if err := c.Client.Create(ctx, node); err != nil {
+			return r, err
+		}
+	}
+	if err := cluster.Until(ctx, func() (bool, error) {
+		var list corev1.NodeList
+		err := c.Client.List(ctx, &list)
+		return len(list.Items) == nodes && !slices.ContainsFunc(list.Items, func(n corev1.Node) bool { return len(n.Spec.Taints) > 0 }), err
+	}); err != nil {
+		return r, fmt.Errorf("waiting for %d nodes: %w", nodes, err)
+	}
+	r, err = burst(ctx, c, pods)
+	r.nodes = nodes
+	return r, err
+}
+
+// burst creates the Deployment and measures its pods.
+func burst(ctx context.Context, c *cluster.Cluster, pods int) (r result, err error) {
 	seen, err := c.WatchPods(ctx, "default")
 	if err != nil {
 		return r, err
@@ -81,10 +135,7 @@ func run(ctx context.Context, pods int, boot time.Duration, binding v1alpha1.Bin
 	if err := times.correct(ctx, c, start); err != nil {
 		return r, err
 	}
-	r = times.result()
-	live, err := c.LiveInstances(ctx)
-	r.nodes = len(live)
-	return r, err
+	return times.result(), nil
 }
 
 // moments are when each pod was first seen created, bound and running, since
