@@ -33,6 +33,7 @@ func main() {
 	runs := flag.Int("runs", 3, "how often to repeat it, each time on a new cluster")
 	boot := flag.Duration("boot-delay", 0, "time from an instance's launch to its node's joining")
 	binding := flag.String("binding", string(v1alpha1.BindingNominate), "the Provisioner's binding: Nominate, Immediate or Scheduler")
+	baseline := flag.Bool("alone", true, "measure the control plane alone, too")
 	limit := flag.Duration("limit", 2*time.Minute, "give up after that long")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -47,9 +48,11 @@ func main() {
 		fmt.Printf("%-10s %10.2f %10.2f %10.2f %10.2f %10.2f %6d\n", name, r.created.Seconds(), r.half.Seconds(), r.most.Seconds(), r.all.Seconds(), r.ready.Seconds(), r.nodes)
 	}
 	for i := range *runs {
-		r, err := alone(ctx, *pods, *limit)
-		show(fmt.Sprint(i+1, " alone"), r, err)
-		r, err = run(ctx, *pods, *boot, v1alpha1.Binding(*binding), *limit)
+		if *baseline {
+			r, err := alone(ctx, *pods, *limit)
+			show(fmt.Sprint(i+1, " alone"), r, err)
+		}
+		r, err := run(ctx, *pods, *boot, v1alpha1.Binding(*binding), *limit)
 		show(fmt.Sprint(i+1, " Berth"), r, err)
 	}
 }
