@@ -196,22 +196,24 @@ func judgeLaunch(s *capacity.Snapshot, l *capacity.Launch) []string {
 			complain("requirement %v is not satisfied by %v", r, l.Labels)
 		}
 	}
-	last := 0.0
+	last := capacity.OfferingRef{CapacityType: l.CapacityType}
 	for _, a := range l.Alternatives {
 		t := offering(a)
-		if t == nil || t.OnlyFor != "" && l.Requests[t.OnlyFor] == 0 || a == l.OfferingRef || a.Price < last || a.CapacityType != l.CapacityType || !l.Requests.Fits(t.Allocatable) {
+		inOrder := a.CapacityType == last.CapacityType && a.Price >= last.Price ||
+			a.CapacityType == v1alpha1.CapacityTypeOnDemand && last.CapacityType == l.CapacityType
+		if t == nil || t.OnlyFor != "" && l.Requests[t.OnlyFor] == 0 || a == l.OfferingRef || !inOrder || !l.Requests.Fits(t.Allocatable) {
 			complain("alternative %v of %v is no alternative", a, l.OfferingRef)
 		}
-		last = a.Price
+		last = a
 	}
 	types := map[string]bool{l.InstanceType: true}
-	last = 0
+	dearest := 0.0
 	for _, n := range l.Next {
 		t := offering(n)
-		if t == nil || t.OnlyFor != "" && l.Requests[t.OnlyFor] == 0 || types[n.InstanceType] || n.Price < last || !l.Requests.Fits(t.Allocatable) || !strings.Contains(l.Why, n.InstanceType) {
+		if t == nil || t.OnlyFor != "" && l.Requests[t.OnlyFor] == 0 || types[n.InstanceType] || n.Price < dearest || !l.Requests.Fits(t.Allocatable) || !strings.Contains(l.Why, n.InstanceType) {
 			complain("next best %v of %v, explained by %q, is not", n, l.OfferingRef, l.Why)
 		}
-		types[n.InstanceType], last = true, n.Price
+		types[n.InstanceType], dearest = true, n.Price
 	}
 	if len(l.Next) > 3 {
 		complain("%d next best", len(l.Next))

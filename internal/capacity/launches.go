@@ -13,8 +13,13 @@ import (
 	"github.com/berth-dev/berth/api/v1alpha1"
 )
 
-// maxAlternatives bounds a Launch's alternatives: as many as EC2 takes.
-const maxAlternatives = 60
+// maxAlternatives bounds a Launch's alternatives: as many as EC2 takes. For a
+// choice that may run out as a kind, such as spot, minFallback of them at least
+// are on-demand, where there are as many.
+const (
+	maxAlternatives = 60
+	minFallback     = 24
+)
 
 // maxNext bounds a Launch's Next.
 const maxNext = 3
@@ -165,9 +170,11 @@ func (v *solver) launch(b *bin, known map[string]*choice) Launch {
 }
 
 // choose finds the alternatives of a bin's column: offerings of the same
-// Provisioner, own labels and capacity type that may host all that is on the
-// bin, in the same place as far as that matters to anybody, and no nearer to a
-// limit than the choice, cheapest first; and what the next types would cost.
+// Provisioner and own labels that may host all that is on the bin, in the same
+// place as far as that matters to anybody, and no nearer to a limit than the
+// choice; and what the next types would cost. Those of the choice's capacity
+// type come first, cheapest first, then on-demand ones: when EC2 has no spot, the
+// same claim is launched without it.
 func (v *solver) choose(b *bin, requests Resources) *choice {
 	c := b.col
 	pinned := v.pinnedKeys(b)
@@ -181,6 +188,7 @@ func (v *solver) choose(b *bin, requests Resources) *choice {
 		need[k] += n
 	}
 	ch := &choice{}
+	var fallback []OfferingRef
 	for _, i := range v.m.offersOf(c.seller) {
 		d := &v.m.columns[i]
 		if d.variant != c.variant || d == c || !vectorFits(need, d.free) || !requests.Fits(d.typ.Allocatable) || !v.suits(b, d) {
@@ -199,13 +207,18 @@ func (v *solver) choose(b *bin, requests Resources) *choice {
 		if d.typ != c.typ && len(ch.next) < maxNext && !slices.ContainsFunc(ch.next, func(o OfferingRef) bool { return o.InstanceType == d.typ.Machine.Name }) {
 			ch.next = append(ch.next, d.ref())
 		}
-		if d.offer.CapacityType == c.offer.CapacityType && c.withinLimitsOf(d) && len(ch.alternatives) < maxAlternatives {
-			ch.alternatives = append(ch.alternatives, d.ref())
+		if !c.withinLimitsOf(d) {
+			continue
 		}
-		if len(ch.alternatives) == maxAlternatives && len(ch.next) == maxNext {
-			break
+		switch d.offer.CapacityType {
+		case c.offer.CapacityType:
+			ch.alternatives = append(ch.alternatives, d.ref())
+		case v1alpha1.CapacityTypeOnDemand:
+			fallback = append(fallback, d.ref())
 		}
 	}
+	ch.alternatives = ch.alternatives[:min(len(ch.alternatives), maxAlternatives-min(len(fallback), minFallback))]
+	ch.alternatives = append(ch.alternatives, fallback[:min(len(fallback), maxAlternatives-len(ch.alternatives))]...)
 	ch.why = why(c.ref(), ch.next)
 	return ch
 }

@@ -61,8 +61,8 @@ type OfferingRef struct {
 type Launch struct {
 	Provisioner *Provisioner
 	OfferingRef
-	// Alternatives host the same pods, under the same Provisioner, cheapest
-	// first, without the choice itself.
+	// Alternatives host the same pods, under the same Provisioner, without the
+	// choice itself: those of its capacity type, cheapest first, then on-demand ones.
 	Alternatives []OfferingRef
 	// Labels that the planner assumes of the node when the choice is bought.
 	Labels map[string]string

@@ -84,6 +84,8 @@ type lifter struct {
 	last    time.Time
 	held    int
 	busy    map[string]bool
+	// missed are claims that the reconciler was to look at while they were busy.
+	missed map[string]bool
 	// over are attempts that EC2 has answered without an instance, by claim. It
 	// spares asking again; after a restart, EC2 repeats its answer.
 	over map[string]int32
@@ -107,7 +109,7 @@ type waitingClaim struct {
 
 func newLifter(p *Loops, cloud launcher) *lifter {
 	return &lifter{Loops: p, cloud: cloud, pokes: make(chan event.GenericEvent), wake: make(chan struct{}, 1), since: time.Now(), patience: adoptPatience,
-		slots: make(chan struct{}, liftsAtOnce), waiting: map[string]waitingClaim{}, busy: map[string]bool{},
+		slots: make(chan struct{}, liftsAtOnce), waiting: map[string]waitingClaim{}, busy: map[string]bool{}, missed: map[string]bool{},
 		over: map[string]int32{}, failed: map[string]int{}, rest: map[string]time.Time{}}
 }
 
@@ -133,8 +135,12 @@ func (l *lifter) submit(c *v1alpha1.NodeClaim) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	if l.busy[c.Name] || now.Before(l.rest[c.Name]) {
+	if l.busy[c.Name] {
+		l.missed[c.Name] = true
 		return
+	}
+	if now.Before(l.rest[c.Name]) {
+		return // Pause has seen to its coming back.
 	}
 	since := now
 	if was, ok := l.waiting[c.Name]; ok {
@@ -159,6 +165,16 @@ func (l *lifter) isBusy(name string) bool {
 	return l.busy[name]
 }
 
+// taken is isBusy for the reconciler: it is called again when the work is done.
+func (l *lifter) taken(name string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.busy[name] {
+		l.missed[name] = true
+	}
+	return l.busy[name]
+}
+
 // begin takes a claim for work of its own, unless somebody has it or it rests.
 func (l *lifter) begin(name string) bool {
 	l.mu.Lock()
@@ -171,11 +187,16 @@ func (l *lifter) begin(name string) bool {
 	return true
 }
 
-func (l *lifter) end(claims ...*v1alpha1.NodeClaim) {
+// end gives claims back after begin, and has those looked at that were missed.
+func (l *lifter) end(ctx context.Context, claims ...*v1alpha1.NodeClaim) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, c := range claims {
 		delete(l.busy, c.Name)
+		if l.missed[c.Name] {
+			delete(l.missed, c.Name)
+			l.poke(ctx, c.Name, max(0, time.Until(l.rest[c.Name])))
+		}
 	}
 }
 
@@ -184,6 +205,7 @@ func (l *lifter) forget(name string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.waiting, name)
+	delete(l.missed, name)
 	delete(l.over, name)
 	delete(l.failed, name)
 	delete(l.rest, name)
@@ -213,7 +235,7 @@ func (l *lifter) run(ctx context.Context) error {
 	defer wg.Wait()
 	do := func(work func(context.Context, []*v1alpha1.NodeClaim), claims []*v1alpha1.NodeClaim) {
 		wg.Go(func() {
-			defer l.end(claims...)
+			defer l.end(ctx, claims...)
 			select {
 			case l.slots <- struct{}{}:
 			case <-ctx.Done():

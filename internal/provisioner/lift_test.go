@@ -415,6 +415,34 @@ func TestKilledAtEveryCall(t *testing.T) {
 	}
 }
 
+// TestMissedWhileBusy: a claim that the reconciler comes to while its launch is
+// being carried out comes back when that is over, whatever it ends with.
+func TestMissedWhileBusy(t *testing.T) {
+	c := wanted("a", 1)[0]
+	p := newWorld(t, 0, c).start(&killer{})
+	l := p.loops.lifter
+	if !l.begin(c.Name) {
+		t.Fatal("it is busy already")
+	}
+	if _, _, err := l.place(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-l.pokes:
+		t.Fatal("it comes back while it is busy")
+	case <-time.After(50 * time.Millisecond):
+	}
+	l.end(t.Context(), c)
+	select {
+	case e := <-l.pokes:
+		if e.Object.GetName() != c.Name {
+			t.Errorf("%s comes back", e.Object.GetName())
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("it does not come back")
+	}
+}
+
 // TestTwoLeaders lets two processes launch the same claims at the same time: a
 // leader that does not know yet that it is none.
 func TestTwoLeaders(t *testing.T) {

@@ -40,8 +40,8 @@ type launchOf struct {
 // place moves a claim without instance on: it is launched, its launch is
 // repeated, or it takes what the launch gave it.
 func (l *lifter) place(ctx context.Context, c *v1alpha1.NodeClaim) (ctrl.Result, bool, error) {
-	if l.isBusy(c.Name) {
-		return ctrl.Result{}, false, nil // Whoever has it pokes us, or writes the claim.
+	if l.taken(c.Name) {
+		return ctrl.Result{}, false, nil
 	}
 	at, err := l.look(ctx, c)
 	if err != nil {
@@ -250,7 +250,7 @@ func (l *lifter) settleSealed(ctx context.Context, c, lead *v1alpha1.NodeClaim) 
 	if lead.Name != c.Name || !l.begin(lead.Name) {
 		return again, false, nil // The lead settles it for all.
 	}
-	defer l.end(lead)
+	defer l.end(ctx, lead)
 	found, err := l.cloud.Find(ctx, lead.Status.Launch.Token)
 	if err != nil {
 		return ctrl.Result{}, false, fmt.Errorf("looking for the instances of claim %s: %w", c.Name, err)
