@@ -218,16 +218,19 @@ func (w *world) serveEC2(rw http.ResponseWriter, r *http.Request) {
 	}
 	name, form := awsCall(r)
 	judged := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		switch name {
-		case "CreateFleet":
-			w.judgeLaunch(form)
-		case "TerminateInstances":
-			w.judgeTerminations(form)
+		effect := form.Get("DryRun") != "true" // A dry run only asks whether it may.
+		if effect {
+			switch name {
+			case "CreateFleet":
+				w.judgeLaunch(form)
+			case "TerminateInstances":
+				w.judgeTerminations(form)
+			}
 		}
 		w.sim.ServeHTTP(rw, r)
 		switch name {
 		case "CreateFleet", "CreateTags", "TerminateInstances":
-			if w.due() {
+			if effect && w.due() {
 				w.report(w.look().Violations())
 			}
 		}
