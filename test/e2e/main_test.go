@@ -96,7 +96,7 @@ func (b *bench) create(o client.Object) {
 }
 
 func (b *bench) clean() {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), b.patience)
 	defer cancel()
 	if b.t.Failed() {
 		b.dump(ctx)
