@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -52,6 +53,9 @@ func isReady(c *v1alpha1.NodeClaim) bool {
 	return false
 }
 
+// acknowledgement is what a refusal asks for.
+var acknowledgement = regexp.MustCompile(v1alpha1.AnnotationAcknowledge + `: "([0-9a-f]+)"`)
+
 // driftAll: all nodes differ from their Provisioner at once, and a tenth of them
 // may be on their way out at the same time.
 func driftAll(ctx context.Context, b *bench) error {
@@ -82,6 +86,13 @@ func driftAll(ctx context.Context, b *bench) error {
 		return err
 	}
 	pr.Spec.Labels = map[string]string{"generation": "two"}
+	// An update that replaces all nodes is refused until it says that it means it.
+	err = b.c.Client.Update(ctx, pr)
+	wanted := acknowledgement.FindStringSubmatch(fmt.Sprint(err))
+	if wanted == nil {
+		return fmt.Errorf("the update was to be refused until it is acknowledged: %w", err)
+	}
+	pr.Annotations = map[string]string{v1alpha1.AnnotationAcknowledge: wanted[1]}
 	start := time.Now()
 	if err := b.c.Client.Update(ctx, pr); err != nil {
 		return err
