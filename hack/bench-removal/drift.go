@@ -112,7 +112,7 @@ func driftAll(ctx context.Context, b *bench) error {
 			}
 		}
 		var nodes corev1.NodeList
-		if err := b.c.Client.List(ctx, &nodes); err != nil {
+		if err := b.view.List(ctx, &nodes); err != nil {
 			return false, err
 		}
 		going := 0

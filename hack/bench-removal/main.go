@@ -22,6 +22,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
@@ -63,7 +64,10 @@ func main() {
 
 // bench is one scenario on a cluster of its own.
 type bench struct {
-	c     *cluster.Cluster
+	c *cluster.Cluster
+	// view of claims and Nodes, by a watch: lists several times a second would
+	// take more of the machine than what is measured.
+	view  client.Reader
 	nodes int
 	boot  time.Duration
 }
@@ -82,7 +86,29 @@ func run(ctx context.Context, scenario func(context.Context, *bench) error, node
 	}()
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	return scenario(ctx, &bench{c, nodes, boot})
+	view, err := watch(ctx, c)
+	if err != nil {
+		return err
+	}
+	return scenario(ctx, &bench{c, view, nodes, boot})
+}
+
+// watch has claims and Nodes kept up to date until the context ends.
+func watch(ctx context.Context, c *cluster.Cluster) (client.Reader, error) {
+	view, err := cache.New(c.Config, cache.Options{Scheme: c.Client.Scheme()})
+	if err != nil {
+		return nil, err
+	}
+	for _, kind := range []client.Object{&v1alpha1.NodeClaim{}, &corev1.Node{}} {
+		if _, err := view.GetInformer(ctx, kind, cache.BlockUntilSynced(false)); err != nil {
+			return nil, err
+		}
+	}
+	go func() { _ = view.Start(ctx) }() // It ends with the context only.
+	if !view.WaitForCacheSync(ctx) {
+		return nil, fmt.Errorf("watching claims and Nodes: %w", ctx.Err())
+	}
+	return view, nil
 }
 
 // provisioner makes the one Provisioner of a scenario: one instance type, so
@@ -126,10 +152,10 @@ func (b *bench) deploy(ctx context.Context, name string, replicas int, cpu strin
 	})
 }
 
-// claims reads all claims.
+// claims are all claims, as the watch shows them.
 func (b *bench) claims(ctx context.Context) ([]v1alpha1.NodeClaim, error) {
 	var list v1alpha1.NodeClaimList
-	err := b.c.Client.List(ctx, &list)
+	err := b.view.List(ctx, &list)
 	return list.Items, err
 }
 

@@ -20,6 +20,9 @@ const (
 	// temperature is how much dearer, as a share of an average node, a change
 	// may be at first.
 	temperature = 0.02
+	// roundsPerNode and roundsPerShare bound the rounds: a plan of few nodes, or of
+	// few different ones, is soon as good as it gets.
+	roundsPerNode, roundsPerShare = 10, 500
 )
 
 // builtNode is one node of a plan under improvement.
@@ -51,7 +54,8 @@ func build(ps []pattern, pi []float64) []builtNode {
 	return built
 }
 
-// improve works on the patterns until p.work has reached end.
+// improve works on the patterns until p.work has reached end, or until there
+// have been as many rounds as the plan is worth.
 func (p *packer) improve(patterns []pattern, pi []float64, end int64) []pattern {
 	if p.limited || p.work >= end || len(patterns) == 0 {
 		return patterns
@@ -63,14 +67,16 @@ func (p *packer) improve(patterns []pattern, pi []float64, end int64) []pattern 
 	}
 	best, bestCost, atBest := slices.Clone(built), cost, true
 	begin := p.work
+	rounds, most := 0, roundsPerNode*len(built)+roundsPerShare*len(patterns)*len(p.items)
 	r := rand.New(rand.NewPCG(uint64(len(built)), uint64(len(p.items))))
 	rem := make([]int, len(p.items))
 	worth := make([]float64, len(pi))
 	banned := newBitset(len(p.kinds))
-	for p.work < end {
+	for ; p.work < end && rounds < most; rounds++ {
 		// Work that leads nowhere counts too, so that the loop ends.
 		p.work += 10
-		heat := temperature * cost / float64(len(built)) * math.Max(0, 1-1.25*float64(p.work-begin)/float64(end-begin))
+		done := max(float64(p.work-begin)/float64(end-begin), float64(rounds)/float64(most))
+		heat := temperature * cost / float64(len(built)) * math.Max(0, 1-1.25*done)
 		chosen := ruin(built, r)
 		clear(rem)
 		old := 0.0

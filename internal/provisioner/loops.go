@@ -100,6 +100,9 @@ type Loops struct {
 	// contested: pods of more than one kind wait, so that one may take the seat
 	// that was bought for another.
 	contested atomic.Bool
+	// retiring: nodes are being taken out of use, whose pods are to be planned for
+	// together.
+	retiring atomic.Int32
 	// wake wakes the provision loop, idle the disruption loop.
 	wake, idle chan struct{}
 	// written are claims as we wrote them last.

@@ -55,7 +55,8 @@ func (p *Loops) provision(ctx context.Context) error {
 
 // gather waits for the burst that woke the loop to be complete: not at all
 // when the owners of all pending pods say how many they want, else until no
-// pod has come for BatchIdle, and never longer than BatchMax.
+// pod has come for BatchIdle, and never longer than BatchMax. Nodes that are
+// being taken out of use are waited for: their pods are planned for together.
 func (p *Loops) gather(ctx context.Context) {
 	end := time.NewTimer(p.cfg.BatchMax)
 	defer end.Stop()
@@ -73,11 +74,13 @@ func (p *Loops) gather(ctx context.Context) {
 			quiet.Stop()
 			return
 		case <-quiet.C:
-			return
+			if p.retiring.Load() == 0 {
+				return
+			}
 		case <-p.wake:
 			quiet.Stop()
 		}
-		if p.burstSettled() {
+		if p.burstSettled() && p.retiring.Load() == 0 {
 			return
 		}
 	}
