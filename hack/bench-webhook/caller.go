@@ -133,7 +133,7 @@ func withoutPause(length time.Duration, n int, one func() error) ([]time.Duratio
 
 // open calls at a constant rate, whatever the answers do; a call that starts late
 // because others are slow has waited since it was due.
-func (w *caller) open(ctx context.Context, length time.Duration, perSecond int) ([]time.Duration, error) {
+func open(length time.Duration, perSecond int, one func() error) ([]time.Duration, error) {
 	n := int(length.Seconds() * float64(perSecond))
 	out := make([]time.Duration, n)
 	errs := make([]error, n)
@@ -144,7 +144,7 @@ func (w *caller) open(ctx context.Context, length time.Duration, perSecond int) 
 	for range 64 {
 		wg.Go(func() {
 			for i := range due {
-				errs[i] = w.one(ctx, w.small)
+				errs[i] = one()
 				out[i] = time.Since(at(i))
 			}
 		})
