@@ -391,7 +391,7 @@ func objection(p proposal, c candidate, pods []*corev1.Pod, now time.Time) strin
 // pod came, the Provisioner has changed, something objects.
 func (d *disruption) release(ctx context.Context, nodes []candidate, kept map[string]bool, soon *agenda) {
 	for _, c := range nodes {
-		if kept[c.claim.Name] || !drain.Cordoned(c.node) {
+		if _, ok := d.noticed.Load(c.claim.UID); ok || kept[c.claim.Name] || !drain.Cordoned(c.node) {
 			continue
 		}
 		if err := d.uncordon(ctx, c); err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/capacity"
+	"github.com/berth-dev/berth/internal/drain"
 	"github.com/berth-dev/berth/internal/ec2"
 )
 
@@ -197,15 +198,32 @@ func (i *interruption) act(ctx context.Context, n notice, received time.Time) er
 }
 
 // timed removes a claim and measures how long after the receipt its node was
-// tainted.
+// tainted. The taint goes first, since it is what keeps new pods away; should
+// nothing follow it, the disruption loop takes it back.
 func (i *interruption) timed(ctx context.Context, claim *v1alpha1.NodeClaim, d departure, received time.Time) error {
+	i.noticed.Store(claim.UID, true)
+	defer i.noticed.Delete(claim.UID)
+	early, took := i.taintAtOnce(ctx, claim), time.Since(received)
 	if err := i.leave(ctx, claim.Name, d); err != nil {
 		return err
 	}
-	took := time.Since(received)
+	if !early {
+		took = time.Since(received)
+	}
 	i.metrics.noticeLatency.Observe(took.Seconds())
 	i.log.V(1).Info("node tainted after its notice", "claim", claim.Name, "node", claim.Status.NodeName, "sinceReceipt", took.Seconds())
 	return nil
+}
+
+// taintAtOnce taints a claim's node as the cache shows it, in one call. Where
+// that fails, leave does so with what the API server says.
+func (i *interruption) taintAtOnce(ctx context.Context, claim *v1alpha1.NodeClaim) bool {
+	node, ok := i.nodeFor(claim)
+	if !ok {
+		return false
+	}
+	after := node.DeepCopy()
+	return !drain.Cordon(after, time.Now()) || i.patchNode(ctx, node, after, "cordoning") == nil
 }
 
 // ended acts on an instance that stops or ends without our asking. The event

@@ -105,7 +105,7 @@ func newScene(t *testing.T, cloud hospital, hooks interceptor.Funcs) *scene {
 		t.Fatal(err)
 	}
 	p := &Loops{cfg: Config{Client: c, APIReader: c, Recorder: events.NewFakeRecorder(100)}, log: logr.Discard(),
-		stores: &stores{claims: inf}, book: newBook(), catalogue: newCatalogue("us-west-2")}
+		stores: &stores{claims: inf, nodes: informerOf[*corev1.Node](t, nil)}, book: newBook(), catalogue: newCatalogue("us-west-2")}
 	var err error
 	if p.metrics, err = newMetrics(prometheus.NewRegistry(), p); err != nil {
 		t.Fatal(err)

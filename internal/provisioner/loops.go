@@ -119,6 +119,9 @@ type Loops struct {
 	woken   chan event.GenericEvent
 	// told is what was said of drains under way: a drainTold by claim UID.
 	told sync.Map
+	// noticed are the claims, by UID, whose removal an event has begun; their nodes
+	// may have the taint already.
+	noticed sync.Map
 	// advice is what EC2 recommends about spot instances.
 	advice advice
 	// tainted is when our watch first showed a claim's node with the taint, by
