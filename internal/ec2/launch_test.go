@@ -80,7 +80,7 @@ func TestChooseLines(t *testing.T) {
 			want:      []string{"m5.large a subnet-a on-demand ami-amd"},
 		},
 		"all zones full is no capacity": {
-			offerings: []v1alpha1.ClaimOffering{offer("m5.large", "c", onDemand, "0.09")}, refused: []string{"m5.large c on-demand"}, says: "no subnet in the wanted zones has a free address",
+			offerings: []v1alpha1.ClaimOffering{offer("m5.large", "c", onDemand, "0.09")}, refused: []string{"m5.large c on-demand"}, says: "no subnet in c has a free address",
 		},
 		"a full zone of one capacity type gives way to the other": {
 			offerings: []v1alpha1.ClaimOffering{offer("m5.large", "c", spot, "0.03"), offer("m5.large", "a", onDemand, "0.09")},

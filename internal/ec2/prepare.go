@@ -88,6 +88,16 @@ func (c *Cloud) PrepareLaunch(ctx context.Context, claim *v1alpha1.NodeClaim, co
 	return intent, nil
 }
 
+// zonesOf are the offerings' zones, in words.
+func zonesOf(offerings []capacity.OfferingRef) string {
+	var zones []string
+	for _, o := range offerings {
+		zones = append(zones, o.Zone)
+	}
+	slices.Sort(zones)
+	return strings.Join(slices.Compact(zones), ", ")
+}
+
 // template returns the launch template for a line: the Provisioner's own, or
 // one of Berth's.
 func (c *Cloud) template(ctx context.Context, claim *v1alpha1.NodeClaim, r Resolved, l line) (Template, error) {
@@ -183,7 +193,7 @@ func chooseLines(offerings []v1alpha1.ClaimOffering, machine func(string) *capac
 			Fault: Fault{Action: "PrepareLaunch", Code: "ReservationCapacityExceeded", Message: "the capacity reservations that the claim may use have no room left"}}
 	case len(noRoom) > 0:
 		return nil, &CapacityError{Refused: noRoom, Fix: "free addresses, or add subnets to ec2.subnets",
-			Fault: Fault{Action: "PrepareLaunch", Code: "InsufficientFreeAddressesInSubnet", Message: "no subnet in the wanted zones has a free address"}}
+			Fault: Fault{Action: "PrepareLaunch", Code: "InsufficientFreeAddressesInSubnet", Message: "no subnet in " + zonesOf(noRoom) + " has a free address"}}
 	case len(noImages) > 0:
 		slices.Sort(noImages)
 		return nil, &ConfigError{Fix: "check ec2.amis", Fault: Fault{Action: "PrepareLaunch", Message: strings.Join(slices.Compact(noImages), "; ")}}

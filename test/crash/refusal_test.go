@@ -1,6 +1,7 @@
 package crash
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"testing"
@@ -167,6 +168,8 @@ func TestBadInput(t *testing.T) {
 	for name, tc := range map[string]struct {
 		prepare func(*world)
 		change  func(*v1alpha1.Provisioner)
+		// pods that want a node each; 0: 3.
+		pods int
 		// reason of the condition LaunchesSucceed; empty: condition is Ready.
 		reason string
 		says   []string
@@ -186,13 +189,19 @@ func TestBadInput(t *testing.T) {
 		"a quota of vCPUs": {prepare: func(w *world) {
 			w.admin("POST", "quotas", ec2sim.Quota{Bucket: "standard", CapacityType: "on-demand", VCPUs: 2}, nil)
 		}, reason: "QuotaExceeded", says: []string{"VcpuLimitExceeded", "m5.large", "Service Quotas"}},
+		// A /28 has 11 addresses.
+		"an exhausted subnet": {change: require(corev1.LabelTopologyZone, "us-west-2b"), pods: 13,
+			reason: "SubnetFull", says: []string{"InsufficientFreeAddressesInSubnet", "us-west-2b", "ec2.subnets"}},
 		"a launch template that somebody deletes": {prepare: func(w *world) {
 			w.fault(ec2sim.Fault{Action: "CreateFleet", Code: "InvalidLaunchTemplateId.NotFound", Message: "The specified launch template, with template ID lt-1, does not exist."})
 		},
 			heals: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, func(c *ec2sim.Config) { c.BootDelay = time.Hour })
+			w := newWorld(t, func(c *ec2sim.Config) {
+				c.BootDelay = time.Hour
+				c.Subnets = []ec2sim.SubnetConfig{{Zone: "us-west-2a", CIDR: "10.0.0.0/19"}, {Zone: "us-west-2b", CIDR: "10.0.32.0/28"}}
+			})
 			if tc.prepare != nil {
 				tc.prepare(w)
 			}
@@ -208,7 +217,7 @@ func TestBadInput(t *testing.T) {
 			}))
 			w.start()
 			w.ready("good")
-			w.create(append(pods("bad", 3), pods("good", 2)...)...)
+			w.create(append(pods("bad", cmp.Or(tc.pods, 3)), pods("good", 2)...)...)
 			if tc.heals {
 				w.until("all are launched", func() bool { return w.launched() == 5 })
 				if n := w.created(); n != 5 {
