@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -27,6 +28,9 @@ type model struct {
 	deadline time.Time
 	pods     map[types.NamespacedName]*corev1.Pod
 	pdbs     []*policyv1.PodDisruptionBudget
+	// attached are the persistent volumes on the node, claims whose they are.
+	attached map[string]bool
+	claims   map[string]*corev1.PersistentVolumeClaim
 	serial   int
 
 	// busy: API Priority and Fairness answers. fail: a webhook fails each call.
@@ -98,6 +102,54 @@ func (m *model) mustGo(p *corev1.Pod) bool {
 		}
 	}
 	return p.DeletionTimestamp == nil || m.now.Before(p.DeletionTimestamp.Add(time.Minute))
+}
+
+// volumeOf is the persistent volume of a pod; "" for none.
+func (m *model) volumeOf(p *corev1.Pod) string {
+	if len(p.Spec.Volumes) == 0 {
+		return ""
+	}
+	return m.claims[p.Namespace+"/"+p.Spec.Volumes[0].PersistentVolumeClaim.ClaimName].Spec.VolumeName
+}
+
+// attach gives a pod a volume of its own, attached where it runs.
+func (m *model) attach(p *corev1.Pod) {
+	claim := "of-" + p.Name
+	p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{
+		PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: claim}}}}
+	m.claims[p.Namespace+"/"+claim] = &corev1.PersistentVolumeClaim{Spec: corev1.PersistentVolumeClaimSpec{VolumeName: p.Namespace + "-" + p.Name}}
+	if p.Spec.NodeName == m.node.Name {
+		m.attached[m.volumeOf(p)] = true
+	}
+}
+
+// detach is what the attach-detach controller does for pods that are gone.
+func (m *model) detach() {
+	for pv := range m.attached {
+		if !m.used(pv, func(p *corev1.Pod) bool { return p.Status.Phase != corev1.PodSucceeded }) {
+			delete(m.attached, pv)
+		}
+	}
+}
+
+// used says whether some such pod of the node has the volume.
+func (m *model) used(pv string, such func(*corev1.Pod) bool) bool {
+	for _, p := range m.pods {
+		if p.Spec.NodeName == m.node.Name && m.volumeOf(p) == pv && such(p) {
+			return true
+		}
+	}
+	return false
+}
+
+// attachments are the volumes of the node, as a cache would show them.
+func (m *model) attachments() []*storagev1.VolumeAttachment {
+	var out []*storagev1.VolumeAttachment
+	for pv := range m.attached {
+		out = append(out, &storagev1.VolumeAttachment{Spec: storagev1.VolumeAttachmentSpec{
+			NodeName: m.node.Name, Source: storagev1.VolumeAttachmentSource{PersistentVolumeName: &pv}}})
+	}
+	return out
 }
 
 func critical(p *corev1.Pod) bool { return p.Spec.PriorityClassName != "" }

@@ -61,14 +61,14 @@ func (m *model) drawPod(t *rapid.T, node string) *corev1.Pod {
 }
 
 // TestDrainKeepsItsPromises runs drains against the model under random events
-// and checks D1 to D6, D10 and D13 after each.
+// and checks D1 to D6, D10, D13 and D14 after each.
 func TestDrainKeepsItsPromises(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := &model{
 			now:    start,
 			node:   NodeFacts{Name: "n1", UID: "n1-uid", CordonedAt: start},
 			pods:   map[types.NamespacedName]*corev1.Pod{},
-			ending: map[string]bool{},
+			ending: map[string]bool{}, attached: map[string]bool{}, claims: map[string]*corev1.PersistentVolumeClaim{},
 		}
 		m.deadline = Deadline(time.Time{}, start.Add(time.Duration(rapid.IntRange(0, 7200).Draw(t, "deadline"))*time.Second))
 		add := func(node string) {
@@ -76,6 +76,9 @@ func TestDrainKeepsItsPromises(t *testing.T) {
 			name := types.NamespacedName{Namespace: p.Namespace, Name: p.Name}
 			if m.pods[name] == nil {
 				m.pods[name] = p
+				if rapid.Bool().Draw(t, "volume") {
+					m.attach(p)
+				}
 			}
 		}
 		for range rapid.IntRange(0, 8).Draw(t, "pods") {
@@ -96,6 +99,7 @@ func TestDrainKeepsItsPromises(t *testing.T) {
 			m.listed = pods
 			r := Pass(t.Context(), m, Input{
 				Node: m.node, Pods: pods, PDBs: m.pdbs, Now: m.now, Started: start, Deadline: m.deadline,
+				Attachments: m.attachments(), PVCs: m.claims,
 			})
 			if r.Done {
 				if m.node.TaintSeen.IsZero() || m.now.Before(m.node.TaintSeen.Add(MinDrain)) {
@@ -105,6 +109,12 @@ func TestDrainKeepsItsPromises(t *testing.T) {
 					for _, p := range m.pods {
 						if m.mustGo(p) {
 							m.fault("D1: done while %s is there", p.Name)
+						}
+					}
+					for pv := range m.attached {
+						stays := func(p *corev1.Pod) bool { return !m.mustGo(p) && p.Status.Phase != corev1.PodSucceeded }
+						if !m.node.Unreachable && !m.used(pv, stays) {
+							m.fault("D14: done while volume %s of a drained pod is attached", pv)
 						}
 					}
 				}
@@ -147,8 +157,9 @@ func TestDrainKeepsItsPromises(t *testing.T) {
 					}
 				}
 			},
-			"new pod here":      func(t *rapid.T) { add("n1") },
-			"new pod elsewhere": func(t *rapid.T) { add("n2") },
+			"volumes are detached": func(t *rapid.T) { m.detach() },
+			"new pod here":         func(t *rapid.T) { add("n1") },
+			"new pod elsewhere":    func(t *rapid.T) { add("n2") },
 			"pod becomes ready": func(t *rapid.T) {
 				for _, p := range m.pods {
 					if p.Status.Phase == corev1.PodRunning {
