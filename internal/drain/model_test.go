@@ -172,7 +172,7 @@ func (m *model) Evict(_ context.Context, name types.NamespacedName, uid types.UI
 	if err != nil {
 		return err
 	}
-	if !m.mustGo(p) {
+	if p.DeletionTimestamp == nil && !m.mustGo(p) {
 		m.fault("D13: evicted %s, which need not go", p.Name)
 	}
 	m.checkTier(p)

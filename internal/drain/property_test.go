@@ -61,7 +61,7 @@ func (m *model) drawPod(t *rapid.T, node string) *corev1.Pod {
 }
 
 // TestDrainKeepsItsPromises runs drains against the model under random events
-// and checks D1 to D6, D10, D13 and D14 after each.
+// and checks D1 to D6, D10, D13, D14 and, as far as pods go, D16 after each.
 func TestDrainKeepsItsPromises(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := &model{
@@ -157,9 +157,29 @@ func TestDrainKeepsItsPromises(t *testing.T) {
 					}
 				}
 			},
+			"all goes well for a while": func(t *rapid.T) {
+				if m.node.TaintSeen.IsZero() {
+					m.node.TaintSeen = m.now
+				}
+				m.now = m.now.Add(MinDrain)
+				for name, p := range m.pods {
+					if p.DeletionTimestamp != nil {
+						delete(m.pods, name)
+					}
+				}
+				pass(m.list(), true)
+			},
 			"volumes are detached": func(t *rapid.T) { m.detach() },
-			"new pod here":         func(t *rapid.T) { add("n1") },
-			"new pod elsewhere":    func(t *rapid.T) { add("n2") },
+			"another drainer deletes a pod": func(t *rapid.T) { // D16
+				for _, p := range m.pods {
+					if p.DeletionTimestamp == nil {
+						p.DeletionTimestamp = &metav1.Time{Time: m.now.Add(time.Duration(*p.Spec.TerminationGracePeriodSeconds) * time.Second)}
+						return
+					}
+				}
+			},
+			"new pod here":      func(t *rapid.T) { add("n1") },
+			"new pod elsewhere": func(t *rapid.T) { add("n2") },
 			"pod becomes ready": func(t *rapid.T) {
 				for _, p := range m.pods {
 					if p.Status.Phase == corev1.PodRunning {
