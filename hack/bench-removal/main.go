@@ -43,7 +43,7 @@ func main() {
 	only := flag.String("only", "", "run these alone, separated by commas: empty, drift, drain")
 	nodes := flag.Int("nodes", 100, "nodes of the scenarios drift and drain")
 	boot := flag.Duration("boot-delay", 2*time.Second, "time from an instance's launch to its node's joining")
-	limit := flag.Duration("limit", 4*time.Minute, "give a scenario up after that long")
+	limit := flag.Duration("limit", 15*time.Minute, "give a scenario up after that long")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
