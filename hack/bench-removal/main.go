@@ -22,7 +22,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
@@ -64,10 +63,8 @@ func main() {
 
 // bench is one scenario on a cluster of its own.
 type bench struct {
-	c *cluster.Cluster
-	// view of claims and Nodes, by a watch: lists several times a second would
-	// take more of the machine than what is measured.
-	view  client.Reader
+	c     *cluster.Cluster
+	view  client.Reader // Of claims and Nodes.
 	nodes int
 	boot  time.Duration
 }
@@ -86,29 +83,11 @@ func run(ctx context.Context, scenario func(context.Context, *bench) error, node
 	}()
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	view, err := watch(ctx, c)
+	view, err := c.View(ctx, &v1alpha1.NodeClaim{}, &corev1.Node{})
 	if err != nil {
 		return err
 	}
 	return scenario(ctx, &bench{c, view, nodes, boot})
-}
-
-// watch has claims and Nodes kept up to date until the context ends.
-func watch(ctx context.Context, c *cluster.Cluster) (client.Reader, error) {
-	view, err := cache.New(c.Config, cache.Options{Scheme: c.Client.Scheme()})
-	if err != nil {
-		return nil, err
-	}
-	for _, kind := range []client.Object{&v1alpha1.NodeClaim{}, &corev1.Node{}} {
-		if _, err := view.GetInformer(ctx, kind, cache.BlockUntilSynced(false)); err != nil {
-			return nil, err
-		}
-	}
-	go func() { _ = view.Start(ctx) }() // It ends with the context only.
-	if !view.WaitForCacheSync(ctx) {
-		return nil, fmt.Errorf("watching claims and Nodes: %w", ctx.Err())
-	}
-	return view, nil
 }
 
 // provisioner makes the one Provisioner of a scenario: one instance type, so

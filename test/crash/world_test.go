@@ -28,7 +28,6 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
@@ -45,9 +44,7 @@ const (
 	patience = 60 * time.Second
 )
 
-// plane is the control plane of all runs, view its claims by a watch: to ask
-// for all of hundreds, many times a second, takes more of the machine than what
-// is tested.
+// plane is the control plane of all runs, view its claims.
 var (
 	plane *cluster.Cluster
 	view  client.Reader
@@ -64,7 +61,7 @@ func TestMain(m *testing.M) {
 	plane = c
 	watching, stop := context.WithCancel(context.Background())
 	code := 1
-	if view, err = watch(watching, c); err != nil {
+	if view, err = c.View(watching, &v1alpha1.NodeClaim{}); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 	} else {
 		code = m.Run()
@@ -75,22 +72,6 @@ func TestMain(m *testing.M) {
 		code = 1
 	}
 	os.Exit(code)
-}
-
-// watch keeps the claims up to date until the context ends.
-func watch(ctx context.Context, c *cluster.Cluster) (client.Reader, error) {
-	view, err := cache.New(c.Config, cache.Options{Scheme: c.Client.Scheme()})
-	if err != nil {
-		return nil, err
-	}
-	if _, err := view.GetInformer(ctx, &v1alpha1.NodeClaim{}, cache.BlockUntilSynced(false)); err != nil {
-		return nil, err
-	}
-	go func() { _ = view.Start(ctx) }() // It ends with the context only.
-	if !view.WaitForCacheSync(ctx) {
-		return nil, fmt.Errorf("watching claims: %w", ctx.Err())
-	}
-	return view, nil
 }
 
 // sold are what ec2sim sells in the runs: few, so that a start is fast.
@@ -288,14 +269,6 @@ func (w *world) judging(took time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.judgeAt = time.Now().Add(max(200*time.Millisecond, 19*took))
-}
-
-// onlyAll leaves a test to make test-crash.
-func onlyAll(t *testing.T) {
-	t.Helper()
-	if os.Getenv("BERTH_CRASH") != "all" {
-		t.Skip("part of make test-crash")
-	}
 }
 
 func (w *world) judgeLaunch(form url.Values) {
