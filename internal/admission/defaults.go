@@ -39,10 +39,10 @@ func reviewDefaults(body, clusterName string) (string, Decision, error) {
 //     the Provisioner is deleted. The provisioner sees to it as well, a moment
 //     later: here it is in time for a deletion that follows at once.
 //
-// The values of the spec are those that Berth takes anyway where nothing is said, so that a
-// Provisioner stored without the webhook means the same. What is not a
-// Provisioner in shape is left for the CRD to refuse; what is being deleted is
-// left alone. An error is one of reading JSON.
+// The values of the spec are those that Berth takes anyway where nothing is
+// said, so that a Provisioner stored without the webhook means the same. What is
+// not a Provisioner in shape is left for the CRD to refuse; what is being
+// deleted is left alone. An error is one of reading JSON.
 func DefaultProvisioner(doc []byte, clusterName string) (Decision, error) {
 	skip := Decision{Result: ResultSkipped}
 	top, err := members(doc)

@@ -188,16 +188,24 @@ func (v *solver) choose(b *bin, requests Resources) *choice {
 		need[k] += n
 	}
 	ch := &choice{}
-	var fallback []OfferingRef
+	var alike, fallback []OfferingRef
 	for _, i := range v.m.offersOf(c.seller) {
 		d := &v.m.columns[i]
-		alike := d.offer.CapacityType == c.offer.CapacityType
-		explained := len(ch.next) == maxNext
-		switch {
-		case explained && len(ch.alternatives) >= maxAlternatives && (c.onDemand() || len(fallback) >= minFallback):
-			return ch.with(c, fallback)
-		case explained && (alike && len(ch.alternatives) >= maxAlternatives || !alike && (!d.onDemand() || len(fallback) >= maxAlternatives)):
-			continue // Nobody wants it.
+		var list *[]OfferingRef // The alternatives that it may be one of.
+		switch d.offer.CapacityType {
+		case c.offer.CapacityType:
+			list = &alike
+		case v1alpha1.CapacityTypeOnDemand:
+			list = &fallback
+		}
+		wanted := list != nil && len(*list) < maxAlternatives
+		if len(ch.next) == maxNext {
+			if len(alike) >= maxAlternatives && (c.offer.CapacityType == v1alpha1.CapacityTypeOnDemand || len(fallback) >= minFallback) {
+				break
+			}
+			if !wanted {
+				continue
+			}
 		}
 		if d.variant != c.variant || d == c || !vectorFits(need, d.free) || !requests.Fits(d.typ.Allocatable) || !v.suits(b, d) {
 			continue
@@ -215,29 +223,15 @@ func (v *solver) choose(b *bin, requests Resources) *choice {
 		if d.typ != c.typ && len(ch.next) < maxNext && !slices.ContainsFunc(ch.next, func(o OfferingRef) bool { return o.InstanceType == d.typ.Machine.Name }) {
 			ch.next = append(ch.next, d.ref())
 		}
-		if !c.withinLimitsOf(d) {
-			continue
-		}
-		switch {
-		case alike:
-			ch.alternatives = append(ch.alternatives, d.ref())
-		case d.onDemand():
-			fallback = append(fallback, d.ref())
+		if wanted && c.withinLimitsOf(d) {
+			*list = append(*list, d.ref())
 		}
 	}
-	return ch.with(c, fallback)
-}
-
-// with completes a choice of column c with what there is when all that is of its
-// capacity type is gone.
-func (ch *choice) with(c *column, fallback []OfferingRef) *choice {
-	ch.alternatives = ch.alternatives[:min(len(ch.alternatives), maxAlternatives-min(len(fallback), minFallback))]
-	ch.alternatives = append(ch.alternatives, fallback[:min(len(fallback), maxAlternatives-len(ch.alternatives))]...)
+	alike = alike[:min(len(alike), maxAlternatives-min(len(fallback), minFallback))]
+	ch.alternatives = append(alike, fallback[:min(len(fallback), maxAlternatives-len(alike))]...)
 	ch.why = why(c.ref(), ch.next)
 	return ch
 }
-
-func (c *column) onDemand() bool { return c.offer.CapacityType == v1alpha1.CapacityTypeOnDemand }
 
 // withinLimitsOf says whether buying d instead of c takes no more of any limited
 // resource. The limit on the cost is left to the buyer, who knows how much of it

@@ -167,9 +167,9 @@ func (d *disruption) pass(ctx context.Context, now time.Time) time.Duration {
 			kept[c.claim.Name] = true
 		}
 	}
-	d.retiring.Add(1)
+	d.retiring.Store(true)
 	d.act(begin, &soon, func(p proposal) error { return d.begin(ctx, p, now) })
-	d.retiring.Add(-1)
+	d.retiring.Store(false)
 	d.act(commit, &soon, func(p proposal) error { return d.commit(ctx, p, now) })
 	d.release(ctx, nodes, kept, &soon)
 	return soon.next

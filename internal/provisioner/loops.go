@@ -102,7 +102,7 @@ type Loops struct {
 	contested atomic.Bool
 	// retiring: nodes are being taken out of use, whose pods are to be planned for
 	// together.
-	retiring atomic.Int32
+	retiring atomic.Bool
 	// wake wakes the provision loop, idle the disruption loop.
 	wake, idle chan struct{}
 	// written are claims as we wrote them last.

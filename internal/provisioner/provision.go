@@ -74,13 +74,13 @@ func (p *Loops) gather(ctx context.Context) {
 			quiet.Stop()
 			return
 		case <-quiet.C:
-			if p.retiring.Load() == 0 {
+			if !p.retiring.Load() {
 				return
 			}
 		case <-p.wake:
 			quiet.Stop()
 		}
-		if p.burstSettled() && p.retiring.Load() == 0 {
+		if p.burstSettled() && !p.retiring.Load() {
 			return
 		}
 	}
