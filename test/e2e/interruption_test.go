@@ -112,18 +112,24 @@ func TestSpotInterruption(t *testing.T) {
 	}
 }
 
-// TestPlannedRetirement: what AWS has planned for an instance moves its pods
-// away in time.
-func TestPlannedRetirement(t *testing.T) {
-	b := newBench(t, shared, nil)
+// oneNode runs a pod, and returns the one instance that is launched for it.
+func (b *bench) oneNode() string {
+	b.t.Helper()
 	b.create(b.deployment("web", 1, nil))
 	b.waitRunning(1)
 	live, err := b.instances()
 	if err != nil || len(live) != 1 {
-		t.Fatalf("%d instances: %v", len(live), err)
+		b.t.Fatalf("%d instances: %v", len(live), err)
 	}
-	old := live[0].ID
-	err = b.c.Sim(b.ctx, http.MethodPost, "health", map[string]any{"instanceId": old,
+	return live[0].ID
+}
+
+// TestPlannedRetirement: what AWS has planned for an instance moves its pods
+// away in time.
+func TestPlannedRetirement(t *testing.T) {
+	b := newBench(t, shared, nil)
+	old := b.oneNode()
+	err := b.c.Sim(b.ctx, http.MethodPost, "health", map[string]any{"instanceId": old,
 		"events": []map[string]any{{"code": "instance-retirement", "notBefore": time.Now().Add(72 * time.Hour)}}}, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -139,13 +145,7 @@ func TestPlannedRetirement(t *testing.T) {
 // is noticed by its event, and its claim goes.
 func TestInstanceThatEndsByItselfIsReplaced(t *testing.T) {
 	b := newBench(t, shared, onSpot)
-	b.create(b.deployment("web", 1, nil))
-	b.waitRunning(1)
-	live, err := b.instances()
-	if err != nil || len(live) != 1 {
-		t.Fatalf("%d instances: %v", len(live), err)
-	}
-	old := live[0].ID
+	old := b.oneNode()
 	// No notice in advance: EC2 takes it at once.
 	if err := b.c.Sim(b.ctx, http.MethodPost, "interrupt", map[string]any{"instanceId": old, "noticeSeconds": 0}, nil); err != nil {
 		t.Fatal(err)
