@@ -71,6 +71,21 @@ type NodeClaimSpec struct {
 	// Binding of the Provisioner at the time of the decision.
 	// +optional
 	Binding Binding `json:"binding,omitempty"`
+
+	// LaunchWith is the launch that the claim takes part in at first, where it
+	// was created together with claims like it. Its lead has none.
+	// +optional
+	LaunchWith *LaunchMembership `json:"launchWith,omitempty"`
+}
+
+// LaunchMembership names a launch of several claims.
+type LaunchMembership struct {
+	// Lead is the claim whose status holds the request and its answer.
+	// +required
+	Lead string `json:"lead"`
+	// Token of the launch.
+	// +required
+	Token string `json:"token"`
 }
 
 // ProvisionerRef names a Provisioner.
@@ -185,6 +200,15 @@ type LaunchIntent struct {
 	// instance got none.
 	// +optional
 	Answered bool `json:"answered,omitempty"`
+}
+
+// LaunchRecord is the launch that a claim takes part in: the one in its status,
+// before that the one that it was created for; nil without either.
+func (c *NodeClaim) LaunchRecord() *LaunchIntent {
+	if c.Status.Launch != nil || c.Spec.LaunchWith == nil {
+		return c.Status.Launch
+	}
+	return &LaunchIntent{Attempt: 1, Token: c.Spec.LaunchWith.Token, StartedAt: c.CreationTimestamp, Lead: c.Spec.LaunchWith.Lead}
 }
 
 // LaunchMember is a claim in a launch of several, and the instance that it got.

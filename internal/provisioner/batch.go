@@ -69,21 +69,24 @@ func noneLeft(c *v1alpha1.NodeClaim, known *catalogue) string {
 
 // attempts are the launches of a claim that have been recorded.
 func attempts(c *v1alpha1.NodeClaim) int32 {
-	if c.Status.Launch == nil {
-		return 0
+	if in := c.LaunchRecord(); in != nil {
+		return in.Attempt
 	}
-	return c.Status.Launch.Attempt
+	return 0
 }
 
 func setLaunching(c *v1alpha1.NodeClaim) {
 	setCondition(c, v1alpha1.ConditionLaunched, metav1.ConditionFalse, "Launching", fmt.Sprintf("attempt %d", c.Status.Launch.Attempt))
 }
 
-// join has the claims but the first store whose launch they take part in. It
-// returns the lead and those that did.
+// join has the claims but the first store whose launch they take part in, where
+// they were not created for it. It returns the lead and those that take part.
 func (l *lifter) join(ctx context.Context, claims []*v1alpha1.NodeClaim, intent *v1alpha1.LaunchIntent) []*v1alpha1.NodeClaim {
 	errs := make([]error, len(claims))
 	each(claims[1:], func(i int, c *v1alpha1.NodeClaim) {
+		if c.Status.Launch == nil && c.Spec.LaunchWith != nil && c.Spec.LaunchWith.Token == intent.Token {
+			return
+		}
 		errs[i+1] = l.patchStatus(ctx, c, func(c *v1alpha1.NodeClaim) {
 			c.Status.Launch = &v1alpha1.LaunchIntent{Attempt: attempts(c) + 1, Token: intent.Token, StartedAt: intent.StartedAt,
 				CapacityType: intent.CapacityType, Lead: claims[0].Name}
@@ -155,6 +158,7 @@ func (l *lifter) answered(ctx context.Context, claims []*v1alpha1.NodeClaim, got
 			byName[lead.Status.Launch.Members[i].Name] = inst
 		}
 	}
+	l.untilCreated()
 	var none []*v1alpha1.NodeClaim
 	for _, c := range claims {
 		if _, ok := byName[c.Name]; !ok {
@@ -200,7 +204,7 @@ func (l *lifter) storeAnswer(ctx context.Context, lead *v1alpha1.NodeClaim, inst
 func (l *lifter) refused(ctx context.Context, claims []*v1alpha1.NodeClaim, why error) {
 	l.mu.Lock()
 	for _, c := range claims {
-		l.over[c.Name] = c.Status.Launch.Attempt
+		l.over[c.Name] = attempts(c)
 	}
 	l.mu.Unlock()
 	name := claims[0].Spec.Provisioner.Name
@@ -218,7 +222,7 @@ func (l *lifter) refused(ctx context.Context, claims []*v1alpha1.NodeClaim, why 
 	}
 	l.log.Info("EC2 refused a launch", "claim", claims[0].Name, "claims", len(claims), "error", why.Error())
 	for _, c := range claims {
-		attempt := c.Status.Launch.Attempt
+		attempt := attempts(c)
 		if errors.As(why, &badConfig) && !again || !throttled && attempt >= maxAttempts {
 			l.retry(ctx, c, l.cannotLaunch(ctx, c, why))
 			continue

@@ -2,12 +2,12 @@ package provisioner
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
@@ -116,27 +116,27 @@ func (p *Loops) grant(ctx context.Context, w *wish, v *view) ([]string, error) {
 		return nil, fmt.Errorf("limits leave no room for a node beside those that it is to replace: %s", why)
 	}
 	spare := spareCost(plan)
-	var names []string
+	claims := make([]*v1alpha1.NodeClaim, len(w.launches))
 	for i := range w.launches {
 		l := &w.launches[i]
-		pr := v.provisioners[l.Provisioner.Name]
-		claim := newClaim(pr, l, plan, spare[pr.Name])
-		claim.Annotations[v1alpha1.AnnotationReplaces] = strings.Join(w.victims, ",")
-		claim.Annotations[v1alpha1.AnnotationDecision] = "consolidation: " + w.why
-		if s, limited := spare[pr.Name]; limited {
-			spare[pr.Name] = s - (reservedPrice(claim) - l.Price)
-		}
-		if err := p.cfg.Client.Create(ctx, claim); err != nil {
-			return names, fmt.Errorf("creating claim %s: %w", claim.Name, err)
-		}
-		p.book.remember(claim.DeepCopy(), time.Now())
-		names = append(names, claim.Name)
-		p.metrics.claimsCreated.WithLabelValues(pr.Name).Inc()
-		p.log.Info("claim created", "claim", claim.Name, "provisioner", pr.Name, "type", l.InstanceType, "zone", l.Zone,
-			"capacityType", l.CapacityType, "price", l.Price, "replaces", w.victims)
-		p.cfg.Recorder.Eventf(claim, nil, corev1.EventTypeNormal, "Decided", "Decide", "%s", clip(claim.Annotations[v1alpha1.AnnotationDecision]))
+		claims[i] = newClaim(v.provisioners[l.Provisioner.Name], l, plan, spare)
+		claims[i].Annotations[v1alpha1.AnnotationReplaces] = strings.Join(w.victims, ",")
+		claims[i].Annotations[v1alpha1.AnnotationDecision] = "consolidation: " + w.why
 	}
-	return names, nil
+	errs := p.lifter.create(ctx, claims, func(i int) {
+		l, claim := &w.launches[i], claims[i]
+		p.book.remember(claim.DeepCopy(), time.Now())
+		p.metrics.claimsCreated.WithLabelValues(l.Provisioner.Name).Inc()
+		p.log.Info("claim created", "claim", claim.Name, "provisioner", l.Provisioner.Name, "type", l.InstanceType, "zone", l.Zone,
+			"capacityType", l.CapacityType, "price", l.Price, "replaces", w.victims)
+	})
+	var names []string
+	for i, err := range errs {
+		if err == nil {
+			names = append(names, claims[i].Name)
+		}
+	}
+	return names, errors.Join(errs...)
 }
 
 // releaseReplacement makes an ordinary node of a replacement that serves nobody

@@ -194,8 +194,8 @@ func (f *fleet) sweep(ctx context.Context) error {
 		c := &claims.Items[i]
 		if c.Status.InstanceID != "" {
 			owned[c.Status.InstanceID] = true
-		} else if c.Status.Launch != nil {
-			unsettled[c.Status.Launch.Token] = true
+		} else if in := c.LaunchRecord(); in != nil {
+			unsettled[in.Token] = true
 		}
 	}
 	f.mu.Lock()

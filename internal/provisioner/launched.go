@@ -58,8 +58,8 @@ func (l *lifter) launched(ctx context.Context, claim *v1alpha1.NodeClaim, inst e
 	l.metrics.launched(claim, inst)
 	l.log.Info("instance launched", "claim", claim.Name, "instance", inst.ID, "type", inst.Type, "zone", inst.Zone,
 		"capacityType", inst.CapacityType, "price", facts.price, "node", inst.PrivateDNSName)
-	l.cfg.Recorder.Eventf(claim, nil, corev1.EventTypeNormal, "Launched", "Launch", "%s is %s %s in %s at $%.4f/h",
-		inst.ID, inst.Type, inst.CapacityType, inst.Zone, facts.price)
+	l.cfg.Recorder.Eventf(claim, nil, corev1.EventTypeNormal, "Launched", "Launch", "%s", clip(fmt.Sprintf("%s is %s %s in %s at $%.4f/h; %s",
+		inst.ID, inst.Type, inst.CapacityType, inst.Zone, facts.price, claim.Annotations[v1alpha1.AnnotationDecision])))
 	return nil
 }
 

@@ -50,7 +50,8 @@ type launcher interface {
 //
 //  1. Each member but the lead stores the token of the launch and the name of
 //     the lead. The write is under the lock of the claim's resourceVersion: a
-//     claim can join one launch only.
+//     claim can join one launch only. Claims that are created together have both
+//     in their spec, which spares the write; what their status says goes before it.
 //  2. The lead stores the request with the list of the members that have
 //     joined, under its own lock. That seals the batch; a claim that the list
 //     does not name is free to join another.
@@ -79,11 +80,16 @@ type lifter struct {
 	// patience is how long EC2 may take to show an instance in a filtered list.
 	patience time.Duration
 
+	// creating is held while claims are created. What is not urgent waits for it:
+	// who has an instance can be told a little later.
+	creating sync.RWMutex
+
 	mu      sync.Mutex
 	waiting map[string]waitingClaim
 	last    time.Time
-	held    int
 	busy    map[string]bool
+	// created are batches of claims that were created together.
+	created [][]*v1alpha1.NodeClaim
 	// missed are claims that the reconciler was to look at while they were busy.
 	missed map[string]bool
 	// over are attempts that EC2 has answered without an instance, by claim. It
@@ -111,22 +117,6 @@ func newLifter(p *Loops, cloud launcher) *lifter {
 	return &lifter{Loops: p, cloud: cloud, pokes: make(chan event.GenericEvent), wake: make(chan struct{}, 1), since: time.Now(), patience: adoptPatience,
 		slots: make(chan struct{}, liftsAtOnce), waiting: map[string]waitingClaim{}, busy: map[string]bool{}, missed: map[string]bool{},
 		over: map[string]int32{}, failed: map[string]int{}, rest: map[string]time.Time{}}
-}
-
-// hold keeps batches open, except full ones, until release is called: more
-// claims are on their way.
-func (l *lifter) hold() (release func()) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.held++
-	return func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if l.held--; l.held == 0 {
-			l.last = time.Time{} // What has gathered is complete.
-		}
-		l.rouse()
-	}
 }
 
 // submit has a claim launched that has no launch under way.
@@ -272,13 +262,14 @@ func (l *lifter) take(now time.Time) (batches [][]*v1alpha1.NodeClaim, leads []*
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	leads, l.resumed = l.resumed, nil
+	batches, l.created = l.created, nil
 	oldest := now
 	for _, w := range l.waiting {
 		if w.since.Before(oldest) {
 			oldest = w.since
 		}
 	}
-	complete := l.held == 0 && now.Sub(l.last) >= batchQuiet || now.Sub(oldest) >= batchWait
+	complete := now.Sub(l.last) >= batchQuiet || now.Sub(oldest) >= batchWait
 	for _, group := range l.groups() {
 		for len(group) >= batchMost || complete && len(group) > 0 {
 			// A burst beyond AWS's bucket of instances goes in parts as the bucket fills.
@@ -292,11 +283,7 @@ func (l *lifter) take(now time.Time) (batches [][]*v1alpha1.NodeClaim, leads []*
 		}
 	}
 	if len(l.waiting) > 0 {
-		again = batchWait - now.Sub(oldest)
-		if l.held == 0 {
-			again = min(again, batchQuiet-now.Sub(l.last))
-		}
-		again = max(again, time.Millisecond)
+		again = max(min(batchWait-now.Sub(oldest), batchQuiet-now.Sub(l.last)), time.Millisecond)
 	}
 	return batches, leads, again
 }

@@ -181,6 +181,9 @@ func (k *killer) calls() int {
 // through is a client whose calls pass the killer.
 func (k *killer) through(base client.WithWatch) client.WithWatch {
 	return interceptor.NewClient(base, interceptor.Funcs{
+		Create: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.CreateOption) error {
+			return k.do(func() error { return c.Create(ctx, o, opts...) })
+		},
 		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
 			return k.do(func() error { return c.Get(ctx, key, o, opts...) })
 		},
@@ -256,9 +259,9 @@ func (w *world) start(kill *killer) *process {
 	return p
 }
 
-// run reconciles all claims until each has its instance or is gone, or the
-// process is dead.
-func (w *world) run(ctx context.Context, p *process) {
+// run creates claims and reconciles all that there are until each has its
+// instance or is gone, or the process is dead.
+func (w *world) run(ctx context.Context, p *process, create ...*v1alpha1.NodeClaim) {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -273,9 +276,24 @@ func (w *world) run(ctx context.Context, p *process) {
 			}
 		}
 	})
+	created := make(chan struct{})
+	wg.Go(func() {
+		defer close(created)
+		for i, err := range p.loops.lifter.create(ctx, create, func(int) {}) {
+			if err != nil && !p.kill.isDead() {
+				w.t.Errorf("claim %s: %v", create[i].Name, err)
+			}
+		}
+	})
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !p.kill.isDead() && ctx.Err() == nil {
+		complete := false
+		select {
+		case <-created:
+			complete = true
+		default:
+		}
 		claims := w.claims()
 		store := p.loops.stores.claims.GetStore()
 		var cached []any
@@ -293,7 +311,7 @@ func (w *world) run(ctx context.Context, p *process) {
 				w.reconcile(ctx, p, c)
 			}
 		}
-		if left == 0 {
+		if left == 0 && complete {
 			return
 		}
 		<-tick.C
@@ -373,11 +391,25 @@ const (
 func TestIdenticalClaimsShareACall(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	w := newWorld(t, 0, slices.Concat(wanted("big", 250), wanted("lone", 1))...)
-	w.run(ctx, w.start(&killer{}))
-	w.check(t, 251)
-	if w.ec2.calls != 4 { // 100, 100, 50 and 1.
-		t.Errorf("%d calls", w.ec2.calls)
+	many := func() []*v1alpha1.NodeClaim { return slices.Concat(wanted("big", 250), wanted("lone", 1)) }
+	for name, tc := range map[string]struct{ there, created []*v1alpha1.NodeClaim }{
+		"found":   {there: many()},
+		"created": {created: many()},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 0, tc.there...)
+			kill := &killer{}
+			w.run(ctx, w.start(kill), tc.created...)
+			w.check(t, 251)
+			if w.ec2.calls != 4 { // 100, 100, 50 and 1.
+				t.Errorf("%d calls", w.ec2.calls)
+			}
+			// For each claim one to create it or to have it join, one for the
+			// instance, one for its tags; a few for each batch.
+			if n := kill.calls(); n > 3*251+5*4 {
+				t.Errorf("%d calls to the outside", n)
+			}
+		})
 	}
 }
 
@@ -387,29 +419,43 @@ func TestIdenticalClaimsShareACall(t *testing.T) {
 func TestKilledAtEveryCall(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	count := &killer{}
-	w := newWorld(t, firstCall, burst()...)
-	w.run(ctx, w.start(count))
-	w.check(t, burstSize)
-	calls := count.calls()
-	if calls < 30 {
-		t.Fatalf("%d calls only", calls)
-	}
-	for _, deleted := range [][]string{nil, {"big-00", "big-02", "mid-01"}} {
-		for _, ph := range []phase{beforeCall, afterEffect} {
-			for at := 1; at <= calls; at++ {
-				t.Run(fmt.Sprintf("%s call %d, %d deleted", ph, at, len(deleted)), func(t *testing.T) {
-					t.Parallel()
-					ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-					defer cancel()
-					w := newWorld(t, firstCall, burst()...)
-					w.run(ctx, w.start(&killer{at: at, phase: ph}))
-					for _, name := range deleted {
-						_ = w.api.Delete(ctx, &v1alpha1.NodeClaim{ObjectMeta: metav1.ObjectMeta{Name: name}})
-					}
-					w.run(ctx, w.start(&killer{}))
-					w.check(t, burstSize-len(deleted))
-				})
+	for _, created := range []bool{false, true} {
+		begin := func(ctx context.Context, kill *killer) *world {
+			if created {
+				w := newWorld(t, firstCall)
+				w.run(ctx, w.start(kill), burst()...)
+				return w
+			}
+			w := newWorld(t, firstCall, burst()...)
+			w.run(ctx, w.start(kill))
+			return w
+		}
+		count := &killer{}
+		begin(ctx, count).check(t, burstSize)
+		calls := count.calls()
+		if calls < 30 {
+			t.Fatalf("%d calls only", calls)
+		}
+		for _, deleted := range [][]string{nil, {"big-00", "big-02", "mid-01"}} {
+			for _, ph := range []phase{beforeCall, afterEffect} {
+				for at := 1; at <= calls; at++ {
+					t.Run(fmt.Sprintf("%s call %d, %d deleted, created %t", ph, at, len(deleted), created), func(t *testing.T) {
+						t.Parallel()
+						ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+						defer cancel()
+						w := begin(ctx, &killer{at: at, phase: ph})
+						left := map[string]bool{}
+						for _, c := range w.claims() {
+							left[c.Name] = true
+						}
+						for _, name := range deleted {
+							_ = w.api.Delete(ctx, &v1alpha1.NodeClaim{ObjectMeta: metav1.ObjectMeta{Name: name}})
+							delete(left, name)
+						}
+						w.run(ctx, w.start(&killer{}))
+						w.check(t, len(left))
+					})
+				}
 			}
 		}
 	}

@@ -2,11 +2,11 @@ package provisioner
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -161,69 +161,46 @@ func (p *Loops) seated(found map[string]seating) {
 // here on the lifecycle reconciler makes them real, whatever happens to us.
 func (p *Loops) create(ctx context.Context, v *view, plan *capacity.Plan) error {
 	offerings := p.catalogue.offeringsVersion()
-	var (
-		wg   sync.WaitGroup
-		gate = make(chan struct{}, writers)
-		mu   sync.Mutex
-		errs []error
-	)
 	spare := spareCost(plan)
-	complete := p.lifter.hold()
-	defer complete()
+	claims := make([]*v1alpha1.NodeClaim, len(plan.Launches))
 	for i := range plan.Launches {
 		l := &plan.Launches[i]
-		pr := v.provisioners[l.Provisioner.Name]
-		claim := newClaim(pr, l, plan, spare[pr.Name])
-		if s, limited := spare[pr.Name]; limited {
-			spare[pr.Name] = s - (reservedPrice(claim) - l.Price)
+		claims[i] = newClaim(v.provisioners[l.Provisioner.Name], l, plan, spare)
+	}
+	err := errors.Join(p.lifter.create(ctx, claims, func(i int) {
+		l, claim := &plan.Launches[i], claims[i]
+		p.book.remember(claim.DeepCopy(), time.Now())
+		for _, pod := range l.Pods {
+			if standIn(pod) {
+				continue
+			}
+			p.book.give(pod.UID, claim.Name)
+			if moving(pod) {
+				continue
+			}
+			p.metrics.hint(compareHint(p.asAdmitted(pod), claim.Spec.Provisioner.Name, offerings))
 		}
-		wg.Add(1)
-		gate <- struct{}{}
-		go func() {
-			defer wg.Done()
-			defer func() { <-gate }()
-			if err := p.cfg.Client.Create(ctx, claim); err != nil {
-				mu.Lock()
-				errs = append(errs, fmt.Errorf("creating claim %s: %w", claim.Name, err))
-				mu.Unlock()
-				return
-			}
-			p.book.remember(claim.DeepCopy(), time.Now())
-			p.lifter.submit(claim.DeepCopy())
-			for _, pod := range l.Pods {
-				if standIn(pod) {
-					continue
-				}
-				p.book.give(pod.UID, claim.Name)
-				if moving(pod) {
-					continue
-				}
-				p.metrics.hint(compareHint(p.asAdmitted(pod), claim.Spec.Provisioner.Name, offerings))
-			}
-			p.metrics.claimsCreated.WithLabelValues(claim.Spec.Provisioner.Name).Inc()
-			p.log.Info("claim created", "claim", claim.Name, "provisioner", claim.Spec.Provisioner.Name,
-				"type", l.InstanceType, "zone", l.Zone, "capacityType", l.CapacityType,
-				"price", l.Price, "pods", len(l.Pods), "why", l.Why)
-			p.cfg.Recorder.Eventf(claim, nil, corev1.EventTypeNormal, "Decided", "Decide", "%s", claim.Annotations[v1alpha1.AnnotationDecision])
-		}()
-	}
-	wg.Wait()
-	if len(errs) > 0 {
+		p.metrics.claimsCreated.WithLabelValues(claim.Spec.Provisioner.Name).Inc()
+		p.log.Info("claim created", "claim", claim.Name, "provisioner", claim.Spec.Provisioner.Name,
+			"type", l.InstanceType, "zone", l.Zone, "capacityType", l.CapacityType,
+			"price", l.Price, "pods", len(l.Pods), "why", l.Why)
+	})...)
+	if err != nil {
 		p.trigger() // What was not stored is planned again.
-		return errs[0]
 	}
-	return nil
+	return err
 }
 
 // newClaim turns a launch into a claim. Everything that the launch depends on
 // is copied into it, so that a later change of the Provisioner cannot change
 // what was decided.
-// spare is by how much alternatives may be dearer than the choice, in $/h.
-func newClaim(pr *v1alpha1.Provisioner, l *capacity.Launch, plan *capacity.Plan, spare float64) *v1alpha1.NodeClaim {
+// spare is by how much alternatives may be dearer than the choice, in $/h, by
+// Provisioner; it shrinks by what the claim reserves of it.
+func newClaim(pr *v1alpha1.Provisioner, l *capacity.Launch, plan *capacity.Plan, spare map[string]float64) *v1alpha1.NodeClaim {
 	spec := v1alpha1.NodeClaimSpec{
 		NodeTemplate: *pr.Spec.NodeTemplate.DeepCopy(),
 		Provisioner:  v1alpha1.ProvisionerRef{Name: pr.Name, UID: pr.UID},
-		Offerings:    claimOfferings(pr, l, spare),
+		Offerings:    claimOfferings(pr, l, spare[pr.Name]),
 		Capacity:     l.Capacity.List(),
 		Allocatable:  l.Allocatable.List(),
 		Requests:     l.Requests.List(),
@@ -242,7 +219,7 @@ func newClaim(pr *v1alpha1.Provisioner, l *capacity.Launch, plan *capacity.Plan,
 		labels[k] = val
 	}
 	labels[v1alpha1.LabelProvisioner] = pr.Name
-	return &v1alpha1.NodeClaim{
+	claim := &v1alpha1.NodeClaim{
 		ObjectMeta: metav1.ObjectMeta{
 			Name:       claimName(pr.Name),
 			Labels:     labels,
@@ -254,6 +231,10 @@ func newClaim(pr *v1alpha1.Provisioner, l *capacity.Launch, plan *capacity.Plan,
 		},
 		Spec: spec,
 	}
+	if s, limited := spare[pr.Name]; limited {
+		spare[pr.Name] = s - (reservedPrice(claim) - l.Price)
+	}
+	return claim
 }
 
 // claimName is unique without asking: the Provisioner's name, cut so that the

@@ -68,7 +68,7 @@ const resumePause = 500 * time.Millisecond
 
 // look finds out how far the launch of a claim has come.
 func (l *lifter) look(ctx context.Context, c *v1alpha1.NodeClaim) (launchOf, error) {
-	in := c.Status.Launch
+	in := c.LaunchRecord()
 	if in == nil {
 		return launchOf{}, nil
 	}
@@ -83,6 +83,9 @@ func (l *lifter) look(ctx context.Context, c *v1alpha1.NodeClaim) (launchOf, err
 			return launchOf{}, nil // Withdrawn.
 		}
 		return shareOf(c, c), nil
+	}
+	if l.isBusy(in.Lead) {
+		return launchOf{standing: unsure}, nil
 	}
 	if lead, ok := one[*v1alpha1.NodeClaim](l.stores.claims, in.Lead); ok {
 		lead = l.written.newer(lead)
@@ -145,7 +148,8 @@ func (l *lifter) withdraw(ctx context.Context, lead *v1alpha1.NodeClaim, token s
 // somebody has removed it by force. What the launch may have made is unowned
 // then: it is terminated, and once EC2 shows nothing more of it, the claim is free.
 func (l *lifter) leadless(ctx context.Context, c *v1alpha1.NodeClaim) (launchOf, error) {
-	found, err := l.cloud.Find(ctx, c.Status.Launch.Token)
+	in := c.LaunchRecord()
+	found, err := l.cloud.Find(ctx, in.Token)
 	if err != nil {
 		return launchOf{}, fmt.Errorf("looking for the instances of claim %s: %w", c.Name, err)
 	}
@@ -171,7 +175,7 @@ func (l *lifter) leadless(ctx context.Context, c *v1alpha1.NodeClaim) (launchOf,
 			return launchOf{}, fmt.Errorf("terminating instance %s: %w", inst.ID, err)
 		}
 	}
-	if left > 0 || time.Since(laterOf(c.Status.Launch.StartedAt.Time, l.since)) < l.patience {
+	if left > 0 || time.Since(laterOf(in.StartedAt.Time, l.since)) < l.patience {
 		return launchOf{standing: unsure}, nil
 	}
 	return launchOf{}, nil
@@ -193,7 +197,7 @@ func (l *lifter) joined(lead *v1alpha1.NodeClaim) []*v1alpha1.NodeClaim {
 	out := []*v1alpha1.NodeClaim{lead}
 	for _, m := range lead.Status.Launch.Members {
 		if c, ok := one[*v1alpha1.NodeClaim](l.stores.claims, m.Name); ok && m.Name != lead.Name {
-			if c = l.written.newer(c); open(c) && c.Status.Launch.Token == lead.Status.Launch.Token {
+			if c = l.written.newer(c); open(c) && c.LaunchRecord().Token == lead.Status.Launch.Token {
 				out = append(out, c.DeepCopy())
 			}
 		}
@@ -203,7 +207,7 @@ func (l *lifter) joined(lead *v1alpha1.NodeClaim) []*v1alpha1.NodeClaim {
 
 // open reports whether a launch of the claim is recorded and has not given it
 // an instance.
-func open(c *v1alpha1.NodeClaim) bool { return c.Status.Launch != nil && c.Status.InstanceID == "" }
+func open(c *v1alpha1.NodeClaim) bool { return c.LaunchRecord() != nil && c.Status.InstanceID == "" }
 
 // givenUp reports whether a claim was given up because EC2 had refused it for good.
 func givenUp(c *v1alpha1.NodeClaim) bool {
@@ -274,10 +278,10 @@ func (l *lifter) settleSealed(ctx context.Context, c, lead *v1alpha1.NodeClaim) 
 func (l *lifter) needed(lead *v1alpha1.NodeClaim) bool {
 	next := ec2.LaunchToken(l.cfg.ClusterUID, string(lead.UID), attempts(lead)+1)
 	for _, c := range all[*v1alpha1.NodeClaim](l.stores.claims) {
-		if c.Name == lead.Name || !open(c) || c.Status.Launch.Lead != lead.Name {
+		if c.Name == lead.Name || !open(c) || c.LaunchRecord().Lead != lead.Name {
 			continue
 		}
-		if token := c.Status.Launch.Token; token == next || lead.Status.Launch != nil && token == lead.Status.Launch.Token {
+		if token := c.LaunchRecord().Token; token == next || lead.Status.Launch != nil && token == lead.Status.Launch.Token {
 			return true
 		}
 	}

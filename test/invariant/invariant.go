@@ -120,7 +120,7 @@ func (w World) Launch(token string, count int) []string {
 			out = append(out, fmt.Sprintf("a launch for claim %s, which is not there", m.Name))
 		case !slices.Contains(c.Finalizers, v1alpha1.Finalizer):
 			out = append(out, fmt.Sprintf("a launch for claim %s, which nothing keeps", m.Name))
-		case c.Status.Launch == nil || c.Status.Launch.Token != token:
+		case c.LaunchRecord() == nil || c.LaunchRecord().Token != token:
 			out = append(out, fmt.Sprintf("a launch for claim %s, which takes no part in it", m.Name))
 		}
 	}
@@ -145,7 +145,7 @@ func (w World) Terminate(id string, now time.Time) []string {
 			return nil
 		case c.Status.InstanceID == id:
 			return []string{fmt.Sprintf("termination of %s, whose claim %s is to stay", id, c.Name)}
-		case c.Status.InstanceID == "" && c.Status.Launch != nil && c.Status.Launch.Token == i.Tags[v1alpha1.TagLaunch]:
+		case c.Status.InstanceID == "" && c.LaunchRecord() != nil && c.LaunchRecord().Token == i.Tags[v1alpha1.TagLaunch]:
 			return []string{fmt.Sprintf("termination of %s, whose launch claim %s still waits for", id, c.Name)}
 		}
 	}
