@@ -417,10 +417,14 @@ func TestIdenticalClaimsShareACall(t *testing.T) {
 // before the call and after its effect, and lets another finish. (After its
 // reply is before the next call.) Meanwhile leads and members may be deleted.
 func TestKilledAtEveryCall(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
+	var points sync.WaitGroup
+	defer points.Wait()
+	gate := make(chan struct{}, 32) // They wait more than they work.
 	for _, created := range []bool{false, true} {
-		begin := func(ctx context.Context, kill *killer) *world {
+		begin := func(t *testing.T, kill *killer) *world {
+			t.Helper()
 			if created {
 				w := newWorld(t, firstCall)
 				w.run(ctx, w.start(kill), burst()...)
@@ -431,29 +435,34 @@ func TestKilledAtEveryCall(t *testing.T) {
 			return w
 		}
 		count := &killer{}
-		begin(ctx, count).check(t, burstSize)
+		begin(t, count).check(t, burstSize)
 		calls := count.calls()
 		if calls < 30 {
 			t.Fatalf("%d calls only", calls)
 		}
+		try := func(t *testing.T, kill *killer, deleted []string) {
+			t.Helper()
+			w := begin(t, kill)
+			left := map[string]bool{}
+			for _, c := range w.claims() {
+				left[c.Name] = true
+			}
+			for _, name := range deleted {
+				_ = w.api.Delete(ctx, &v1alpha1.NodeClaim{ObjectMeta: metav1.ObjectMeta{Name: name}})
+				delete(left, name)
+			}
+			w.run(ctx, w.start(&killer{}))
+			w.check(t, len(left))
+		}
 		for _, deleted := range [][]string{nil, {"big-00", "big-02", "mid-01"}} {
 			for _, ph := range []phase{beforeCall, afterEffect} {
 				for at := 1; at <= calls; at++ {
-					t.Run(fmt.Sprintf("%s call %d, %d deleted, created %t", ph, at, len(deleted), created), func(t *testing.T) {
-						t.Parallel()
-						ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-						defer cancel()
-						w := begin(ctx, &killer{at: at, phase: ph})
-						left := map[string]bool{}
-						for _, c := range w.claims() {
-							left[c.Name] = true
-						}
-						for _, name := range deleted {
-							_ = w.api.Delete(ctx, &v1alpha1.NodeClaim{ObjectMeta: metav1.ObjectMeta{Name: name}})
-							delete(left, name)
-						}
-						w.run(ctx, w.start(&killer{}))
-						w.check(t, len(left))
+					gate <- struct{}{}
+					points.Go(func() {
+						defer func() { <-gate }()
+						t.Run(fmt.Sprintf("%s call %d, %d deleted, created %t", ph, at, len(deleted), created), func(t *testing.T) {
+							try(t, &killer{at: at, phase: ph}, deleted)
+						})
 					})
 				}
 			}
