@@ -184,11 +184,11 @@ func checkDeletion(p *v1alpha1.Provisioner, f Fleet) Decision {
 	case wish == v1alpha1.DeletionOrphan:
 		return Decision{Result: ResultAllowed, Warnings: []string{fmt.Sprintf("berth: %s stay, without a Provisioner: nothing replaces them", count(nodes, "node"))}}
 	case wish == v1alpha1.DeletionDrain && !slices.Contains(p.Finalizers, v1alpha1.Finalizer):
-		return Decision{Result: ResultDenied, Denied: fmt.Sprintf("Provisioner %s is being prepared for %s=%s by the provisioner: try again in a few seconds",
+		return Decision{Result: ResultDenied, Forbidden: true, Denied: fmt.Sprintf("Provisioner %s is being prepared for %s=%s by the provisioner: try again in a few seconds",
 			p.Name, v1alpha1.AnnotationDeletion, wish)}
 	case wish == v1alpha1.DeletionDrain:
 		return Decision{Result: ResultAllowed, Warnings: []string{fmt.Sprintf("berth: %s will be drained and terminated, then Provisioner %s goes", count(nodes, "node"), p.Name)}}
 	}
-	return Decision{Result: ResultDenied, Denied: fmt.Sprintf("Provisioner %s has %s: say what is to become of them with annotation %s: %s (they stay) or %s (they are drained and terminated first)",
+	return Decision{Result: ResultDenied, Forbidden: true, Denied: fmt.Sprintf("Provisioner %s has %s: say what is to become of them with annotation %s: %s (they stay) or %s (they are drained and terminated first)",
 		p.Name, count(nodes, "node"), v1alpha1.AnnotationDeletion, v1alpha1.DeletionOrphan, v1alpha1.DeletionDrain)}
 }

@@ -20,6 +20,9 @@ func describeDecision(d Decision) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "result: %s\n", d.Result)
 	if d.Denied != "" {
+		if d.Forbidden {
+			b.WriteString("forbidden\n")
+		}
 		fmt.Fprintf(&b, "denied:\n  %s\n", strings.ReplaceAll(d.Denied, "; spec.", "\n  spec."))
 	}
 	for _, w := range d.Warnings {

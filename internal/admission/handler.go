@@ -249,13 +249,19 @@ func timeoutOf(req *http.Request) time.Duration {
 
 // writeReview writes an AdmissionReview with the response.
 func writeReview(rw http.ResponseWriter, uid string, d Decision) {
-	b := make([]byte, 0, 512+2*len(d.Patch)+len(d.Denied))
+	b := make([]byte, 0, 256+base64.StdEncoding.EncodedLen(len(d.Patch))+len(d.Denied))
 	b = append(b, `{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","response":{"uid":`...)
 	b = appendString(b, uid)
 	if d.Denied == "" {
 		b = append(b, `,"allowed":true`...)
 	} else {
-		b = append(b, `,"allowed":false,"status":{"status":"Failure","reason":"Invalid","code":422,"message":`...)
+		b = append(b, `,"allowed":false,"status":{"status":"Failure",`...)
+		if d.Forbidden {
+			b = append(b, `"reason":"Forbidden","code":403`...)
+		} else {
+			b = append(b, `"reason":"Invalid","code":422`...)
+		}
+		b = append(b, `,"message":`...)
 		b = appendString(b, d.Denied)
 		b = append(b, '}')
 	}

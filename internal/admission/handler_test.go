@@ -115,6 +115,15 @@ func TestValidatorDeniesOrFails(t *testing.T) {
 	if r := parseResponse(t, rec.Body.Bytes()); !r.Response.Allowed {
 		t.Errorf("a deletion: %+v", r)
 	}
+	h, err := NewHandler(HandlerConfig{Knowledge: func() *Snapshot { return nil }, Registry: prometheus.NewRegistry(), Log: logr.Discard(),
+		Fleet: func(string) Fleet { return Fleet{Claims: []*v1alpha1.NodeClaim{{}}} }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec = post(h, PathValidateProvisioner, strings.NewReader(reviewOf("Provisioner", "provisioners", "DELETE", "", bad)))
+	if r := parseResponse(t, rec.Body.Bytes()); r.Response.Allowed || r.Response.Status.Code != 403 || r.Response.Status.Reason != "Forbidden" {
+		t.Errorf("a deletion with a node that lives: %+v", r)
+	}
 }
 
 func TestOnlyPostsToKnownPathsAreAnswered(t *testing.T) {

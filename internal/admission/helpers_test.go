@@ -147,8 +147,8 @@ type response struct {
 		PatchType string
 		Warnings  []string
 		Status    struct {
-			Message string
-			Code    int
+			Message, Reason string
+			Code            int
 		}
 	}
 }

@@ -43,7 +43,10 @@ type Decision struct {
 	Warnings []string
 	// Denied says why the object is refused; empty: it is allowed.
 	Denied string
-	Result Result
+	// Forbidden: it is the request that is refused (403), not an object that is
+	// invalid (422).
+	Forbidden bool
+	Result    Result
 	// Advice is what the Warnings of a workload say.
 	Advice []Advice
 	// About is the object that the Advice goes to as Events; nil: to none.
