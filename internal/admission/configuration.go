@@ -85,125 +85,113 @@ func (a Address) client(path string) admissionv1.WebhookClientConfig {
 	}}
 }
 
+// entry is what a configuration says of a webhook; what is not here is the same
+// for all.
+type entry struct {
+	name, path string
+	rules      []admissionv1.RuleWithOperations
+	failure    admissionv1.FailurePolicyType
+	// seconds is the timeout.
+	seconds int32
+	// namespaces and objects are selectors; nil: all.
+	namespaces, objects *metav1.LabelSelector
+	sideEffects         admissionv1.SideEffectClass
+	conditions          []admissionv1.MatchCondition
+}
+
+func (e *entry) mutating(a Address) admissionv1.MutatingWebhook {
+	return admissionv1.MutatingWebhook{
+		Name: e.name, ClientConfig: a.client(e.path), Rules: e.rules,
+		FailurePolicy: &e.failure, TimeoutSeconds: &e.seconds, SideEffects: &e.sideEffects,
+		NamespaceSelector: orAll(e.namespaces), ObjectSelector: orAll(e.objects), MatchConditions: e.conditions,
+		MatchPolicy: new(admissionv1.Equivalent), AdmissionReviewVersions: []string{"v1"},
+		ReinvocationPolicy: new(admissionv1.IfNeededReinvocationPolicy),
+	}
+}
+
+func (e *entry) validating(a Address) admissionv1.ValidatingWebhook {
+	return admissionv1.ValidatingWebhook{
+		Name: e.name, ClientConfig: a.client(e.path), Rules: e.rules,
+		FailurePolicy: &e.failure, TimeoutSeconds: &e.seconds, SideEffects: &e.sideEffects,
+		NamespaceSelector: orAll(e.namespaces), ObjectSelector: orAll(e.objects), MatchConditions: e.conditions,
+		MatchPolicy: new(admissionv1.Equivalent), AdmissionReviewVersions: []string{"v1"},
+	}
+}
+
+func orAll(s *metav1.LabelSelector) *metav1.LabelSelector {
+	if s == nil {
+		return &metav1.LabelSelector{}
+	}
+	return s
+}
+
+// rule is for resources of one version of a group.
+func rule(group, version string, scope admissionv1.ScopeType, resources []string, operations ...admissionv1.OperationType) admissionv1.RuleWithOperations {
+	return admissionv1.RuleWithOperations{Operations: operations, Rule: admissionv1.Rule{
+		APIGroups: []string{group}, APIVersions: []string{version}, Resources: resources, Scope: &scope,
+	}}
+}
+
 // Configurations are the webhook configurations as they are registered, with
 // every field that the API server would default. namespace is Berth's own. The
 // caller adds caBundle or an annotation for whoever does.
 func Configurations(a Address, namespace string) (*admissionv1.MutatingWebhookConfiguration, *admissionv1.ValidatingWebhookConfiguration) {
+	const create, update, remove = admissionv1.Create, admissionv1.Update, admissionv1.Delete
 	meta := metav1.ObjectMeta{Name: ConfigurationName, Labels: map[string]string{"app.kubernetes.io/name": "berth", "app.kubernetes.io/component": "webhook"}}
-	provisioners := []admissionv1.RuleWithOperations{{
-		Operations: []admissionv1.OperationType{admissionv1.Create, admissionv1.Update},
-		Rule: admissionv1.Rule{
-			APIGroups: []string{v1alpha1.Group}, APIVersions: []string{"v1alpha1"}, Resources: []string{"provisioners"}, Scope: new(admissionv1.ClusterScope),
+	ours := func(operations ...admissionv1.OperationType) []admissionv1.RuleWithOperations {
+		return []admissionv1.RuleWithOperations{rule(v1alpha1.Group, "v1alpha1", admissionv1.ClusterScope, []string{"provisioners"}, operations...)}
+	}
+	notDeleted := admissionv1.MatchCondition{Name: "not-being-deleted", Expression: "!has(object.metadata.deletionTimestamp)"}
+	pods := &entry{
+		name: webhookPods, path: PathPods, failure: admissionv1.Ignore, seconds: 1, sideEffects: admissionv1.SideEffectClassNone,
+		rules:      []admissionv1.RuleWithOperations{rule("", "v1", admissionv1.NamespacedScope, []string{"pods"}, create)},
+		namespaces: tenants(namespace),
+		objects: &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{
+			{Key: OptOutLabel, Operator: metav1.LabelSelectorOpNotIn, Values: []string{OptOutIgnore}},
+		}},
+		conditions: []admissionv1.MatchCondition{
+			{Name: "not-bound", Expression: `!has(object.spec.nodeName) || object.spec.nodeName == ""`},
+			{Name: "not-a-mirror", Expression: `!has(object.metadata.annotations) || !("kubernetes.io/config.mirror" in object.metadata.annotations)`},
+			{Name: "not-of-a-daemonset", Expression: `!has(object.metadata.ownerReferences) || !object.metadata.ownerReferences.exists(o, o.kind == "DaemonSet" && has(o.controller) && o.controller)`},
 		},
-	}}
-	notDeleted := []admissionv1.MatchCondition{{
-		Name: "not-being-deleted", Expression: "!has(object.metadata.deletionTimestamp)",
-	}}
-	mutating := &admissionv1.MutatingWebhookConfiguration{
-		TypeMeta:   metav1.TypeMeta{APIVersion: admissionv1.SchemeGroupVersion.String(), Kind: "MutatingWebhookConfiguration"},
-		ObjectMeta: meta,
-		Webhooks: []admissionv1.MutatingWebhook{{
-			Name:         webhookPods,
-			ClientConfig: a.client(PathPods),
-			Rules: []admissionv1.RuleWithOperations{{
-				Operations: []admissionv1.OperationType{admissionv1.Create},
-				Rule: admissionv1.Rule{
-					APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"pods"}, Scope: new(admissionv1.NamespacedScope),
-				},
-			}},
-			FailurePolicy:     new(admissionv1.Ignore),
-			MatchPolicy:       new(admissionv1.Equivalent),
-			NamespaceSelector: tenants(namespace),
-			ObjectSelector: &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{
-				{Key: OptOutLabel, Operator: metav1.LabelSelectorOpNotIn, Values: []string{OptOutIgnore}},
-			}},
-			SideEffects:             new(admissionv1.SideEffectClassNone),
-			TimeoutSeconds:          new(int32(1)),
-			AdmissionReviewVersions: []string{"v1"},
-			ReinvocationPolicy:      new(admissionv1.IfNeededReinvocationPolicy),
-			MatchConditions: []admissionv1.MatchCondition{
-				{Name: "not-bound", Expression: `!has(object.spec.nodeName) || object.spec.nodeName == ""`},
-				{Name: "not-a-mirror", Expression: `!has(object.metadata.annotations) || !("kubernetes.io/config.mirror" in object.metadata.annotations)`},
-				{Name: "not-of-a-daemonset", Expression: `!has(object.metadata.ownerReferences) || !object.metadata.ownerReferences.exists(o, o.kind == "DaemonSet" && has(o.controller) && o.controller)`},
-			},
-		}, {
-			Name:                    webhookDefaults,
-			ClientConfig:            a.client(PathDefaultProvisioner),
-			Rules:                   provisioners,
-			FailurePolicy:           new(admissionv1.Ignore),
-			MatchPolicy:             new(admissionv1.Equivalent),
-			NamespaceSelector:       &metav1.LabelSelector{},
-			ObjectSelector:          &metav1.LabelSelector{},
-			SideEffects:             new(admissionv1.SideEffectClassNone),
-			TimeoutSeconds:          new(int32(3)),
-			AdmissionReviewVersions: []string{"v1"},
-			ReinvocationPolicy:      new(admissionv1.IfNeededReinvocationPolicy),
-			MatchConditions:         notDeleted,
-		}},
 	}
-	validating := &admissionv1.ValidatingWebhookConfiguration{
-		TypeMeta:   metav1.TypeMeta{APIVersion: admissionv1.SchemeGroupVersion.String(), Kind: "ValidatingWebhookConfiguration"},
-		ObjectMeta: *meta.DeepCopy(),
-		Webhooks: []admissionv1.ValidatingWebhook{{
-			Name:                    webhookValidate,
-			ClientConfig:            a.client(PathValidateProvisioner),
-			Rules:                   provisioners,
-			FailurePolicy:           new(admissionv1.Fail),
-			MatchPolicy:             new(admissionv1.Equivalent),
-			NamespaceSelector:       &metav1.LabelSelector{},
-			ObjectSelector:          &metav1.LabelSelector{},
-			SideEffects:             new(admissionv1.SideEffectClassNone),
-			TimeoutSeconds:          new(int32(5)),
-			AdmissionReviewVersions: []string{"v1"},
-			MatchConditions:         notDeleted,
-		}, {
-			// A guard for people, not for safety: without us deletions go through.
-			Name:         webhookDeletion,
-			ClientConfig: a.client(PathValidateProvisioner),
-			Rules: []admissionv1.RuleWithOperations{{
-				Operations: []admissionv1.OperationType{admissionv1.Delete},
-				Rule:       provisioners[0].Rule,
-			}},
-			FailurePolicy:           new(admissionv1.Ignore),
-			MatchPolicy:             new(admissionv1.Equivalent),
-			NamespaceSelector:       &metav1.LabelSelector{},
-			ObjectSelector:          &metav1.LabelSelector{},
-			SideEffects:             new(admissionv1.SideEffectClassNone),
-			TimeoutSeconds:          new(int32(3)),
-			AdmissionReviewVersions: []string{"v1"},
-			MatchConditions: []admissionv1.MatchCondition{
-				{Name: "not-being-deleted", Expression: "!has(oldObject.metadata.deletionTimestamp)"},
-			},
-		}, {
-			Name:         webhookWorkloads,
-			ClientConfig: a.client(PathWorkloads),
-			Rules: []admissionv1.RuleWithOperations{{
-				Operations: []admissionv1.OperationType{admissionv1.Create, admissionv1.Update},
-				Rule: admissionv1.Rule{
-					APIGroups: []string{"apps"}, APIVersions: []string{"v1"}, Resources: []string{"deployments", "statefulsets", "daemonsets", "replicasets"}, Scope: new(admissionv1.NamespacedScope),
-				},
-			}, {
-				Operations: []admissionv1.OperationType{admissionv1.Create, admissionv1.Update},
-				Rule: admissionv1.Rule{
-					APIGroups: []string{"batch"}, APIVersions: []string{"v1"}, Resources: []string{"jobs", "cronjobs"}, Scope: new(admissionv1.NamespacedScope),
-				},
-			}},
-			FailurePolicy:     new(admissionv1.Ignore),
-			MatchPolicy:       new(admissionv1.Equivalent),
-			NamespaceSelector: tenants(namespace),
-			ObjectSelector:    &metav1.LabelSelector{},
-			// Events, afterwards; none in a dry run.
-			SideEffects:             new(admissionv1.SideEffectClassNoneOnDryRun),
-			TimeoutSeconds:          new(int32(1)),
-			AdmissionReviewVersions: []string{"v1"},
-			MatchConditions: []admissionv1.MatchCondition{
-				{Name: "not-being-deleted", Expression: "!has(object.metadata.deletionTimestamp)"},
-				{Name: "not-made-by-a-controller", Expression: `!has(object.metadata.ownerReferences) || !object.metadata.ownerReferences.exists(o, has(o.controller) && o.controller)`},
-				{Name: "spec-changed", Expression: `request.operation == "CREATE" || object.spec != oldObject.spec`},
-			},
-		}},
+	defaults := &entry{
+		name: webhookDefaults, path: PathDefaultProvisioner, failure: admissionv1.Ignore, seconds: 3, sideEffects: admissionv1.SideEffectClassNone,
+		rules: ours(create, update), conditions: []admissionv1.MatchCondition{notDeleted},
 	}
-	return mutating, validating
+	validation := &entry{
+		name: webhookValidate, path: PathValidateProvisioner, failure: admissionv1.Fail, seconds: 5, sideEffects: admissionv1.SideEffectClassNone,
+		rules: ours(create, update), conditions: []admissionv1.MatchCondition{notDeleted},
+	}
+	// A guard for people, not for safety: without us deletions go through.
+	deletion := &entry{
+		name: webhookDeletion, path: PathValidateProvisioner, failure: admissionv1.Ignore, seconds: 3, sideEffects: admissionv1.SideEffectClassNone,
+		rules:      ours(remove),
+		conditions: []admissionv1.MatchCondition{{Name: notDeleted.Name, Expression: "!has(oldObject.metadata.deletionTimestamp)"}},
+	}
+	workloads := &entry{
+		name: webhookWorkloads, path: PathWorkloads, failure: admissionv1.Ignore, seconds: 1,
+		sideEffects: admissionv1.SideEffectClassNoneOnDryRun, // Events, afterwards; none in a dry run.
+		rules: []admissionv1.RuleWithOperations{
+			rule("apps", "v1", admissionv1.NamespacedScope, []string{"deployments", "statefulsets", "daemonsets", "replicasets"}, create, update),
+			rule("batch", "v1", admissionv1.NamespacedScope, []string{"jobs", "cronjobs"}, create, update),
+		},
+		namespaces: tenants(namespace),
+		conditions: []admissionv1.MatchCondition{
+			notDeleted,
+			{Name: "not-made-by-a-controller", Expression: `!has(object.metadata.ownerReferences) || !object.metadata.ownerReferences.exists(o, has(o.controller) && o.controller)`},
+			{Name: "spec-changed", Expression: `request.operation == "CREATE" || object.spec != oldObject.spec`},
+		},
+	}
+	return &admissionv1.MutatingWebhookConfiguration{
+			TypeMeta:   metav1.TypeMeta{APIVersion: admissionv1.SchemeGroupVersion.String(), Kind: "MutatingWebhookConfiguration"},
+			ObjectMeta: meta,
+			Webhooks:   []admissionv1.MutatingWebhook{pods.mutating(a), defaults.mutating(a)},
+		}, &admissionv1.ValidatingWebhookConfiguration{
+			TypeMeta:   metav1.TypeMeta{APIVersion: admissionv1.SchemeGroupVersion.String(), Kind: "ValidatingWebhookConfiguration"},
+			ObjectMeta: *meta.DeepCopy(),
+			Webhooks:   []admissionv1.ValidatingWebhook{validation.validating(a), deletion.validating(a), workloads.validating(a)},
+		}
 }
 
 // tenants are the namespaces that are looked at: all but those of the system and
