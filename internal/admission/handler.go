@@ -1,7 +1,6 @@
 package admission
 
 import (
-	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -12,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
+	"unsafe"
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
@@ -125,16 +125,14 @@ func (w *webhook) ServeHTTP(rw http.ResponseWriter, req *http.Request) {
 	// Slow senders are cut off. The error is ignored: a ResponseWriter that
 	// knows no deadlines is a recorder in a test.
 	_ = http.NewResponseController(rw).SetReadDeadline(deadline)
-	// The caller's or the process's end must not turn into an answer.
-	ctx, cancel := context.WithDeadline(context.WithoutCancel(req.Context()), deadline)
-	defer cancel()
-
-	result := w.answer(ctx, rw, req)
+	// The request's context is not looked at: neither the caller's nor the process's
+	// end must turn into an answer.
+	result := w.answer(deadline, rw, req)
 	w.metrics.observe(result, time.Since(start))
 }
 
 // answer reads, decides and writes.
-func (w *webhook) answer(ctx context.Context, rw http.ResponseWriter, req *http.Request) Result {
+func (w *webhook) answer(deadline time.Time, rw http.ResponseWriter, req *http.Request) Result {
 	body, taken, err := w.handler.bodies.readBody(req.Body, req.ContentLength)
 	defer func() { w.handler.bodies.left.Add(taken) }()
 	switch {
@@ -147,13 +145,15 @@ func (w *webhook) answer(ctx context.Context, rw http.ResponseWriter, req *http.
 		http.Error(rw, "reading the review failed", http.StatusBadRequest)
 		return ResultError
 	}
-	if !w.enter(ctx) {
+	if !w.enter(deadline) {
 		return w.shed(rw, req, body)
 	}
-	uid, d, err := w.decideSafely(string(body))
+	// No copy: nobody writes to the body any more.
+	review := unsafe.String(unsafe.SliceData(body), len(body))
+	uid, d, err := w.decideSafely(review)
 	<-w.slots
 	if err != nil {
-		return w.failed(rw, string(body), uid, err)
+		return w.failed(rw, review, uid, err)
 	}
 	writeReview(rw, uid, d)
 	if d.About != nil && w.handler.tell != nil {
@@ -163,7 +163,7 @@ func (w *webhook) answer(ctx context.Context, rw http.ResponseWriter, req *http.
 }
 
 // enter waits for a slot until there would be no time left to answer.
-func (w *webhook) enter(ctx context.Context) bool {
+func (w *webhook) enter(deadline time.Time) bool {
 	select {
 	case w.slots <- struct{}{}:
 		return true
@@ -173,10 +173,12 @@ func (w *webhook) enter(ctx context.Context) bool {
 	if w.waiting.Add(1) > queueLimit {
 		return false
 	}
+	late := time.NewTimer(time.Until(deadline))
+	defer late.Stop()
 	select {
 	case w.slots <- struct{}{}:
 		return true
-	case <-ctx.Done():
+	case <-late.C:
 		return false
 	}
 }

@@ -30,7 +30,7 @@ func ShapeHash(pod *corev1.Pod) string {
 		podSelectorKeys(pod, own)
 		visible = func(key string) bool { return own[key] || !slices.Contains(identityLabels, key) }
 	}
-	b := make(shapeKey, 0, 1024)
+	b := make(shapeKey, 0, 512)
 	b.str(pod.Namespace)
 	b.labels(pod.Labels, visible)
 	b.pod(pod)
