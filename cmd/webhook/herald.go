@@ -9,7 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/selection"
-	"k8s.io/client-go/kubernetes"
+	eventsv1 "k8s.io/client-go/kubernetes/typed/events/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/events"
 
@@ -25,11 +25,11 @@ type herald struct {
 }
 
 func newHerald(c *rest.Config, scheme *runtime.Scheme) (*herald, error) {
-	kube, err := kubernetes.NewForConfig(c)
+	api, err := eventsv1.NewForConfig(c)
 	if err != nil {
 		return nil, fmt.Errorf("making a client for Events: %w", err)
 	}
-	b := events.NewBroadcaster(&events.EventSinkImpl{Interface: kube.EventsV1()})
+	b := events.NewBroadcaster(&events.EventSinkImpl{Interface: api})
 	return &herald{broadcaster: b, recorder: b.NewRecorder(scheme, "berth-webhook")}, nil
 }
 
