@@ -1,0 +1,92 @@
+package main
+
+import (
+	"encoding/base64"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/version"
+	fakediscovery "k8s.io/client-go/discovery/fake"
+	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/rest"
+
+	"github.com/berth-dev/berth/internal/ec2"
+	"github.com/berth-dev/berth/internal/ec2sim"
+)
+
+const ca = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+
+// TestClusterFacts: where nodes learn how to reach the API server from, with EKS
+// as ec2sim plays it.
+func TestClusterFacts(t *testing.T) {
+	sim, err := ec2sim.New(ec2sim.Config{
+		Region: "us-west-2", ClusterName: "prod", Endpoint: "https://ABC.gr7.us-west-2.eks.amazonaws.com", CA: []byte(ca), ServiceCIDR: "10.100.0.0/16",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(sim)
+	defer server.Close()
+	for k, v := range map[string]string{
+		"AWS_ENDPOINT_URL": server.URL, "AWS_REGION": "us-west-2", "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
+		"AWS_PROFILE": "", "AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": os.DevNull, "AWS_SHARED_CREDENTIALS_FILE": os.DevNull,
+	} {
+		t.Setenv(k, v)
+	}
+	kube := fake.NewClientset(
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: metav1.NamespaceSystem, UID: "uid"}},
+		&corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "kubernetes"}, Spec: corev1.ServiceSpec{ClusterIP: "172.20.0.1", ClusterIPs: []string{"172.20.0.1"}}},
+	)
+	kube.Discovery().(*fakediscovery.FakeDiscovery).FakedServerVersion = &version.Info{Major: "1", Minor: "37+"}
+	own := rest.Config{Host: "https://10.0.0.9:6443", TLSClientConfig: rest.TLSClientConfig{CAData: []byte("-----BEGIN CERTIFICATE-----\nBBBB\n-----END CERTIFICATE-----\n")}}
+	inPod := own
+	inPod.BearerTokenFile = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+	encoded := func(pem string) string { return base64.StdEncoding.EncodeToString([]byte(pem)) }
+
+	for name, tc := range map[string]struct {
+		options options
+		config  rest.Config
+		want    ec2.Config
+		wrong   string
+	}{
+		"EKS is asked": {
+			options{clusterName: "prod", clusterEndpoint: "eks"}, own,
+			ec2.Config{ClusterEndpoint: "https://ABC.gr7.us-west-2.eks.amazonaws.com", ClusterCA: encoded(ca), ServiceCIDR: "10.100.0.0/16"}, ""},
+		"in a Pod too, where nothing is said": {
+			options{clusterName: "prod"}, inPod,
+			ec2.Config{ClusterEndpoint: "https://ABC.gr7.us-west-2.eks.amazonaws.com", ClusterCA: encoded(ca), ServiceCIDR: "10.100.0.0/16"}, ""},
+		"what is said of Services holds": {
+			options{clusterName: "prod", clusterEndpoint: "eks", serviceCIDR: "10.7.0.0/16"}, own,
+			ec2.Config{ClusterEndpoint: "https://ABC.gr7.us-west-2.eks.amazonaws.com", ClusterCA: encoded(ca), ServiceCIDR: "10.7.0.0/16"}, ""},
+		"a URL is taken as it is": {
+			options{clusterName: "prod", clusterEndpoint: "https://api.example.com", serviceCIDR: "10.7.0.0/16"}, inPod,
+			ec2.Config{ClusterEndpoint: "https://api.example.com", ClusterCA: encoded(string(own.CAData)), ServiceCIDR: "10.7.0.0/16"}, ""},
+		"outside of a Pod its own way is the nodes'": {
+			options{clusterName: "prod", serviceCIDR: "10.7.0.0/16"}, own,
+			ec2.Config{ClusterEndpoint: "https://10.0.0.9:6443", ClusterCA: encoded(string(own.CAData)), ServiceCIDR: "10.7.0.0/16"}, ""},
+		"EKS does not know the cluster": {
+			options{clusterName: "other", clusterEndpoint: "eks"}, own, ec2.Config{}, "check --cluster-name and AWS_REGION, or give --cluster-endpoint"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := tc.options.clusterFacts(t.Context(), kube, &tc.config)
+			if tc.wrong != "" {
+				if err == nil || !strings.Contains(err.Error(), tc.wrong) || strings.Contains(err.Error(), "\n") {
+					t.Fatalf("error %v; want one line with %q", err, tc.wrong)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			tc.want.ClusterName, tc.want.ClusterUID, tc.want.KubernetesVersion = "prod", "uid", "1.37"
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Errorf("facts (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
