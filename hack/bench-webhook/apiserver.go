@@ -21,33 +21,48 @@ import (
 	"github.com/berth-dev/berth/test/cluster"
 )
 
-// histogram of the API server's calls of the webhook for pods.
+// webhookName is the webhook for pods.
+const webhookName = "pods.admission.berth.dev"
+
+// histogram of the API server's calls of webhooks.
 const histogram = "apiserver_admission_webhook_admission_duration_seconds"
 
 // creators create pods at the same time.
 const creators = 8
 
-// onTheAPIServer creates pods in two namespaces in turns: one that the webhook
-// sees, and one that has opted out of it.
-func onTheAPIServer(ctx context.Context, c *cluster.Cluster, pairs int, leg time.Duration) error {
-	names := []string{"bench-with", "bench-without"}
-	for i, name := range names {
-		ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
-		if i == 1 {
-			ns.Labels = map[string]string{"berth.dev/admission": "ignore"}
-		}
-		if err := c.Client.Create(ctx, ns); err != nil {
+// legs are the namespaces that pods are created in: one that the webhook sees, one
+// that a webhook sees which does nothing, and one that has opted out.
+var legs = [3]struct {
+	namespace string
+	labels    map[string]string
+}{
+	{"bench-with", nil},
+	{"bench-no-op", map[string]string{optOut: "ignore", noOpLabel: "true"}},
+	{"bench-without", map[string]string{optOut: "ignore"}},
+}
+
+const optOut = "berth.dev/admission"
+
+// onTheAPIServer creates pods in the namespaces of the legs, in turns.
+func onTheAPIServer(ctx context.Context, c *cluster.Cluster, turns int, length time.Duration) error {
+	stop, err := startNoOp(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	for _, l := range legs {
+		if err := c.Client.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: l.namespace, Labels: l.labels}}); err != nil {
 			return err
 		}
 		if err := cluster.Until(ctx, func() (bool, error) {
-			err := c.Client.Get(ctx, client.ObjectKey{Namespace: name, Name: "default"}, &corev1.ServiceAccount{})
+			err := c.Client.Get(ctx, client.ObjectKey{Namespace: l.namespace, Name: "default"}, &corev1.ServiceAccount{})
 			return err == nil, client.IgnoreNotFound(err)
 		}); err != nil {
 			return err
 		}
 	}
-	for _, name := range names {
-		if _, err := create(ctx, c, name, leg/2); err != nil { // Warm-up.
+	for _, l := range legs {
+		if _, err := create(ctx, c, l.namespace, length/2); err != nil { // Warm-up.
 			return err
 		}
 	}
@@ -55,34 +70,43 @@ func onTheAPIServer(ctx context.Context, c *cluster.Cluster, pairs int, leg time
 	if err != nil {
 		return err
 	}
-	var took [2][]time.Duration
-	var rates [2][]float64
-	for i := range pairs {
-		for _, k := range [2]int{i % 2, 1 - i%2} { // Whoever comes first has it easier.
-			d, err := create(ctx, c, names[k], leg)
+	var took [len(legs)][]time.Duration
+	var rates [len(legs)][]float64
+	for i := range turns {
+		for j := range legs {
+			k := (i + j) % len(legs) // Whoever comes first has it easier.
+			d, err := create(ctx, c, legs[k].namespace, length)
 			if err != nil {
 				return err
 			}
 			took[k] = append(took[k], d...)
-			rates[k] = append(rates[k], float64(len(d))/leg.Seconds())
+			rates[k] = append(rates[k], float64(len(d))/length.Seconds())
 		}
 	}
 	after, err := scrape(ctx, c)
 	if err != nil {
 		return err
 	}
-	slices.Sort(took[0])
-	slices.Sort(took[1])
-	with, without := median(rates[0]), median(rates[1])
-	fmt.Printf("pods created by %d clients, %d turns of %s each: %.0f/s with, %.0f/s without (medians)\n", creators, pairs, leg, with, without)
-	report("fewer pods a second with the webhook", 100*(1-with/without), "%", 3, false)
-	report("p50 of creation, added", ms(quantile(took[0], .5)-quantile(took[1], .5)), "ms", 1, false)
-	report("p99 of creation, added", ms(quantile(took[0], .99)-quantile(took[1], .99)), "ms", 10, false)
-	h := after.minus(before)
-	fmt.Printf("the API server's own histogram, %.0f calls: mean %.2f ms, %.2f %% within 5 ms, %.2f %% within 25 ms, %.0f failed open\n",
-		h.count, 1000*h.sum/h.count, 100*h.within(0.005), 100*h.within(0.025), h.failed)
-	if h.count == 0 || h.failed > 0 {
-		return fmt.Errorf("the API server counted %.0f calls, of which %.0f failed", h.count, h.failed)
+	var rate [len(legs)]float64
+	for k := range legs {
+		slices.Sort(took[k])
+		rate[k] = median(rates[k])
+	}
+	added := func(a, b int, q float64) float64 { return ms(quantile(took[a], q) - quantile(took[b], q)) }
+	fmt.Printf("pods created by %d clients, %d turns of %s each: %.0f/s with, %.0f/s with a webhook that does nothing, %.0f/s without (medians)\n",
+		creators, turns, length, rate[0], rate[1], rate[2])
+	report("fewer pods a second with the webhook", 100*(1-rate[0]/rate[2]), "%", 3, false)
+	report("p50 of creation, added", added(0, 2, .5), "ms", 1, false)
+	report("p99 of creation, added", added(0, 2, .99), "ms", 10, false)
+	fmt.Printf("%-58s %10.2f %%, p50 %.2f ms, p99 %.2f ms\n", "  of that by any webhook", 100*(1-rate[1]/rate[2]), added(1, 2, .5), added(1, 2, .99))
+	fmt.Printf("%-58s %10.2f %%, p50 %.2f ms, p99 %.2f ms\n", "  the webhook against one that does nothing", 100*(1-rate[0]/rate[1]), added(0, 1, .5), added(0, 1, .99))
+	for _, w := range []string{webhookName, noOpName} {
+		h := after[w].minus(before[w])
+		fmt.Printf("the API server's own histogram of %s, %.0f calls: mean %.2f ms, %.2f %% within 5 ms, %.2f %% within 25 ms, %.0f failed open\n",
+			w, h.count, 1000*h.sum/h.count, 100*h.within(0.005), 100*h.within(0.025), h.failed)
+		if h.count == 0 || h.failed > 0 {
+			return fmt.Errorf("the API server counted %.0f calls of %s, of which %.0f failed", h.count, w, h.failed)
+		}
 	}
 	return nil
 }
@@ -109,7 +133,8 @@ type latencies struct {
 	buckets map[float64]float64
 }
 
-func scrape(ctx context.Context, c *cluster.Cluster) (*latencies, error) {
+// scrape reads the histogram of every webhook, by its name.
+func scrape(ctx context.Context, c *cluster.Cluster) (map[string]latencies, error) {
 	hc, err := rest.HTTPClientFor(c.Config)
 	if err != nil {
 		return nil, err
@@ -127,14 +152,19 @@ func scrape(ctx context.Context, c *cluster.Cluster) (*latencies, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &latencies{buckets: map[float64]float64{}}
+	all := map[string]latencies{}
 	for line := range strings.Lines(string(text)) {
-		if !strings.Contains(line, `name="pods.admission.berth.dev"`) {
+		if !strings.HasPrefix(line, "apiserver_admission_webhook_") {
 			continue
 		}
 		v, err := strconv.ParseFloat(strings.TrimSpace(line[strings.LastIndexByte(line, ' ')+1:]), 64)
 		if err != nil {
 			continue
+		}
+		name := label(line, "name")
+		l, ok := all[name]
+		if !ok {
+			l.buckets = map[float64]float64{}
 		}
 		switch {
 		case strings.HasPrefix(line, histogram+"_count"):
@@ -144,18 +174,24 @@ func scrape(ctx context.Context, c *cluster.Cluster) (*latencies, error) {
 		case strings.HasPrefix(line, "apiserver_admission_webhook_fail_open_count"):
 			l.failed += v
 		case strings.HasPrefix(line, histogram+"_bucket"):
-			_, le, _ := strings.Cut(line, `le="`)
-			le, _, _ = strings.Cut(le, `"`)
-			if bound, err := strconv.ParseFloat(le, 64); err == nil && !math.IsInf(bound, 1) {
+			if bound, err := strconv.ParseFloat(label(line, "le"), 64); err == nil && !math.IsInf(bound, 1) {
 				l.buckets[bound] += v
 			}
 		}
+		all[name] = l
 	}
-	return l, nil
+	return all, nil
 }
 
-func (l *latencies) minus(o *latencies) *latencies {
-	d := &latencies{count: l.count - o.count, sum: l.sum - o.sum, failed: l.failed - o.failed, buckets: map[float64]float64{}}
+// label is the value of a label on a line of metrics.
+func label(line, name string) string {
+	_, v, _ := strings.Cut(line, name+`="`)
+	v, _, _ = strings.Cut(v, `"`)
+	return v
+}
+
+func (l latencies) minus(o latencies) latencies {
+	d := latencies{count: l.count - o.count, sum: l.sum - o.sum, failed: l.failed - o.failed, buckets: map[float64]float64{}}
 	for b, n := range l.buckets {
 		d.buckets[b] = n - o.buckets[b]
 	}
@@ -163,4 +199,4 @@ func (l *latencies) minus(o *latencies) *latencies {
 }
 
 // within is the share of calls that took no longer than a bound of a bucket.
-func (l *latencies) within(seconds float64) float64 { return l.buckets[seconds] / l.count }
+func (l latencies) within(seconds float64) float64 { return l.buckets[seconds] / l.count }

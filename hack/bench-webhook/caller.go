@@ -131,6 +131,9 @@ func withoutPause(length time.Duration, n int, one func() error) ([]time.Duratio
 	return all, failed
 }
 
+// openWorkers is how many calls of open can be under way.
+const openWorkers = 64
+
 // open calls at a constant rate, whatever the answers do; a call that starts late
 // because others are slow has waited since it was due.
 func open(length time.Duration, perSecond int, one func() error) ([]time.Duration, error) {
@@ -141,7 +144,7 @@ func open(length time.Duration, perSecond int, one func() error) ([]time.Duratio
 	begin := time.Now()
 	at := func(i int) time.Time { return begin.Add(time.Duration(i) * time.Second / time.Duration(perSecond)) }
 	var wg sync.WaitGroup
-	for range 64 {
+	for range openWorkers {
 		wg.Go(func() {
 			for i := range due {
 				errs[i] = one()

@@ -25,12 +25,12 @@ import (
 
 func main() {
 	length := flag.Duration("length", 10*time.Second, "time of each measurement over TLS")
-	pairs := flag.Int("pairs", 10, "how often pods are created with and without the webhook, in turns")
+	turns := flag.Int("turns", 10, "how often pods are created with the webhook, with one that does nothing, and without, in turns")
 	leg := flag.Duration("leg", 4*time.Second, "time of each turn")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *length, *pairs, *leg); err != nil {
+	if err := run(ctx, *length, *turns, *leg); err != nil {
 		fmt.Fprintln(os.Stderr, "bench-webhook:", err)
 		os.Exit(1)
 	}
@@ -48,7 +48,7 @@ func report(what string, value float64, unit string, bar float64, atLeast bool) 
 	fmt.Printf("%-58s %10.2f %-6s bar %s %g: %s\n", what, value, unit, sign, bar, verdict)
 }
 
-func run(ctx context.Context, length time.Duration, pairs int, leg time.Duration) (err error) {
+func run(ctx context.Context, length time.Duration, turns int, leg time.Duration) (err error) {
 	c, err := cluster.Start(ctx, os.Stderr, "--berth=false")
 	if err != nil {
 		return err
@@ -80,10 +80,7 @@ func run(ctx context.Context, length time.Duration, pairs int, leg time.Duration
 	if err := alone(ctx, caller, webhook, length); err != nil {
 		return err
 	}
-	if err := unpin(webhook.Pid()); err != nil {
-		return err
-	}
-	return onTheAPIServer(ctx, c, pairs, leg)
+	return onTheAPIServer(ctx, c, turns, leg)
 }
 
 // offer has a provisioner publish what EC2 offers, and ends it: from then on
@@ -111,19 +108,18 @@ func offer(ctx context.Context, c *cluster.Cluster, dir string) error {
 	return errors.Join(err, provisioner.Stop())
 }
 
-// alone measures the webhook over TLS on one core.
-func alone(ctx context.Context, caller *caller, webhook *cluster.Process, length time.Duration) error {
+// alone measures the webhook over TLS, with one core for it and one for us.
+func alone(ctx context.Context, caller *caller, webhook *cluster.Process, length time.Duration) (err error) {
+	for core, pid := range []int{webhook.Pid(), os.Getpid()} {
+		if err := pin(pid, core); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, unpin(pid)) }()
+	}
 	idle, _, err := memory(webhook.Pid())
 	if err != nil {
 		return err
 	}
-	if err := pin(webhook.Pid(), 0); err != nil {
-		return err
-	}
-	if err := pin(os.Getpid(), 1); err != nil {
-		return err
-	}
-	defer func() { _ = unpin(os.Getpid()) }() // It was allowed a moment ago.
 	if _, err := caller.closed(ctx, length/5, 16); err != nil {
 		return err
 	}
@@ -144,8 +140,12 @@ func alone(ctx context.Context, caller *caller, webhook *cluster.Process, length
 	cpu := (after - before).Seconds()
 	fmt.Printf("%-58s %10.2f us, the core was busy %.0f %%\n", "  CPU of the webhook for each", cpu/float64(len(fast))*1e6, 100*cpu/length.Seconds())
 
-	// What is measured is the webhook's pauses, not ours.
+	// What is measured is the webhook's pauses, not ours; and calls over connections
+	// that are kept, not the handshakes of the workers that first need one.
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	if _, err := caller.closed(ctx, length/5, openWorkers); err != nil {
+		return err
+	}
 	paced, err := open(length, 3000, func() error { return caller.one(ctx, caller.small) })
 	if err != nil {
 		return err

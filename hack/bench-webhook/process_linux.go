@@ -11,23 +11,31 @@ import (
 	"unsafe"
 )
 
-// pin keeps all threads of a process on one core; those that it starts later
-// inherit that.
-func pin(pid, core int) error { return affinity(pid, cores{1 << core}) }
+// Policies of sched_setscheduler(2).
+const (
+	schedOther = 0
+	schedRR    = 2
+)
 
-// unpin lets a process run on every core.
+// pin keeps all threads of a process on one core, where nothing else runs as long
+// as they have something to do: the API server's work, and whatever else there is
+// on the machine, is not what is measured. Threads that it starts later inherit
+// both. It needs the right to real-time priority (root has it).
+func pin(pid, core int) error { return schedule(pid, cores{1 << core}, schedRR, 1) }
+
+// unpin lets a process run on every core, beside others.
 func unpin(pid int) error {
 	var all cores
 	for i := range all {
 		all[i] = ^uint64(0)
 	}
-	return affinity(pid, all)
+	return schedule(pid, all, schedOther, 0)
 }
 
 // cores is a set of CPUs as sched_setaffinity takes it.
 type cores [16]uint64
 
-func affinity(pid int, set cores) error {
+func schedule(pid int, set cores, policy uintptr, priority int32) error {
 	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
 	if err != nil {
 		return err
@@ -38,6 +46,9 @@ func affinity(pid int, set cores) error {
 			return err
 		}
 		_, _, e := syscall.Syscall(syscall.SYS_SCHED_SETAFFINITY, uintptr(tid), unsafe.Sizeof(set), uintptr(unsafe.Pointer(&set)))
+		if e == 0 {
+			_, _, e = syscall.Syscall(syscall.SYS_SCHED_SETSCHEDULER, uintptr(tid), policy, uintptr(unsafe.Pointer(&priority)))
+		}
 		if e != 0 && e != syscall.ESRCH {
 			return fmt.Errorf("pinning thread %d: %w", tid, e)
 		}
