@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 	"unsafe"
@@ -20,7 +21,8 @@ const (
 // pin keeps all threads of a process on one core, where nothing else runs as long
 // as they have something to do: the API server's work, and whatever else there is
 // on the machine, is not what is measured. Threads that it starts later inherit
-// both. It needs the right to real-time priority (root has it).
+// both. Without the right to real-time priority (root has it) the core is shared,
+// which is said.
 func pin(pid, core int) error { return schedule(pid, cores{1 << core}, schedRR, 1) }
 
 // unpin lets a process run on every core, beside others.
@@ -48,6 +50,10 @@ func schedule(pid int, set cores, policy uintptr, priority int32) error {
 		_, _, e := syscall.Syscall(syscall.SYS_SCHED_SETAFFINITY, uintptr(tid), unsafe.Sizeof(set), uintptr(unsafe.Pointer(&set)))
 		if e == 0 {
 			_, _, e = syscall.Syscall(syscall.SYS_SCHED_SETSCHEDULER, uintptr(tid), policy, uintptr(unsafe.Pointer(&priority)))
+			if e == syscall.EPERM {
+				sayShared()
+				e = 0
+			}
 		}
 		if e != 0 && e != syscall.ESRCH {
 			return fmt.Errorf("pinning thread %d: %w", tid, e)
@@ -55,6 +61,10 @@ func schedule(pid int, set cores, policy uintptr, priority int32) error {
 	}
 	return nil
 }
+
+var sayShared = sync.OnceFunc(func() {
+	fmt.Fprintln(os.Stderr, "no right to real-time priority: other work on the webhook's core is measured with it; run this as root")
+})
 
 // memory reads RSS now and at its peak, in MiB.
 func memory(pid int) (now, peak float64, err error) {
