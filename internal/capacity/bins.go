@@ -2,6 +2,7 @@ package capacity
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -75,10 +76,27 @@ func (v *solver) matchesBin(r *nodeReq, b *bin) bool {
 	return r.matches(func(key string) (string, bool) { return v.m.label(b.col, key) }, unknownValue)
 }
 
-// existingBins are the Snapshot's nodes with the room that they have left:
+// existingBins are bins of the Snapshot's nodes as they are before the plan.
+func (v *solver) existingBins() []*bin {
+	if v.fresh == nil {
+		v.fresh = v.freshBins()
+	}
+	copies := slices.Clone(v.fresh)
+	bins, width := make([]*bin, len(copies)), len(v.dims.names)
+	room := make([]int64, len(copies)*width)
+	for i := range copies {
+		b := &copies[i]
+		b.free = append(room[i*width:i*width:(i+1)*width], b.start...)
+		b.ports, b.attached = slices.Clip(b.ports), maps.Clone(b.attached)
+		bins[i] = b
+	}
+	return bins
+}
+
+// freshBins are the Snapshot's nodes with the room that they have left:
 // what is allocatable less the pods there and the DaemonSet pods that are still
 // to come. Ready ones first, then those in flight, each by name.
-func (v *solver) existingBins() []*bin {
+func (v *solver) freshBins() []bin {
 	nodes := slices.Clone(v.snap.Nodes)
 	slices.SortFunc(nodes, func(a, b *Node) int {
 		if a.InFlight != b.InFlight {
@@ -89,9 +107,10 @@ func (v *solver) existingBins() []*bin {
 		}
 		return cmp.Compare(a.Name, b.Name)
 	})
-	bins := make([]*bin, 0, len(nodes))
+	bins := make([]bin, len(nodes))
 	for i, n := range nodes {
-		b := &bin{index: i, node: n, taints: n.Taints, host: n.Labels[corev1.LabelHostname]}
+		b := &bins[i]
+		*b = bin{index: i, node: n, taints: n.Taints, host: n.Labels[corev1.LabelHostname]}
 		facts := v.factsOf(n)
 		b.free = v.dims.vector(n.Allocatable)
 		for k, name := range v.dims.names {
@@ -118,8 +137,7 @@ func (v *solver) existingBins() []*bin {
 		for _, d := range v.daemons {
 			v.reserveDaemon(b, d, facts.daemons)
 		}
-		b.start = slices.Clone(b.free)
-		bins = append(bins, b)
+		b.start = b.free
 	}
 	return bins
 }

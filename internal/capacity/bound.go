@@ -27,21 +27,19 @@ import (
 func (v *solver) lowerBound(seated []int, room [][]int64) float64 {
 	net := make([]float64, len(v.dims.names))
 	gross := make([]float64, len(v.dims.names))
-	union := newBitset(len(v.m.columns))
-	any := false
+	var seats []bitset
 	for _, s := range v.shapes {
 		if seated[s.id] == 0 {
 			continue
 		}
-		any = true
 		for r, x := range s.vector {
 			gross[r] += float64(x) * float64(seated[s.id])
 		}
-		for i, w := range v.sigs[s.sig].seats {
-			union[i] |= w
+		if set := v.sigs[s.sig].seats; !slices.ContainsFunc(seats, func(o bitset) bool { return &o[0] == &set[0] }) {
+			seats = append(seats, set)
 		}
 	}
-	if !any {
+	if len(seats) == 0 {
 		return 0
 	}
 	copy(net, gross)
@@ -53,19 +51,15 @@ func (v *solver) lowerBound(seated []int, room [][]int64) float64 {
 	for r := range net {
 		net[r] = max(net[r], 0)
 	}
-	kept := v.unreplaced(union)
-	cols := make([]*column, len(kept))
-	for i, k := range kept {
-		cols[i] = k.col
-	}
-	bound := v.singleBound(seated, room)
+	cols := v.m.unreplaced(false, seats, len(seats))
+	bound := v.singleBound(cols, seated, room)
 	reach := v.reachability(room)
 	for _, demand := range [][]float64{net, gross} {
 		if y := v.prices(demand, cols); y != nil {
 			bound = max(bound, v.dualBound(y, cols, seated, room, reach))
 		}
 	}
-	bound = max(bound, v.patternBound(kept, seated, room, reach))
+	bound = max(bound, v.patternBound(cols, seated, room, reach))
 	// Floating point may have rounded up.
 	return max(0, bound*(1-1e-9))
 }
@@ -170,7 +164,7 @@ func (v *solver) dualBound(y []float64, cols []*column, seated []int, room [][]i
 }
 
 // singleBound is the second proof.
-func (v *solver) singleBound(seated []int, room [][]int64) float64 {
+func (v *solver) singleBound(cols []*column, seated []int, room [][]int64) float64 {
 	bound := 0.0
 	for _, s := range v.shapes {
 		n := seated[s.id]
@@ -188,8 +182,8 @@ func (v *solver) singleBound(seated []int, room [][]int64) float64 {
 		if n <= 0 {
 			continue
 		}
-		for _, i := range v.m.byPrice() {
-			if c := &v.m.columns[i]; v.seatable(s, c) {
+		for _, c := range cols {
+			if v.seatable(s, c) {
 				bound = max(bound, c.price)
 				break
 			}
@@ -212,7 +206,7 @@ const (
 // pods are worth less what the nodes that exist can hold. Any pi can be scaled
 // to be such prices: divided by the largest ratio of what a column can hold,
 // as proven by the knapsack's upper bound, to its price.
-func (v *solver) patternBound(kept []boundColumn, seated []int, room [][]int64, reach [][]int) float64 {
+func (v *solver) patternBound(cols []*column, seated []int, room [][]int64, reach [][]int) float64 {
 	p := &packer{width: len(v.dims.names)}
 	var pi []float64
 	var have []int
@@ -231,7 +225,7 @@ func (v *solver) patternBound(kept []boundColumn, seated []int, room [][]int64, 
 		return 0
 	}
 	p.conflict = make([]bitset, len(p.items))
-	boundKinds(p, kept)
+	boundKinds(p, cols)
 	ratio := make([]float64, len(p.kinds))
 	steps := make([]int, len(p.kinds))
 	for t, k := range p.kinds {
@@ -293,47 +287,12 @@ func (v *solver) alone(s *shape) int {
 	return 1 << 30
 }
 
-// boundColumn is a column, with the signatures whose pods may be on its nodes.
-type boundColumn struct {
-	col *column
-	in  bitset
-}
-
-// unreplaced are all columns of the set but those that hold no more, for no
-// other pods, at no lower price than another: cheapest first.
-func (v *solver) unreplaced(union bitset) []boundColumn {
-	var kept []boundColumn
-	last := 0
-	in := newBitset(len(v.sigs))
-	for _, i := range v.m.byPrice() {
-		if !union.has(int(i)) {
-			continue
-		}
-		c := &v.m.columns[i]
-		clear(in)
-		for k, sig := range v.sigs {
-			if sig.seats.has(c.index) {
-				in.set(k)
-			}
-		}
-		if last < len(kept) && in.within(kept[last].in) && dominates(kept[last].col.free, c.free) {
-			continue
-		}
-		if k := slices.IndexFunc(kept, func(k boundColumn) bool { return in.within(k.in) && dominates(k.col.free, c.free) }); k >= 0 {
-			last = k
-		} else {
-			kept = append(kept, boundColumn{c, slices.Clone(in)})
-		}
-	}
-	return kept
-}
-
 // boundKinds makes kinds of the columns that hold any of the packer's items.
-func boundKinds(p *packer, kept []boundColumn) {
-	for _, k := range kept {
-		kd := &kind{col: k.col, price: k.col.price, free: k.col.free}
+func boundKinds(p *packer, cols []*column) {
+	for _, c := range cols {
+		kd := &kind{col: c, price: c.price, free: c.free}
 		for j, it := range p.items {
-			if k.in.has(it.it.s.sig) && vectorFits(it.req, kd.free) {
+			if it.it.cols.has(c.index) && vectorFits(it.req, kd.free) {
 				kd.allowed = append(kd.allowed, int32(j))
 			}
 		}

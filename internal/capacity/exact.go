@@ -122,7 +122,7 @@ func (v *solver) exactNodes(pods []*shape) []*bin {
 
 // exactFits says of each set of pods whether the existing node can take it.
 func (v *solver) exactFits(pods []*shape, all int, b *bin) []bool {
-	empty := v.existingBins()[b.index]
+	empty := v.fresh[b.index]
 	fits := make([]bool, all+1)
 	fits[0] = true
 	for set := 1; set <= all; set++ {
@@ -162,10 +162,13 @@ func together(pods []*shape, set int, free []int64, ports []hostPort, attached m
 // nodes only what a single pod needs.
 func (v *solver) cheapestAlone(pods []*shape, all int) []*column {
 	alone := make([]*column, all+1)
-	order := v.m.byPrice()
+	var seats, sets []bitset
+	for _, s := range pods {
+		seats, sets = append(seats, v.sigs[s.sig].seats), append(sets, v.sigs[s.sig].cols)
+	}
+	cols := v.m.unreplaced(false, append(append(seats, sets...), v.m.ordinary()), len(pods))
 	for set := 1; set <= all; set++ {
-		for _, i := range order {
-			c := &v.m.columns[i]
+		for _, c := range cols {
 			if c.typ.Machine.VCPUs > ordinaryVCPUs && set&(set-1) > 0 {
 				continue
 			}

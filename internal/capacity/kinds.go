@@ -11,82 +11,38 @@ import (
 // no nearer to a limit.
 func (v *solver) findKinds(p *packer, groups []hostGroup) {
 	var sets []bitset
-	member := make([]int, len(p.items))
-	for j, pi := range p.items {
-		k := slices.IndexFunc(sets, func(s bitset) bool { return &s[0] == &pi.it.cols[0] })
-		if k < 0 {
-			k = len(sets)
-			sets = append(sets, pi.it.cols)
+	add := func(set bitset) {
+		if !slices.ContainsFunc(sets, func(s bitset) bool { return &s[0] == &set[0] }) {
+			sets = append(sets, set)
 		}
-		member[j] = k
 	}
-	union := newBitset(len(v.m.columns))
+	for _, pi := range p.items {
+		add(pi.it.cols)
+	}
 	plain := len(sets)
-	for _, s := range sets {
-		for i, w := range s {
-			union[i] |= w
-		}
-	}
-	type candidate struct {
-		col *column
-		in  bitset
-	}
 	// A column that somebody prefers is only replaced by one that all prefer who
 	// prefer it.
-	var wanted []*nodeReq
 	for _, pi := range p.items {
 		for _, n := range pi.it.s.wishes.nodes {
-			if !slices.Contains(wanted, n.req) {
-				wanted = append(wanted, n.req)
-			}
+			add(v.m.matching(n.req))
 		}
 	}
-	var kept []candidate
-	last := 0
+	if v.anyShunned() {
+		add(v.m.unshunned())
+	}
 	p.limited = false
-	in := newBitset(plain + len(wanted) + 1)
-	for _, i := range v.m.byRate() {
-		if !union.has(int(i)) {
-			continue
-		}
-		c := &v.m.columns[i]
+	p.kinds = p.kinds[:0]
+	for _, c := range v.m.unreplaced(true, sets, plain) {
 		if c.seller.left.room(c) == 0 {
 			continue
 		}
-		clear(in)
-		for k, s := range sets {
-			if s.has(int(i)) {
-				in.set(k)
-			}
-		}
-		for k, r := range wanted {
-			if r.matches(func(key string) (string, bool) { return v.m.label(c, key) }, unknownValue) {
-				in.set(plain + k)
-			}
-		}
-		if !c.seller.shunned {
-			in.set(plain + len(wanted))
-		}
-		// What replaced the last one is likely to replace this one, too.
-		if last < len(kept) && in.within(kept[last].in) && kept[last].col.replaces(c) {
-			p.limited = p.limited || c.seller.left != nil
-			continue
-		}
-		if k := slices.IndexFunc(kept, func(k candidate) bool { return in.within(k.in) && k.col.replaces(c) }); k >= 0 {
-			last = k
-		} else {
-			kept = append(kept, candidate{c, slices.Clone(in)})
-		}
 		p.limited = p.limited || c.seller.left != nil
-	}
-	p.kinds = p.kinds[:0]
-	for _, k := range kept {
-		kd := &kind{col: k.col, price: k.col.rate, free: slices.Clone(k.col.free), allows: newBitset(len(p.items))}
+		kd := &kind{col: c, price: c.rate, free: slices.Clone(c.free), allows: newBitset(len(p.items))}
 		for _, g := range groups {
 			kd.free = append(kd.free, int64(g.most))
 		}
 		for j, pi := range p.items {
-			if k.in.has(member[j]) && vectorFits(pi.req, kd.free) {
+			if pi.it.cols.has(c.index) && vectorFits(pi.req, kd.free) {
 				kd.allowed = append(kd.allowed, int32(j))
 				kd.allows.set(j)
 			}
@@ -99,14 +55,108 @@ func (v *solver) findKinds(p *packer, groups []hostGroup) {
 	v.setCredits(p)
 }
 
-// replaces says whether c, which costs no more, can stand in for d: as much
-// room, and no more of any limit.
-func (c *column) replaces(d *column) bool {
-	for k, x := range d.free {
-		if c.free[k] < x {
-			return false
+// reduction is what unreplaced has found.
+type reduction struct {
+	toBuy bool
+	sets  []bitset
+	plain int
+	cols  []*column
+}
+
+// maxReductions are remembered of a market.
+const maxReductions = 32
+
+// unreplaced are the columns in the first plain sets but those that another one
+// replaces, which is at least as cheap, has at least as much room and is in all
+// sets that they are in. To buy, rates count and what columns take of limits;
+// else prices. Sets are known by their identity: they must not change.
+func (m *market) unreplaced(toBuy bool, sets []bitset, plain int) []*column {
+	for _, r := range m.reductions {
+		if r.toBuy == toBuy && r.plain == plain && slices.EqualFunc(r.sets, sets, func(a, b bitset) bool { return &a[0] == &b[0] }) {
+			return r.cols
 		}
 	}
+	union := newBitset(len(m.columns))
+	for _, s := range sets[:plain] {
+		for i, w := range s {
+			union[i] |= w
+		}
+	}
+	order := m.byPrice()
+	if toBuy {
+		order = m.byRate()
+	}
+	var cols []*column
+	var ins []bitset
+	in, last := newBitset(len(sets)), 0
+	for _, i := range order {
+		if !union.has(int(i)) {
+			continue
+		}
+		c := &m.columns[i]
+		clear(in)
+		for k, s := range sets {
+			if s.has(int(i)) {
+				in.set(k)
+			}
+		}
+		replaced := func(k int) bool {
+			return in.within(ins[k]) && dominates(cols[k].free, c.free) && (!toBuy || cols[k].sparesLimitsOf(c))
+		}
+		// What replaced the last one is likely to replace this one, too.
+		if last < len(cols) && replaced(last) {
+			continue
+		}
+		for last = 0; last < len(cols) && !replaced(last); last++ {
+		}
+		if last == len(cols) {
+			cols, ins = append(cols, c), append(ins, slices.Clone(in))
+		}
+	}
+	if len(m.reductions) >= maxReductions {
+		m.reductions = m.reductions[:0]
+	}
+	m.reductions = append(m.reductions, reduction{toBuy, slices.Clone(sets), plain, cols})
+	return cols
+}
+
+// matching are the columns that meet a requirement.
+func (m *market) matching(r *nodeReq) bitset {
+	return m.setOf(r.key, func(c *column) bool {
+		return r.matches(func(key string) (string, bool) { return m.label(c, key) }, unknownValue)
+	})
+}
+
+// unshunned are the columns whose nodes have no PreferNoSchedule taint.
+func (m *market) unshunned() bitset {
+	return m.setOf("unshunned", func(c *column) bool { return !c.seller.shunned })
+}
+
+// ordinary are the columns of nodes that are not giants.
+func (m *market) ordinary() bitset {
+	return m.setOf("ordinary", func(c *column) bool { return c.typ.Machine.VCPUs <= ordinaryVCPUs })
+}
+
+// setOf are the columns for which has is true, worked out once for each name.
+func (m *market) setOf(name string, has func(*column) bool) bitset {
+	if set := m.sets[name]; set != nil {
+		return set
+	}
+	set := newBitset(len(m.columns))
+	for i := range m.columns {
+		if has(&m.columns[i]) {
+			set.set(i)
+		}
+	}
+	if m.sets == nil || len(m.sets) >= maxRememberedSignatures {
+		m.sets = map[string]bitset{}
+	}
+	m.sets[name] = set
+	return set
+}
+
+// sparesLimitsOf says whether c takes no more of any limit than d.
+func (c *column) sparesLimitsOf(d *column) bool {
 	if c.seller.left == nil {
 		return true
 	}

@@ -24,6 +24,9 @@ type market struct {
 	priceOrder []int32
 	// rateOrder is made by byRate.
 	rateOrder []int32
+	// reductions are remembered by unreplaced, sets by setOf.
+	reductions []reduction
+	sets       map[string]bitset
 }
 
 // seller is a Provisioner that is asked for nodes.

@@ -111,11 +111,10 @@ func (v *solver) special(it *item) bool {
 // be bought for them: each time at the heaviest Provisioners that have room
 // within their limits.
 func (v *solver) packAll(items []*item) {
-	sets := map[setKey]bitset{}
 	for {
 		active := items[:0:0]
 		for _, it := range items {
-			if it.n > 0 && v.chooseLevel(it, sets) {
+			if it.n > 0 && v.chooseLevel(it) {
 				active = append(active, it)
 			}
 		}
@@ -205,28 +204,10 @@ func (v *solver) putClass(c *item, b *bin, n int) {
 	}
 }
 
-// setKey identifies a set of columns: signature, cell and Provisioners' weight.
-type setKey struct {
-	sig    int
-	cell   string
-	weight int32
-}
-
 // chooseLevel finds the columns of the heaviest Provisioners that can host the
 // item now.
-func (v *solver) chooseLevel(it *item, sets map[setKey]bitset) bool {
-	name := ""
-	if it.cell != nil {
-		b := shapeKey{}
-		b.strs(it.cell.keys)
-		b.strs(it.cell.values)
-		name = string(b)
-	}
-	all := setKey{sig: it.s.sig, cell: name, weight: -1}
-	if sets[all] == nil {
-		sets[all] = v.columnsOf(it)
-	}
-	usable := sets[all]
+func (v *solver) chooseLevel(it *item) bool {
+	usable := v.columnsOf(it)
 	found, full := false, false
 	for _, s := range v.m.sellers {
 		if found && s.p.Spec.Weight < it.level {
@@ -249,22 +230,7 @@ func (v *solver) chooseLevel(it *item, sets map[setKey]bitset) bool {
 		v.scarce = v.scarce || full
 		return false
 	}
-	key := setKey{it.s.sig, name, it.level}
-	if sets[key] == nil {
-		set := newBitset(len(v.m.columns))
-		for _, s := range v.m.sellers {
-			if s.p.Spec.Weight != it.level {
-				continue
-			}
-			for i := s.first; i < s.end; i++ {
-				if usable.has(i) {
-					set.set(i)
-				}
-			}
-		}
-		sets[key] = set
-	}
-	it.cols = sets[key]
+	it.cols = v.columnsAt(it, usable)
 	return true
 }
 

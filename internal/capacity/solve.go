@@ -86,6 +86,8 @@ type solver struct {
 	shapes []*shape
 	sigs   []*signature
 
+	// fresh are the existing bins before the plan; nil: not made yet.
+	fresh          []bin
 	bins           []*bin
 	existing       int
 	allCounters    map[string]*counter
@@ -132,6 +134,8 @@ type solver struct {
 type signature struct {
 	key         string
 	cols, seats bitset
+	// narrowed are parts of cols, by name.
+	narrowed map[string]bitset
 }
 
 func newSolver(s *Snapshot) *solver {

@@ -25,6 +25,8 @@ type item struct {
 // cell is a combination of values of the topology keys that matter to a shape.
 type cell struct {
 	keys, values []string
+	// name tells it from all others.
+	name string
 	// price of one pod there, at best, on a new node; +Inf: none to be had.
 	price float64
 	// room for pods on existing nodes, counted optimistically.
@@ -152,7 +154,10 @@ func (v *solver) cellsOf(s *shape) []*cell {
 		id := strings.Join(values, "\x00")
 		c := byValue[id]
 		if c == nil {
-			c = &cell{keys: keys, values: values, price: math.Inf(1)}
+			name := shapeKey{}
+			name.strs(keys)
+			name.strs(values)
+			c = &cell{name: string(name), keys: keys, values: values, price: math.Inf(1)}
 			byValue[id] = c
 		}
 		return c
@@ -185,17 +190,47 @@ func (v *solver) cellsOf(s *shape) []*cell {
 
 // columnsOf narrows an item's columns to its cell.
 func (v *solver) columnsOf(it *item) bitset {
-	cols := v.sigs[it.s.sig].cols
+	sig := v.sigs[it.s.sig]
 	if it.cell == nil {
-		return cols
+		return sig.cols
 	}
-	narrowed := newBitset(len(v.m.columns))
-	for i := range v.m.columns {
-		if cols.has(i) && it.cell.holds(func(key string) (string, bool) { return v.m.label(&v.m.columns[i], key) }) {
-			narrowed.set(i)
+	return sig.narrow(v.m, it.cell.name, sig.cols, func(c *column) bool {
+		return it.cell.holds(func(key string) (string, bool) { return v.m.label(c, key) })
+	})
+}
+
+// columnsAt narrows an item's usable columns to Provisioners of its level.
+func (v *solver) columnsAt(it *item, usable bitset) bitset {
+	same := func(s *seller) bool { return s.p.Spec.Weight == it.level }
+	if !slices.ContainsFunc(v.m.sellers, func(s *seller) bool { return !same(s) }) {
+		return usable
+	}
+	b := shapeKey{}
+	b.str("level")
+	b.num(int64(it.level))
+	if it.cell != nil {
+		b.str(it.cell.name)
+	}
+	return v.sigs[it.s.sig].narrow(v.m, string(b), usable, func(c *column) bool { return same(c.seller) })
+}
+
+// narrow is the part of a set of the signature's columns that keep is true for,
+// remembered by name.
+func (sig *signature) narrow(m *market, name string, of bitset, keep func(*column) bool) bitset {
+	if set := sig.narrowed[name]; set != nil {
+		return set
+	}
+	set := newBitset(len(m.columns))
+	for i := range m.columns {
+		if of.has(i) && keep(&m.columns[i]) {
+			set.set(i)
 		}
 	}
-	return narrowed
+	if sig.narrowed == nil || len(sig.narrowed) >= maxRememberedSignatures {
+		sig.narrowed = map[string]bitset{}
+	}
+	sig.narrowed[name] = set
+	return set
 }
 
 // holds says whether a node with these labels lies in the cell; a nil cell is
