@@ -40,6 +40,7 @@ func (v *solver) plan() *Plan {
 	}
 	v.mixOwners(seated)
 	alternatives := map[string]*choice{}
+	var launches []*Launch
 	for _, b := range v.bins {
 		if b.node != nil {
 			for _, l := range b.placed {
@@ -55,15 +56,18 @@ func (v *solver) plan() *Plan {
 		}
 		l := v.launch(b, alternatives)
 		l.Pods = pods
-		p.Launches = append(p.Launches, l)
+		launches = append(launches, &l)
 		p.HourlyCost += l.Price
 	}
 	slices.SortFunc(p.Placements, func(a, b Placement) int { return comparePods(a.Pod, b.Pod) })
 	slices.SortFunc(p.Unschedulable, func(a, b Unschedulable) int { return comparePods(a.Pod, b.Pod) })
-	slices.SortStableFunc(p.Launches, func(a, b Launch) int {
+	slices.SortStableFunc(launches, func(a, b *Launch) int {
 		return cmp.Or(cmp.Compare(a.Provisioner.Name, b.Provisioner.Name), cmp.Compare(b.Price, a.Price), cmp.Compare(a.InstanceType, b.InstanceType),
 			cmp.Compare(a.Zone, b.Zone), cmp.Compare(a.CapacityType, b.CapacityType), comparePods(a.Pods[0], b.Pods[0]))
 	})
+	for _, l := range launches {
+		p.Launches = append(p.Launches, *l)
+	}
 	room := make([][]int64, v.existing)
 	for i := range room {
 		room[i] = v.bins[i].start
@@ -139,33 +143,36 @@ func (v *solver) cost() float64 {
 	return sum
 }
 
-// choice is a launch as far as it depends on the content of the node alone.
+// choice is a launch as far as it depends on which offerings could host the
+// node's content.
 type choice struct {
 	alternatives, next []OfferingRef
 	why                string
+	labels             map[string]string
 }
 
 // launch describes the node to buy for a bin. Equal contents are looked into
-// once.
+// once; contents with the same alternatives share them.
 func (v *solver) launch(b *bin, known map[string]*choice) Launch {
 	c := b.col
-	l := Launch{Provisioner: c.seller.p, OfferingRef: c.ref(), Labels: v.m.labels(c), Taints: c.seller.p.Spec.Taints,
+	l := Launch{Provisioner: c.seller.p, OfferingRef: c.ref(), Taints: c.seller.p.Spec.Taints,
 		Capacity: c.typ.Capacity, Allocatable: c.typ.Allocatable, VolumeLimits: c.typ.VolumeLimits, Requests: c.daemons.requests.Clone()}
 	key := shapeKey{}
+	key.str("content")
 	key.num(int64(c.index))
 	for _, q := range b.placed {
 		key.num(int64(q.s.id))
 		key.num(int64(q.n))
-		for range q.n {
-			l.Requests.Add(q.s.requests)
+		for name, x := range q.s.requests {
+			l.Requests[name] += x * int64(q.n)
 		}
 	}
 	ch := known[string(key)]
 	if ch == nil {
-		ch = v.choose(b, l.Requests)
+		ch = v.choose(b, l.Requests, known)
 		known[string(key)] = ch
 	}
-	l.Alternatives, l.Next, l.Why = ch.alternatives, ch.next, ch.why
+	l.Alternatives, l.Next, l.Why, l.Labels = ch.alternatives, ch.next, ch.why, ch.labels
 	return l
 }
 
@@ -175,9 +182,13 @@ func (v *solver) launch(b *bin, known map[string]*choice) Launch {
 // choice; and what the next types would cost. Those of the choice's capacity
 // type come first, cheapest first, then on-demand ones: when EC2 has no spot, the
 // same claim is launched without it.
-func (v *solver) choose(b *bin, requests Resources) *choice {
+func (v *solver) choose(b *bin, requests Resources, known map[string]*choice) *choice {
 	c := b.col
 	pinned := v.pinnedKeys(b)
+	values := make([]string, len(pinned))
+	for i, key := range pinned {
+		values[i] = v.m.labelOrAbsent(c, key)
+	}
 	need := make([]int64, len(c.free))
 	for _, q := range b.placed {
 		for r, x := range q.s.vector {
@@ -187,11 +198,10 @@ func (v *solver) choose(b *bin, requests Resources) *choice {
 	for k, n := range b.sharedVolumes() {
 		need[k] += n
 	}
-	ch := &choice{}
-	var alike, fallback []OfferingRef
+	var alike, fallback, next []*column
 	for _, i := range v.m.offersOf(c.seller) {
 		d := &v.m.columns[i]
-		var list *[]OfferingRef // The alternatives that it may be one of.
+		var list *[]*column // The alternatives that it may be one of.
 		switch d.offer.CapacityType {
 		case c.offer.CapacityType:
 			list = &alike
@@ -199,7 +209,7 @@ func (v *solver) choose(b *bin, requests Resources) *choice {
 			list = &fallback
 		}
 		wanted := list != nil && len(*list) < maxAlternatives
-		if len(ch.next) == maxNext {
+		if len(next) == maxNext {
 			if len(alike) >= maxAlternatives && (c.offer.CapacityType == v1alpha1.CapacityTypeOnDemand || len(fallback) >= minFallback) {
 				break
 			}
@@ -207,30 +217,48 @@ func (v *solver) choose(b *bin, requests Resources) *choice {
 				continue
 			}
 		}
-		if d.variant != c.variant || d == c || !vectorFits(need, d.free) || !requests.Fits(d.typ.Allocatable) || !v.suits(b, d) {
+		if !vectorFits(need, d.free) || d.variant != c.variant || d == c || !v.suits(b, d) {
 			continue
 		}
-		if d.typ.OnlyFor != "" && requests[d.typ.OnlyFor] == 0 {
+		// Beside the same DaemonSets the room that they leave says it all.
+		if d.daemons != c.daemons && !requests.Fits(d.typ.Allocatable) || d.typ.OnlyFor != "" && requests[d.typ.OnlyFor] == 0 {
 			continue
 		}
-		if slices.ContainsFunc(pinned, func(key string) bool {
-			x, okX := v.m.label(c, key)
-			y, okY := v.m.label(d, key)
-			return x != y || okX != okY
-		}) {
+		if slices.ContainsFunc(pinned, func(key string) bool { return v.m.labelOrAbsent(d, key) != values[slices.Index(pinned, key)] }) {
 			continue
 		}
-		if d.typ != c.typ && len(ch.next) < maxNext && !slices.ContainsFunc(ch.next, func(o OfferingRef) bool { return o.InstanceType == d.typ.Machine.Name }) {
-			ch.next = append(ch.next, d.ref())
+		if d.typ != c.typ && len(next) < maxNext && !slices.ContainsFunc(next, func(o *column) bool { return o.typ.Machine.Name == d.typ.Machine.Name }) {
+			next = append(next, d)
 		}
 		if wanted && c.withinLimitsOf(d) {
-			*list = append(*list, d.ref())
+			*list = append(*list, d)
 		}
 	}
 	alike = alike[:min(len(alike), maxAlternatives-min(len(fallback), minFallback))]
-	ch.alternatives = append(alike, fallback[:min(len(fallback), maxAlternatives-len(alike))]...)
-	ch.why = why(c.ref(), ch.next)
+	alike = append(alike, fallback[:min(len(fallback), maxAlternatives-len(alike))]...)
+	key := shapeKey{}
+	key.str("alternatives")
+	for _, list := range [][]*column{{c}, next, alike} {
+		key.num(int64(len(list)))
+		for _, d := range list {
+			key.num(int64(d.index))
+		}
+	}
+	ch := known[string(key)]
+	if ch == nil {
+		ch = &choice{labels: v.m.labels(c), alternatives: refs(alike), next: refs(next)}
+		ch.why = why(c.ref(), ch.next)
+		known[string(key)] = ch
+	}
 	return ch
+}
+
+func refs(cols []*column) []OfferingRef {
+	list := make([]OfferingRef, len(cols))
+	for i, c := range cols {
+		list[i] = c.ref()
+	}
+	return list
 }
 
 // withinLimitsOf says whether buying d instead of c takes no more of any limited

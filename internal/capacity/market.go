@@ -274,6 +274,14 @@ func (m *market) label(c *column, key string) (string, bool) {
 	return v, ok
 }
 
+// labelOrAbsent is the label's value; absent without one.
+func (m *market) labelOrAbsent(c *column, key string) string {
+	if v, ok := m.label(c, key); ok {
+		return v
+	}
+	return absent
+}
+
 // labels are all labels of a node of the column that are known beforehand.
 func (m *market) labels(c *column) map[string]string {
 	l := maps.Clone(c.seller.variants[c.variant])
