@@ -217,7 +217,9 @@ func (v *solver) patternBound(cols []*column, seated []int, room [][]int64, reac
 			continue
 		}
 		index[s.id] = len(p.items)
-		p.items = append(p.items, &packItem{it: &item{s: s, n: seated[s.id], cols: v.sigs[s.sig].seats}, req: s.vector, most: v.alone(s)})
+		it := &packItem{it: &item{s: s, n: seated[s.id], cols: v.sigs[s.sig].seats}, req: s.vector, most: v.alone(s)}
+		it.seal()
+		p.items = append(p.items, it)
 		pi = append(pi, v.worth[s.id])
 		have = append(have, seated[s.id])
 	}

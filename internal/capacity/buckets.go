@@ -51,13 +51,21 @@ func (p *packer) planBuckets(y []float64, end int64) []pattern {
 	return p.seat(buckets, q, best, y)
 }
 
-// bucketsOf divides the items: first by the columns that they may use, then
-// again and again where sizes differ most.
+// bucketsOf divides the items: first by the columns that they may use and the
+// groups that hosts bound, then again and again where sizes differ most.
 func (p *packer) bucketsOf(y []float64) []*bucket {
 	var list []*bucket
-	index := map[*uint64]*bucket{}
+	type alike struct {
+		cols   *uint64
+		groups string
+	}
+	index := map[alike]*bucket{}
 	for j, it := range p.items {
-		key := &it.it.cols[0]
+		groups := shapeKey{}
+		for _, x := range it.req[len(it.it.s.vector):] {
+			groups.num(x)
+		}
+		key := alike{&it.it.cols[0], string(groups)}
 		b := index[key]
 		if b == nil {
 			b = &bucket{}
@@ -126,6 +134,7 @@ func (p *packer) bucketed(buckets []*bucket) *packer {
 		for r := range it.req {
 			it.req[r] = (it.req[r] + int64(it.it.n) - 1) / int64(it.it.n)
 		}
+		it.seal()
 		q.items = append(q.items, it)
 	}
 	placeable := make([]bool, len(buckets))
@@ -133,8 +142,7 @@ func (p *packer) bucketed(buckets []*bucket) *packer {
 		kd := &kind{col: k.col, free: k.free, price: k.price, allows: newBitset(len(buckets))}
 		for b, bk := range buckets {
 			if q.items[b].it.cols.has(k.col.index) && vectorFits(q.items[b].req, k.free) && k.allows.has(bk.items[0]) {
-				kd.allowed = append(kd.allowed, int32(b))
-				kd.allows.set(b)
+				kd.allow(b, q.items[b])
 				placeable[b] = true
 			}
 		}

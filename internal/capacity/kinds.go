@@ -43,8 +43,7 @@ func (v *solver) findKinds(p *packer, groups []hostGroup) {
 		}
 		for j, pi := range p.items {
 			if pi.it.cols.has(c.index) && vectorFits(pi.req, kd.free) {
-				kd.allowed = append(kd.allowed, int32(j))
-				kd.allows.set(j)
+				kd.allow(j, pi)
 			}
 		}
 		if len(kd.allowed) > 0 {
@@ -53,6 +52,13 @@ func (v *solver) findKinds(p *packer, groups []hostGroup) {
 	}
 	v.setPenalties(p)
 	v.setCredits(p)
+}
+
+// allow lets pods of the item onto the kind, where at least one fits.
+func (k *kind) allow(j int, it *packItem) {
+	k.allowed = append(k.allowed, int32(j))
+	k.fits = append(k.fits, int32(it.copies(k.free, it.most)))
+	k.allows.set(j)
 }
 
 // reduction is what unreplaced has found.
@@ -76,6 +82,15 @@ func (m *market) unreplaced(toBuy bool, sets []bitset, plain int) []*column {
 			return r.cols
 		}
 	}
+	if len(m.reductions) >= maxReductions {
+		m.reductions = m.reductions[:0]
+	}
+	m.reductions = append(m.reductions, reduction{toBuy, slices.Clone(sets), plain, m.reduce(toBuy, sets, plain)})
+	return m.reductions[len(m.reductions)-1].cols
+}
+
+// reduce finds what unreplaced remembers.
+func (m *market) reduce(toBuy bool, sets []bitset, plain int) []*column {
 	union := newBitset(len(m.columns))
 	for _, s := range sets[:plain] {
 		for i, w := range s {
@@ -86,8 +101,7 @@ func (m *market) unreplaced(toBuy bool, sets []bitset, plain int) []*column {
 	if toBuy {
 		order = m.byRate()
 	}
-	var cols []*column
-	var ins []bitset
+	var left []remaining
 	in, last := newBitset(len(sets)), 0
 	for _, i := range order {
 		if !union.has(int(i)) {
@@ -100,24 +114,37 @@ func (m *market) unreplaced(toBuy bool, sets []bitset, plain int) []*column {
 				in.set(k)
 			}
 		}
-		replaced := func(k int) bool {
-			return in.within(ins[k]) && dominates(cols[k].free, c.free) && (!toBuy || cols[k].sparesLimitsOf(c))
-		}
 		// What replaced the last one is likely to replace this one, too.
-		if last < len(cols) && replaced(last) {
+		if last < len(left) && left[last].replaces(c, in, toBuy) {
 			continue
 		}
-		for last = 0; last < len(cols) && !replaced(last); last++ {
+		for last = 0; last < len(left); last++ {
+			if l := &left[last]; l.free[0] >= c.free[0] && l.replaces(c, in, toBuy) {
+				break
+			}
 		}
-		if last == len(cols) {
-			cols, ins = append(cols, c), append(ins, slices.Clone(in))
+		if last == len(left) {
+			left = append(left, remaining{c, c.free, slices.Clone(in)})
 		}
 	}
-	if len(m.reductions) >= maxReductions {
-		m.reductions = m.reductions[:0]
+	cols := make([]*column, len(left))
+	for i := range left {
+		cols[i] = left[i].col
 	}
-	m.reductions = append(m.reductions, reduction{toBuy, slices.Clone(sets), plain, cols})
 	return cols
+}
+
+// remaining is a column that no other replaces, with the sets that it is in.
+type remaining struct {
+	col  *column
+	free []int64
+	in   bitset
+}
+
+// replaces says whether a column that costs no less, in these sets, is not needed
+// beside this one.
+func (l *remaining) replaces(c *column, in bitset, toBuy bool) bool {
+	return in.within(l.in) && dominates(l.free, c.free) && (!toBuy || l.col.sparesLimitsOf(c))
 }
 
 // matching are the columns that meet a requirement.

@@ -11,10 +11,13 @@ import (
 // improved by single exchanges and by a bounded depth-first search. The same
 // search proves how valuable any content can be. Its buffers are reused.
 type knapsack struct {
-	lp    simplex
-	cand  []candidateItem
-	free  []int64
-	taken bitset
+	lp   simplex
+	cand []candidateItem
+	// sorted and order are byDensity's.
+	sorted []candidateItem
+	order  []ranked
+	free   []int64
+	taken  bitset
 
 	// Of the search: the weights of the surrogate constraint and what is left of
 	// it, the best value so far, and how many more places may be looked at.
@@ -70,7 +73,7 @@ func (k *knapsack) best(p *packer, t *kind, pi []float64, rem []int, load []shar
 		}
 	}
 	stride := max(1, left/maxCandidates)
-	for _, j := range t.allowed {
+	for i, j := range t.allowed {
 		if rem[j] == 0 {
 			continue
 		}
@@ -83,8 +86,7 @@ func (k *knapsack) best(p *packer, t *kind, pi []float64, rem []int, load []shar
 			all = false
 			continue
 		}
-		it := p.items[j]
-		u := min(rem[j], it.most, copies(it.req, t.free))
+		u := min(rem[j], int(t.fits[i]))
 		all = all && u == rem[j]
 		conflicts = conflicts || p.conflict[j] != nil
 		k.cand = append(k.cand, candidateItem{item: int(j), upper: u, value: value})
@@ -93,7 +95,7 @@ func (k *knapsack) best(p *packer, t *kind, pi []float64, rem []int, load []shar
 	if len(k.cand) == 0 {
 		return load, 0
 	}
-	if all && !conflicts && k.takeAll(p) {
+	if all && !conflicts && k.takeAll(p, t) {
 		return k.result(load)
 	}
 	k.relax(p, t, !conflicts)
@@ -101,7 +103,7 @@ func (k *knapsack) best(p *packer, t *kind, pi []float64, rem []int, load []shar
 	for i := range k.cand {
 		c := &k.cand[i]
 		if n := min(int(c.x+1e-9), c.upper); n > 0 && !k.conflicts(p, c.item) {
-			k.take(p, c, min(n, copies(p.items[c.item].req, k.free)))
+			k.take(p, c, p.items[c.item].copies(k.free, n))
 		}
 	}
 	k.topUp(p)
@@ -128,7 +130,7 @@ func (k *knapsack) bound(p *packer, t *kind, pi []float64, have []int, steps int
 			continue
 		}
 		it := p.items[j]
-		if u := min(have[j], it.most, copies(it.req, t.free)); u > 0 {
+		if u := it.copies(t.free, min(have[j], it.most)); u > 0 {
 			k.cand = append(k.cand, candidateItem{item: int(j), upper: u, value: value})
 		}
 	}
@@ -200,9 +202,9 @@ func (k *knapsack) unit(p *packer, t *kind, r, rungs int) int64 {
 // resources but r.
 func (k *knapsack) valueBeside(p *packer, c *candidateItem, r int) float64 {
 	v := c.value
-	for q, x := range p.items[c.item].req {
-		if q != r {
-			v -= k.y[q] * float64(x)
+	for _, a := range p.items[c.item].takes {
+		if a.r != r {
+			v -= k.y[a.r] * float64(a.x)
 		}
 	}
 	return v
@@ -279,8 +281,7 @@ func (k *knapsack) rebuild(p *packer, t *kind, r int) {
 	// The least dense leave first.
 	for i := len(k.cand) - 1; i >= 0; i-- {
 		c := &k.cand[i]
-		req := p.items[c.item].req
-		for c.n > 0 && k.overfull(req) {
+		for c.n > 0 && k.overfull(p.items[c.item].takes) {
 			k.take(p, c, -1)
 		}
 	}
@@ -295,14 +296,9 @@ func (k *knapsack) rebuild(p *packer, t *kind, r int) {
 	}
 }
 
-// overfull says whether a resource of which req takes some is exceeded.
-func (k *knapsack) overfull(req []int64) bool {
-	for r, x := range req {
-		if x > 0 && k.free[r] < 0 {
-			return true
-		}
-	}
-	return false
+// overfull says whether one of these resources is exceeded.
+func (k *knapsack) overfull(takes []amount) bool {
+	return slices.ContainsFunc(takes, func(a amount) bool { return k.free[a.r] < 0 })
 }
 
 // prune drops the candidates that no better content can have: one pod of them
@@ -373,9 +369,7 @@ func (k *knapsack) conflicts(p *packer, item int) bool {
 }
 
 func (k *knapsack) take(p *packer, c *candidateItem, n int) {
-	for r, x := range p.items[c.item].req {
-		k.free[r] -= x * int64(n)
-	}
+	k.use(p.items[c.item], n)
 	c.n += n
 	if p.conflict[c.item] != nil {
 		if c.n > 0 {
@@ -386,24 +380,22 @@ func (k *knapsack) take(p *packer, c *candidateItem, n int) {
 	}
 }
 
+// use takes the resources of n pods of the item.
+func (k *knapsack) use(it *packItem, n int) {
+	for _, a := range it.takes {
+		k.free[a.r] -= a.x * int64(n)
+	}
+}
+
 // takeAll takes everything if it fits.
-func (k *knapsack) takeAll(p *packer) bool {
+func (k *knapsack) takeAll(p *packer, t *kind) bool {
 	for i := range k.cand {
 		c := &k.cand[i]
-		for r, x := range p.items[c.item].req {
-			k.free[r] -= x * int64(c.upper)
-		}
+		k.use(p.items[c.item], c.upper)
 	}
-	for _, f := range k.free {
-		if f < 0 {
-			for i := range k.cand {
-				c := &k.cand[i]
-				for r, x := range p.items[c.item].req {
-					k.free[r] += x * int64(c.upper)
-				}
-			}
-			return false
-		}
+	if slices.Min(k.free) < 0 {
+		k.free = append(k.free[:0], t.free...)
+		return false
 	}
 	for i := range k.cand {
 		k.cand[i].n = k.cand[i].upper
@@ -427,14 +419,12 @@ func (k *knapsack) relax(p *packer, t *kind, prune bool) {
 	}
 	for i := range k.cand {
 		c := &k.cand[i]
-		a := k.lp.add(c.value/top, float64(c.upper))
+		col := k.lp.add(c.value/top, float64(c.upper))
 		gain := c.value
-		for r, x := range p.items[c.item].req {
-			if x > 0 {
-				a[r] = float64(x) / float64(t.free[r])
-				if t.prices != nil {
-					gain -= t.prices[r] * float64(x)
-				}
+		for _, a := range p.items[c.item].takes {
+			col[a.r] = float64(a.x) / float64(t.free[a.r])
+			if t.prices != nil {
+				gain -= t.prices[a.r] * float64(a.x)
 			}
 		}
 		k.lp.full[i] = t.prices != nil && gain > 0
@@ -452,17 +442,44 @@ func (k *knapsack) relax(p *packer, t *kind, prune bool) {
 	for i := range k.cand {
 		c := &k.cand[i]
 		c.x, c.weight = k.lp.x[i], 0
-		for r, x := range p.items[c.item].req {
-			c.weight += k.y[r] * float64(x)
+		for _, a := range p.items[c.item].takes {
+			c.weight += k.y[a.r] * float64(a.x)
 		}
 	}
 	if prune {
 		k.dropHopeless(t)
 	}
-	slices.SortFunc(k.cand, func(a, b candidateItem) int {
+	k.byDensity()
+}
+
+// byDensity orders the candidates by value per weight, the best first.
+func (k *knapsack) byDensity() {
+	k.order = k.order[:0]
+	for i := range k.cand {
+		k.order = append(k.order, ranked{k.cand[i].value, k.cand[i].weight, i})
+	}
+	slices.SortFunc(k.order, func(a, b ranked) int {
 		// Cross-multiplied, so that a weight of 0 is the best there is.
-		return cmp.Or(cmp.Compare(b.value*a.weight, a.value*b.weight), cmp.Compare(a.item, b.item))
+		x, y := a.value*b.weight, b.value*a.weight
+		switch {
+		case x > y:
+			return -1
+		case x < y:
+			return 1
+		}
+		return a.at - b.at
 	})
+	k.sorted = k.sorted[:0]
+	for _, o := range k.order {
+		k.sorted = append(k.sorted, k.cand[o.at])
+	}
+	k.cand, k.sorted = k.sorted, k.cand
+}
+
+// ranked is a candidate's position, by which it is sorted.
+type ranked struct {
+	value, weight float64
+	at            int
 }
 
 // topUp adds what still fits, densest first.
@@ -472,7 +489,7 @@ func (k *knapsack) topUp(p *packer) {
 		if c.n == c.upper || k.conflicts(p, c.item) {
 			continue
 		}
-		if n := min(c.upper-c.n, copies(p.items[c.item].req, k.free)); n > 0 {
+		if n := p.items[c.item].copies(k.free, c.upper-c.n); n > 0 {
 			k.take(p, c, n)
 		}
 	}
@@ -491,10 +508,10 @@ func (k *knapsack) exchange(p *packer) {
 		best, many, gain := -1, 0, a.value*(1+1e-9)
 		for in := range n {
 			b := &k.cand[in]
-			if in == out || b.n == b.upper || k.conflicts(p, b.item) {
+			if in == out || b.value*float64(b.upper-b.n) <= gain || k.conflicts(p, b.item) {
 				continue
 			}
-			m := min(b.upper-b.n, copies(p.items[b.item].req, k.free))
+			m := p.items[b.item].copies(k.free, b.upper-b.n)
 			if g := b.value * float64(m); m > 0 && g > gain {
 				best, many, gain = in, m, g
 			}
@@ -562,9 +579,9 @@ func (k *knapsack) descend(p *packer, i int, room, value float64) float64 {
 		return value
 	}
 	c := &k.cand[i]
-	req := p.items[c.item].req
+	it := p.items[c.item]
 	top := 0.0
-	n := min(c.upper, copies(req, k.free))
+	n := it.copies(k.free, c.upper)
 	picky := p.conflict[c.item] != nil
 	if picky && k.conflicts(p, c.item) {
 		n = 0
@@ -577,9 +594,7 @@ func (k *knapsack) descend(p *packer, i int, room, value float64) float64 {
 			return math.Max(top, above)
 		}
 		k.steps--
-		for r, x := range req {
-			k.free[r] -= x * int64(n)
-		}
+		k.use(it, n)
 		k.trial[i] = int32(n)
 		if picky && n > 0 {
 			k.taken.set(c.item)
@@ -589,9 +604,7 @@ func (k *knapsack) descend(p *packer, i int, room, value float64) float64 {
 		if picky {
 			k.taken.clear(c.item)
 		}
-		for r, x := range req {
-			k.free[r] += x * int64(n)
-		}
+		k.use(it, -n)
 	}
 	return top
 }

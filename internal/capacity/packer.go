@@ -41,8 +41,44 @@ type packer struct {
 type packItem struct {
 	it  *item
 	req []int64
+	// takes are the entries of req above 0: see seal.
+	takes []amount
 	// most copies on one node.
 	most int
+}
+
+// amount of one resource.
+type amount struct {
+	r int
+	x int64
+}
+
+// seal notes what the item takes, once req is complete.
+func (it *packItem) seal() {
+	for r, x := range it.req {
+		if x > 0 {
+			it.takes = append(it.takes, amount{r, x})
+		}
+	}
+}
+
+// copies is how many pods of the item fit into free, at most most.
+func (it *packItem) copies(free []int64, most int) int {
+	for _, t := range it.takes {
+		if free[t.r] < t.x {
+			return 0
+		}
+	}
+	if most <= 1 {
+		return most
+	}
+	n := int64(most)
+	for _, t := range it.takes {
+		if free[t.r] < t.x*n {
+			n = free[t.r] / t.x
+		}
+	}
+	return int(n)
 }
 
 // kind is a column that no other replaces for these items.
@@ -52,9 +88,9 @@ type kind struct {
 	price float64
 	// pen is what a pod of each item costs more on this kind; nil: nothing.
 	pen []float64
-	// allowed items, those that fit an empty node.
-	allowed []int32
-	allows  bitset
+	// allowed items, those that fit an empty node, and how many pods of them do.
+	allowed, fits []int32
+	allows        bitset
 	// prices of resources in the last relaxation of a knapsack of the kind: the
 	// next one is likely to come to much the same.
 	prices []float64
@@ -440,9 +476,10 @@ func (v *solver) setUp(p *packer, items []*item) {
 			}
 			pi.req = append(pi.req, x)
 		}
+		pi.seal()
 		p.items[j] = pi
 	}
-	v.findConflicts(p)
+	v.findConflicts(p, groups)
 	v.findKinds(p, groups)
 }
 
@@ -450,13 +487,21 @@ func (v *solver) setUp(p *packer, items []*item) {
 type hostGroup struct {
 	members []*shape
 	most    int
+	// apart: they are kept apart from each other by this counter.
+	apart *counter
 }
 
 // hostGroups are the hostname spread constraints that more than one of the
-// items count towards.
+// items count towards, and the anti-affinities by which they keep apart from each
+// other.
 func (v *solver) hostGroups(items []*item) []hostGroup {
 	var groups []hostGroup
 	done := map[*counter]bool{}
+	add := func(g hostGroup) {
+		if len(g.members) > 1 {
+			groups = append(groups, g)
+		}
+	}
 	for _, it := range items {
 		for i, c := range it.s.spreadCounts {
 			if c.key != corev1.LabelHostname || done[c] {
@@ -473,9 +518,20 @@ func (v *solver) hostGroups(items []*item) []hostGroup {
 					g.most = min(g.most, o.s.spread[k].maxSkew)
 				}
 			}
-			if len(g.members) > 1 {
-				groups = append(groups, g)
+			add(g)
+		}
+		for _, c := range it.s.antiCounts {
+			if c.key != corev1.LabelHostname || done[c] {
+				continue
 			}
+			done[c] = true
+			g := hostGroup{most: 1, apart: c}
+			for _, o := range items {
+				if slices.Contains(o.s.antiCounts, c) && slices.Contains(o.s.adds, c) && !slices.Contains(g.members, o.s) {
+					g.members = append(g.members, o.s)
+				}
+			}
+			add(g)
 		}
 	}
 	return groups
@@ -501,8 +557,14 @@ func (v *solver) mostPerHost(s *shape) int {
 	return most
 }
 
-// findConflicts notes which items cannot share a node.
-func (v *solver) findConflicts(p *packer) {
+// findConflicts notes which items cannot share a node, but for those that a group
+// keeps apart.
+func (v *solver) findConflicts(p *packer, groups []hostGroup) {
+	grouped := func(c *counter, a, b *shape) bool {
+		return slices.ContainsFunc(groups, func(g hostGroup) bool {
+			return g.apart == c && slices.Contains(g.members, a) && slices.Contains(g.members, b)
+		})
+	}
 	n := len(p.items)
 	p.conflict = make([]bitset, n)
 	mark := func(i, j int) {
@@ -527,7 +589,7 @@ func (v *solver) findConflicts(p *packer) {
 				mark(i, j)
 			}
 			for k, t := range s.anti {
-				if t.key == corev1.LabelHostname && slices.Contains(b.it.s.adds, s.antiCounts[k]) {
+				if t.key == corev1.LabelHostname && slices.Contains(b.it.s.adds, s.antiCounts[k]) && !grouped(s.antiCounts[k], s, b.it.s) {
 					mark(i, j)
 				}
 			}
