@@ -171,7 +171,7 @@ func (v *solver) buy(c *column) *bin {
 		if val, ok := v.label(b, k.key); ok && (k.eligible == nil || k.eligible(b)) {
 			for _, p := range b.daemons {
 				if k.matches(p) {
-					k.counts[val]++
+					k.add(val, 1)
 				}
 			}
 		}
@@ -179,7 +179,7 @@ func (v *solver) buy(c *column) *bin {
 	for _, k := range v.spreadCounters {
 		if k.eligible(b) {
 			if val, ok := v.label(b, k.key); ok {
-				k.counts[val] += 0
+				k.add(val, 0)
 				delete(k.phantom, val)
 			}
 		}
@@ -263,7 +263,7 @@ func (v *solver) count(counters []*counter, b *bin, n int) {
 			continue
 		}
 		if val, ok := v.label(b, k.key); ok {
-			k.counts[val] += n
+			k.add(val, n)
 		}
 	}
 }

@@ -173,7 +173,7 @@ func (v *solver) forgetPhantoms(s *shape) bool {
 	any := false
 	for _, c := range s.spreadCounts {
 		for val := range c.phantom {
-			delete(c.counts, val)
+			c.forget(val)
 			any = true
 		}
 		c.phantom = nil

@@ -515,11 +515,11 @@ func (c *consolidator) unbuy(b *bin) {
 		}
 		for _, p := range b.daemons {
 			if k.matches(p) {
-				k.counts[val]--
+				k.add(val, -1)
 			}
 		}
 		if known := c.domains[k]; known != nil && !known[val] {
-			delete(k.counts, val)
+			k.forget(val)
 		}
 	}
 	b.col.seller.left.take(b.col, -1)

@@ -21,6 +21,38 @@ type counter struct {
 	matches func(*corev1.Pod) bool
 	// phantom values have no node yet, but could get one.
 	phantom map[string]bool
+	// members are the shapes whose pods count, of an affinity's counter.
+	members []*shape
+	// sum of the counts; low is the smallest of them, lows how many there are of
+	// that: 0 when neither is known.
+	sum, low, lows int
+}
+
+// add counts n more pods at the value, which has a node from then on.
+func (c *counter) add(val string, n int) {
+	was, known := c.counts[val]
+	now := was + n
+	c.counts[val] = now
+	c.sum += n
+	if c.lows == 0 {
+		return
+	}
+	if known && was == c.low {
+		c.lows--
+	}
+	switch {
+	case now < c.low:
+		c.low, c.lows = now, 1
+	case now == c.low:
+		c.lows++
+	}
+}
+
+// forget the value: it has no node.
+func (c *counter) forget(val string) {
+	c.add(val, -c.counts[val])
+	delete(c.counts, val)
+	c.lows = 0
 }
 
 // clone is a counter to try things out on.
@@ -31,13 +63,21 @@ func (c *counter) clone() *counter {
 	return &d
 }
 
+// foresee counts a value that has no node yet.
+func (c *counter) foresee(val string) {
+	if _, known := c.counts[val]; known {
+		return
+	}
+	c.add(val, 0)
+	if c.phantom == nil {
+		c.phantom = map[string]bool{}
+	}
+	c.phantom[val] = true
+}
+
 // total is the number of pods counted.
 func (c *counter) total() int {
-	n := 0
-	for _, x := range c.counts {
-		n += x
-	}
-	return n
+	return c.sum
 }
 
 // least is the smallest count of any domain; 0 while there are fewer domains
@@ -46,13 +86,17 @@ func (c *counter) least(minDomains int) int {
 	if len(c.counts) < minDomains || len(c.counts) == 0 {
 		return 0
 	}
-	first, n := true, 0
-	for _, x := range c.counts {
-		if first || x < n {
-			first, n = false, x
+	if c.lows == 0 {
+		for _, x := range c.counts {
+			switch {
+			case c.lows == 0 || x < c.low:
+				c.low, c.lows = x, 1
+			case x == c.low:
+				c.lows++
+			}
 		}
 	}
-	return n
+	return c.low
 }
 
 // buildCounters makes the counters that the shapes need and connects them. It
@@ -102,7 +146,7 @@ func (v *solver) counterFor(id, key string, matches func(*corev1.Pod) bool, elig
 			}
 		}
 		if n > 0 || eligible != nil {
-			c.counts[val] += n
+			c.add(val, n)
 		}
 	}
 	return c, true
@@ -130,6 +174,7 @@ func (v *solver) affinityCounters(s *shape) {
 		for _, o := range v.shapes {
 			if s.affinityMatches(v, o.pod.Namespace, o.pod.Labels) {
 				o.adds = append(o.adds, c)
+				c.members = append(c.members, o)
 			}
 		}
 	}
@@ -243,7 +288,7 @@ func (v *solver) holdCounters() {
 				_, anti := v.existingTerms(p)
 				for _, t := range anti {
 					if val, ok := v.label(b, t.key); ok {
-						hold(t).counter.counts[val]++
+						hold(t).counter.add(val, 1)
 					}
 				}
 			}
@@ -308,7 +353,7 @@ func (v *solver) withDaemons(s *shape, b *bin) map[*counter]*counter {
 			try[c] = c.clone()
 			for _, d := range b.col.daemons.pods {
 				if c.matches(d.pod) {
-					try[c].counts[val]++
+					try[c].add(val, 1)
 				}
 			}
 		}

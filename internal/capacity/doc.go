@@ -14,9 +14,9 @@
 // same node matters to it, it is local. When domains across nodes matter (zone
 // spread, zone anti-affinity, being together in a zone), its pods are first
 // divided among the domains, each pod to the cheapest domain that kube-scheduler
-// would accept in that state (split.go); each share is then local. When its
-// place hangs on where other waiting pods go, it is placed last, pod by pod
-// (careful.go). Counters (counters.go) keep what kube-scheduler would count.
+// would accept in that state (split.go); each share is then local. Shapes that
+// all want to be together are divided as a group. When its place hangs on where
+// other waiting pods go, it is placed last, pod by pod (careful.go). Counters (counters.go) keep what kube-scheduler would count.
 //
 // Local shares first fill nodes that exist or are coming (fill.go). For the rest
 // nodes are bought by price-guided patterns (packer.go, greedy.go, knapsack.go):

@@ -52,7 +52,7 @@ func (v *solver) fillItem(it *item, bins []*bin) {
 				return
 			}
 			if b.copies(s) == 0 || avoids(s.pod.Spec.Tolerations, b.taints) != avoided || !v.reachable(s, b) ||
-				!it.cell.holds(func(key string) (string, bool) { return v.label(b, key) }) {
+				it.cell != nil && !it.cell.holds(func(key string) (string, bool) { return v.label(b, key) }) {
 				continue
 			}
 			if tied || choosy {

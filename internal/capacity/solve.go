@@ -134,8 +134,9 @@ type solver struct {
 type signature struct {
 	key         string
 	cols, seats bitset
-	// narrowed are parts of cols, by name.
-	narrowed map[string]bitset
+	// domains are made by domainsBy, level by columnsAt.
+	domains map[string][]*domain
+	level   map[string]bitset
 }
 
 func newSolver(s *Snapshot) *solver {
@@ -405,8 +406,9 @@ func (v *solver) modeOf(s *shape) shapeMode {
 		}
 	}
 	if len(s.affinity) > 0 {
-		for _, o := range v.shapes {
-			if o != s && s.affinityMatches(v, o.pod.Namespace, o.pod.Labels) {
+		for _, o := range s.affinityCounts[0].members {
+			// Those that all want to be together are given one domain together.
+			if o != s && !(s.selfAffine && slices.Equal(s.affinityCounts, o.affinityCounts)) {
 				return modeCareful
 			}
 		}
@@ -431,6 +433,11 @@ func (v *solver) modeOf(s *shape) shapeMode {
 }
 
 func (v *solver) dependsOnUndivided(s *shape) bool {
+	for _, c := range s.affinityCounts {
+		if slices.ContainsFunc(c.members, func(o *shape) bool { return o.mode != modeSplit }) {
+			return true
+		}
+	}
 	for _, t := range s.anti {
 		if t.key == corev1.LabelHostname {
 			continue
@@ -465,22 +472,19 @@ func (v *solver) foresee() {
 			if c.key == corev1.LabelHostname {
 				continue
 			}
+			for _, d := range v.sigs[s.sig].domainsBy(v.m, []string{c.key}) {
+				if slices.ContainsFunc(d.bestIn(v.m), func(col *column) bool { return copiesBeside(s, col.free, nil) > 0 }) {
+					c.foresee(d.values[0])
+				}
+			}
 			for i := range v.m.columns {
+				if !v.strict[s.id] {
+					break
+				}
 				probe.col = &v.m.columns[i]
 				probe.taints = probe.col.seller.p.Spec.Taints
-				if !v.usable(s, probe.col) && !(v.strict[s.id] && c.eligible(probe)) {
-					continue
-				}
-				val, ok := v.m.label(probe.col, c.key)
-				if !ok {
-					continue
-				}
-				if _, known := c.counts[val]; !known {
-					c.counts[val] = 0
-					if c.phantom == nil {
-						c.phantom = map[string]bool{}
-					}
-					c.phantom[val] = true
+				if val, ok := v.m.label(probe.col, c.key); ok && c.eligible(probe) {
+					c.foresee(val)
 				}
 			}
 		}

@@ -22,18 +22,30 @@ type item struct {
 	parts []*item
 }
 
-// cell is a combination of values of the topology keys that matter to a shape.
-type cell struct {
+// domain is a combination of values of topology keys.
+type domain struct {
 	keys, values []string
-	// name tells it from all others.
-	name string
+	// cols are a signature's columns there; best is made by bestIn.
+	cols bitset
+	best []*column
+}
+
+// cell is a domain as it is to a shape that is to be divided.
+type cell struct {
+	*domain
 	// price of one pod there, at best, on a new node; +Inf: none to be had.
 	price float64
 	// room for pods on existing nodes, counted optimistically.
 	room int
+	// lacking is how many of the shapes that want to be together could not all be
+	// there.
+	lacking int
 }
 
-func (c *cell) label(key string) (string, bool) {
+// whole says whether all n pods of a shape could be in the cell.
+func (c *cell) whole(n int) bool { return !math.IsInf(c.price, 1) || c.room >= n }
+
+func (c *domain) label(key string) (string, bool) {
 	if i := slices.Index(c.keys, key); i >= 0 {
 		return c.values[i], true
 	}
@@ -45,6 +57,13 @@ func (c *cell) label(key string) (string, bool) {
 func (v *solver) divide(shapes []*shape) []*item {
 	var items []*item
 	try := map[*counter]*counter{}
+	cells := map[*shape][]*cell{}
+	for _, s := range shapes {
+		if v.left[s.id] > 0 && s.mode == modeSplit {
+			cells[s] = v.cellsOf(s)
+		}
+	}
+	v.findLacking(shapes, cells)
 	for _, s := range shapes {
 		if v.left[s.id] == 0 {
 			continue
@@ -53,7 +72,7 @@ func (v *solver) divide(shapes []*shape) []*item {
 			items = append(items, &item{s: s, n: v.left[s.id]})
 			continue
 		}
-		items = append(items, v.divideShape(s, try)...)
+		items = append(items, v.divideShape(s, cells[s], try)...)
 	}
 	return items
 }
@@ -61,8 +80,7 @@ func (v *solver) divide(shapes []*shape) []*item {
 // divideShape gives the shape's pods to cells one by one, always to the cheapest
 // that kube-scheduler would accept in that state; so the order in which it is
 // done is an order in which they can be bound.
-func (v *solver) divideShape(s *shape, try map[*counter]*counter) []*item {
-	cells := v.cellsOf(s)
+func (v *solver) divideShape(s *shape, cells []*cell, try map[*counter]*counter) []*item {
 	counts := make([]int, len(cells))
 	for range v.left[s.id] {
 		best := -1
@@ -70,7 +88,7 @@ func (v *solver) divideShape(s *shape, try map[*counter]*counter) []*item {
 			if math.IsInf(c.price, 1) && counts[i] >= c.room {
 				continue
 			}
-			if best >= 0 && !v.better(c, counts[i], cells[best], counts[best], v.left[s.id]) {
+			if best >= 0 && !c.better(counts[i], cells[best], counts[best]) {
 				continue
 			}
 			if blockedAt(s, c.label, everythingButHosts, false, try) == "" {
@@ -89,7 +107,7 @@ func (v *solver) divideShape(s *shape, try map[*counter]*counter) []*item {
 				if try[k] == nil {
 					try[k] = k.clone()
 				}
-				try[k].counts[val]++
+				try[k].add(val, 1)
 			}
 		}
 	}
@@ -102,23 +120,52 @@ func (v *solver) divideShape(s *shape, try map[*counter]*counter) []*item {
 	return items
 }
 
-// better says whether a pod should rather go to cell a than to b: room that
-// exists costs nothing; then the price; then the emptier. n is how many pods
-// the shape has: those that want to be together need a place for all.
-func (v *solver) better(a *cell, na int, b *cell, nb int, n int) bool {
-	whole := func(c *cell) int {
-		if !math.IsInf(c.price, 1) || c.room >= n {
-			return 0
-		}
-		return 1
+// findLacking notes for each cell how many shapes have no place for all their pods
+// there: the one whose cell it is, and those that want to be together with it.
+func (v *solver) findLacking(shapes []*shape, cells map[*shape][]*cell) {
+	type place struct {
+		group *counter
+		name  string
 	}
+	all, whole := map[*counter]int{}, map[place]int{}
+	group := func(s *shape) *counter {
+		if len(s.affinityCounts) == 0 || len(cells[s]) == 0 {
+			return nil
+		}
+		return s.affinityCounts[0]
+	}
+	for _, s := range shapes {
+		g := group(s)
+		all[g]++
+		for _, c := range cells[s] {
+			switch there := c.whole(v.left[s.id]); {
+			case g == nil && !there:
+				c.lacking = 1
+			case g != nil && there:
+				whole[place{g, c.id()}]++
+			}
+		}
+	}
+	for _, s := range shapes {
+		if g := group(s); g != nil {
+			for _, c := range cells[s] {
+				c.lacking = all[g] - whole[place{g, c.id()}]
+			}
+		}
+	}
+}
+
+// better says whether a pod should rather go to cell a than to b, where that many
+// of its shape are: room that exists costs nothing; then the price; then the
+// emptier. Those that want to be together need a place for all.
+func (a *cell) better(na int, b *cell, nb int) bool {
 	free := func(c *cell, used int) float64 {
 		if used < c.room {
 			return 0
 		}
 		return c.price
 	}
-	return cmp.Or(cmp.Compare(whole(a), whole(b)), cmp.Compare(free(a, na), free(b, nb)), cmp.Compare(na, nb)) < 0
+	return cmp.Or(cmp.Compare(a.lacking, b.lacking), cmp.Compare(free(a, na), free(b, nb)), cmp.Compare(na, nb)) < 0
 }
 
 // splitKeys are the topology keys across nodes that matter to the shape: its
@@ -141,62 +188,117 @@ func (v *solver) splitKeys(s *shape) []string {
 
 func (v *solver) cellsOf(s *shape) []*cell {
 	keys := v.splitKeys(s)
-	byValue := map[string]*cell{}
-	find := func(label func(string) (string, bool)) *cell {
-		values := make([]string, len(keys))
-		for i, k := range keys {
-			val, ok := label(k)
-			if !ok {
-				return nil
+	find := finder(keys)
+	var cells []*cell
+	for _, d := range v.sigs[s.sig].domainsBy(v.m, keys) {
+		find(d.label)
+		c := &cell{domain: d, price: math.Inf(1)}
+		for _, col := range d.bestIn(v.m) {
+			if n := copiesBeside(s, col.free, nil); n > 0 && col.seller.left.room(col) > 0 {
+				c.price = min(c.price, col.rate/float64(n))
 			}
-			values[i] = val
 		}
-		id := strings.Join(values, "\x00")
-		c := byValue[id]
-		if c == nil {
-			name := shapeKey{}
-			name.strs(keys)
-			name.strs(values)
-			c = &cell{name: string(name), keys: keys, values: values, price: math.Inf(1)}
-			byValue[id] = c
-		}
-		return c
+		cells = append(cells, c)
 	}
 	for _, b := range v.bins {
 		if !v.reachable(s, b) {
 			continue
 		}
-		if n := b.copies(s); n > 0 {
-			if c := find(func(key string) (string, bool) { return v.label(b, key) }); c != nil {
-				c.room += n
-			}
-		}
-	}
-	for i := range v.m.columns {
-		col := &v.m.columns[i]
-		if !v.usable(s, col) || col.seller.left.room(col) == 0 {
+		n := b.copies(s)
+		if n == 0 {
 			continue
 		}
-		if c := find(func(key string) (string, bool) { return v.m.label(col, key) }); c != nil {
-			c.price = min(c.price, col.rate/float64(copiesBeside(s, col.free, nil)))
+		i, values := find(func(key string) (string, bool) { return v.label(b, key) })
+		if i < 0 {
+			continue
 		}
+		if i == len(cells) {
+			d := &domain{keys: keys, values: slices.Clone(values), cols: newBitset(len(v.m.columns))}
+			cells = append(cells, &cell{domain: d, price: math.Inf(1)})
+		}
+		cells[i].room += n
 	}
-	cells := make([]*cell, 0, len(byValue))
-	for _, id := range sortedNames(byValue) {
-		cells = append(cells, byValue[id])
-	}
+	cells = slices.DeleteFunc(cells, func(c *cell) bool { return c.room == 0 && math.IsInf(c.price, 1) })
+	slices.SortFunc(cells, func(a, b *cell) int { return slices.Compare(a.values, b.values) })
 	return cells
+}
+
+// finder numbers combinations of the labels' values in the order in which it first
+// meets them: -1 where a label is missing. The values are valid until it is asked
+// again.
+func finder(keys []string) func(label func(string) (string, bool)) (n int, values []string) {
+	known := map[string]int{}
+	var id []byte
+	values := make([]string, len(keys))
+	return func(label func(string) (string, bool)) (int, []string) {
+		id = id[:0]
+		for i, k := range keys {
+			val, ok := label(k)
+			if !ok {
+				return -1, nil
+			}
+			values[i] = val
+			id = append(append(id, val...), 0)
+		}
+		n, ok := known[string(id)]
+		if !ok {
+			n = len(known)
+			known[string(id)] = n
+		}
+		return n, values
+	}
+}
+
+// domainsBy are the domains that the signature's columns are in, remembered.
+func (sig *signature) domainsBy(m *market, keys []string) []*domain {
+	name := strings.Join(keys, "\x00")
+	if list, ok := sig.domains[name]; ok {
+		return list
+	}
+	var list []*domain
+	find := finder(keys)
+	for i := range m.columns {
+		if !sig.cols.has(i) {
+			continue
+		}
+		k, values := find(func(key string) (string, bool) { return m.label(&m.columns[i], key) })
+		if k < 0 {
+			continue
+		}
+		if k == len(list) {
+			list = append(list, &domain{keys: keys, values: slices.Clone(values), cols: newBitset(len(m.columns))})
+		}
+		list[k].cols.set(i)
+	}
+	if sig.domains == nil {
+		sig.domains = map[string][]*domain{}
+	}
+	sig.domains[name] = list
+	return list
+}
+
+// bestIn are the domain's columns that no other there replaces.
+func (d *domain) bestIn(m *market) []*column {
+	if d.best == nil {
+		d.best = m.reduce(true, []bitset{d.cols}, 1)
+	}
+	return d.best
+}
+
+// id tells the domain from all others.
+func (d *domain) id() string {
+	b := shapeKey{}
+	b.strs(d.keys)
+	b.strs(d.values)
+	return string(b)
 }
 
 // columnsOf narrows an item's columns to its cell.
 func (v *solver) columnsOf(it *item) bitset {
-	sig := v.sigs[it.s.sig]
 	if it.cell == nil {
-		return sig.cols
+		return v.sigs[it.s.sig].cols
 	}
-	return sig.narrow(v.m, it.cell.name, sig.cols, func(c *column) bool {
-		return it.cell.holds(func(key string) (string, bool) { return v.m.label(c, key) })
-	})
+	return it.cell.cols
 }
 
 // columnsAt narrows an item's usable columns to Provisioners of its level.
@@ -206,41 +308,32 @@ func (v *solver) columnsAt(it *item, usable bitset) bitset {
 		return usable
 	}
 	b := shapeKey{}
-	b.str("level")
 	b.num(int64(it.level))
 	if it.cell != nil {
-		b.str(it.cell.name)
+		b.str(it.cell.id())
 	}
-	return v.sigs[it.s.sig].narrow(v.m, string(b), usable, func(c *column) bool { return same(c.seller) })
-}
-
-// narrow is the part of a set of the signature's columns that keep is true for,
-// remembered by name.
-func (sig *signature) narrow(m *market, name string, of bitset, keep func(*column) bool) bitset {
-	if set := sig.narrowed[name]; set != nil {
-		return set
-	}
-	set := newBitset(len(m.columns))
-	for i := range m.columns {
-		if of.has(i) && keep(&m.columns[i]) {
-			set.set(i)
+	sig := v.sigs[it.s.sig]
+	if sig.level[string(b)] == nil {
+		set := newBitset(len(v.m.columns))
+		for _, s := range v.m.sellers {
+			for i := s.first; i < s.end && same(s); i++ {
+				if usable.has(i) {
+					set.set(i)
+				}
+			}
 		}
+		if sig.level == nil {
+			sig.level = map[string]bitset{}
+		}
+		sig.level[string(b)] = set
 	}
-	if sig.narrowed == nil || len(sig.narrowed) >= maxRememberedSignatures {
-		sig.narrowed = map[string]bitset{}
-	}
-	sig.narrowed[name] = set
-	return set
+	return sig.level[string(b)]
 }
 
-// holds says whether a node with these labels lies in the cell; a nil cell is
-// everywhere.
-func (c *cell) holds(label func(string) (string, bool)) bool {
-	if c == nil {
-		return true
-	}
-	for i, k := range c.keys {
-		if val, ok := label(k); !ok || val != c.values[i] {
+// holds says whether a node with these labels lies in the domain.
+func (d *domain) holds(label func(string) (string, bool)) bool {
+	for i, k := range d.keys {
+		if val, ok := label(k); !ok || val != d.values[i] {
 			return false
 		}
 	}
