@@ -13,36 +13,146 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestDrainsShareBudgets: however many drains ask in whatever order, they ask
-// for no more disruptions than the status allows, and for all of those.
+// register is the API server's own account of one budget. Each write is a
+// version; a watch delivers them in order, later.
+type register struct {
+	versions []*policyv1.PodDisruptionBudget
+	away     []string // Evicted, and not replaced yet.
+}
+
+func newRegister(allowed int) *register {
+	return &register{versions: []*policyv1.PodDisruptionBudget{{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "b", UID: "b", ResourceVersion: "1", Generation: 1},
+		Status:     policyv1.PodDisruptionBudgetStatus{ObservedGeneration: 1, DisruptionsAllowed: int32(allowed)}}}}
+}
+
+func (r *register) now() *policyv1.PodDisruptionBudget { return r.versions[len(r.versions)-1] }
+
+// write stores the budget anew, as change leaves it.
+func (r *register) write(change func(*policyv1.PodDisruptionBudgetStatus)) {
+	b := r.now().DeepCopy()
+	b.ResourceVersion = fmt.Sprint(len(r.versions) + 1)
+	change(&b.Status)
+	r.versions = append(r.versions, b)
+}
+
+// evict is the eviction handler: it asks the status as it is now.
+func (r *register) evict(pod string) bool {
+	if r.now().Status.DisruptionsAllowed <= 0 {
+		return false
+	}
+	r.write(func(s *policyv1.PodDisruptionBudgetStatus) {
+		s.DisruptionsAllowed--
+		if s.DisruptedPods == nil {
+			s.DisruptedPods = map[string]metav1.Time{}
+		}
+		s.DisruptedPods[pod] = metav1.Time{Time: start}
+	})
+	r.away = append(r.away, pod)
+	return true
+}
+
+// TestDrainsShareBudgets: however many drains ask in whatever order, with
+// whatever stale copy of the budget, while answers and the watch are late, the
+// API server refuses none of them; and once all has arrived, all that it allows
+// may be asked for.
 func TestDrainsShareBudgets(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var l Ledger
-		allowed := rapid.IntRange(0, 20).Draw(t, "allowed")
-		b := &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "b", ResourceVersion: "1", Generation: 1},
-			Status: policyv1.PodDisruptionBudgetStatus{ObservedGeneration: 1, DisruptionsAllowed: int32(allowed)}}
-		asked := 0
-		drains := rapid.IntRange(1, 40).Draw(t, "drains")
-		for range drains {
-			if ok, says := l.take(b); ok {
-				asked++
+		r := newRegister(rapid.IntRange(0, 5).Draw(t, "allowed"))
+		seen, serial := 0, 0
+		var asked []string
+		l.Observe(r.versions[0])
+		ask := func(b *policyv1.PodDisruptionBudget) bool {
+			serial++
+			p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: fmt.Sprint("p", serial)}}
+			may, says := l.take(b, p, start)
+			if may {
+				asked = append(asked, p.Name)
 			} else if says == "" {
 				t.Fatal("refused without a word")
 			}
+			return may
 		}
-		if asked != min(allowed, drains) {
-			t.Fatalf("%d of %d drains may ask, %d are allowed", asked, drains, allowed)
+		t.Repeat(map[string]func(*rapid.T){
+			"a drain asks": func(t *rapid.T) { ask(r.versions[rapid.IntRange(0, seen).Draw(t, "its copy")]) },
+			"a call arrives": func(t *rapid.T) {
+				if len(asked) == 0 {
+					return
+				}
+				if !r.evict(asked[0]) {
+					t.Fatalf("%s is refused: %+v", asked[0], r.now().Status)
+				}
+				asked = asked[1:]
+			},
+			"a call fails": func(t *rapid.T) {
+				if len(asked) > 0 {
+					l.refund(r.versions[seen], &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: asked[0]}})
+					asked = asked[1:]
+				}
+			},
+			"a pod is replaced": func(t *rapid.T) {
+				if len(r.away) > 0 {
+					r.write(func(s *policyv1.PodDisruptionBudgetStatus) {
+						s.DisruptionsAllowed++
+						delete(s.DisruptedPods, r.away[0])
+					})
+					r.away = r.away[1:]
+				}
+			},
+			"the watch delivers": func(t *rapid.T) {
+				if seen < len(r.versions)-1 {
+					seen++
+					l.Observe(r.versions[seen])
+				}
+			},
+		})
+		for ; len(asked) > 0; asked = asked[1:] {
+			if !r.evict(asked[0]) {
+				t.Fatalf("%s is refused at last", asked[0])
+			}
 		}
-		newer := b.DeepCopy()
-		newer.ResourceVersion, newer.Status.DisruptionsAllowed = "2", 1
-		if ok, _ := l.take(newer); !ok {
-			t.Fatal("a new status changes nothing")
+		for ; seen < len(r.versions); seen++ {
+			l.Observe(r.versions[seen])
 		}
-		newer.Generation = 2
-		if ok, _ := l.take(newer); !ok {
-			t.Fatal("a status that speaks of another budget is believed")
+		allowed := int(r.now().Status.DisruptionsAllowed)
+		for range allowed {
+			if !ask(r.versions[0]) {
+				t.Fatalf("%d are allowed, and may not be asked for", allowed)
+			}
+		}
+		if ask(r.now()) {
+			t.Fatalf("%d are allowed, and one more may be asked for", allowed)
 		}
 	})
+}
+
+// TestLedgerTrustsNobodyForLong: an eviction that no status ever accounts for is
+// forgotten, a status that speaks of another budget is not believed, and a budget
+// of the same name starts anew.
+func TestLedgerTrustsNobodyForLong(t *testing.T) {
+	var l Ledger
+	one := newRegister(1).now()
+	pod := func(name string) *corev1.Pod { return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}} }
+	if may, _ := l.take(one, pod("x"), start); !may {
+		t.Fatal("the one that is allowed is refused")
+	}
+	if may, _ := l.take(one, pod("y"), start.Add(owedFor-1)); may {
+		t.Error("a second one may be asked for")
+	}
+	if may, _ := l.take(one, pod("y"), start.Add(owedFor)); !may {
+		t.Error("an eviction that nobody accounts for is remembered for ever")
+	}
+	other := one.DeepCopy()
+	other.ResourceVersion, other.Generation = "2", 2
+	if may, _ := l.take(other, pod("z"), start.Add(owedFor)); !may {
+		t.Error("a status that speaks of another budget is believed")
+	}
+	again := one.DeepCopy()
+	again.UID, again.ResourceVersion = "c", "3"
+	if may, _ := l.take(again, pod("z"), start.Add(owedFor)); !may {
+		t.Error("a new budget has the account of the old one")
+	}
 }
 
 // TestNoDrainAsksInVain: two nodes drain under one budget whose status is exact.
@@ -58,13 +168,18 @@ func TestNoDrainAsksInVain(t *testing.T) {
 			m.pods[types.NamespacedName{Namespace: "a", Name: p.Name}] = p
 		}
 	}
-	pdb := &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "b", ResourceVersion: "0"},
+	pdb := &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "b", ResourceVersion: "1"},
 		Spec: policyv1.PodDisruptionBudgetSpec{MinAvailable: &few, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "x"}}}}
-	m.pdbs = []*policyv1.PodDisruptionBudget{pdb}
 	var l Ledger
 	for round := range 30 {
 		healthy, desired := m.health(pdb)
-		pdb.Status.DisruptionsAllowed, pdb.ResourceVersion = int32(max(healthy-desired, 0)), fmt.Sprint(round)
+		pdb = pdb.DeepCopy()
+		pdb.Status.DisruptionsAllowed, pdb.ResourceVersion = int32(max(healthy-desired, 0)), fmt.Sprint(round+2)
+		pdb.Status.DisruptedPods = map[string]metav1.Time{}
+		for _, p := range m.pods {
+			pdb.Status.DisruptedPods[p.Name] = metav1.Time{} // All that was asked for is in it.
+		}
+		m.pdbs = []*policyv1.PodDisruptionBudget{pdb}
 		for _, node := range []string{"n1", "n2"} {
 			m.node = NodeFacts{Name: node, UID: types.UID(node), CordonedAt: start, TaintSeen: start}
 			m.listed = m.list()

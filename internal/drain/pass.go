@@ -276,11 +276,11 @@ func tell(ctx context.Context, api evictor, verdicts []Verdict, in Input) []answ
 			continue
 		}
 		pdbs := budgets.of(v.Pod)
-		// What a budget said of one healthy pod holds for the others until
-		// something has changed. Unready pods may go when ready ones may not.
+		// What a budget said of one pod holds for the others until something has
+		// changed, but for unready ones: those may go when ready ones may not.
 		share := ""
-		if v.Action == Evict && len(pdbs) == 1 && isReady(v.Pod) {
-			share = v.Pod.Namespace + "/" + pdbs[0]
+		if v.Action == Evict && len(pdbs) == 1 && v.Pod.Status.Phase != corev1.PodPending {
+			share = fmt.Sprint(v.Pod.Namespace, "/", pdbs[0], isReady(v.Pod))
 		}
 		slots <- struct{}{}
 		mu.Lock()
@@ -295,8 +295,10 @@ func tell(ctx context.Context, api evictor, verdicts []Verdict, in Input) []answ
 			<-slots
 			continue
 		}
+		var asked *policyv1.PodDisruptionBudget
 		if share != "" {
-			if may, says := in.Ledger.take(budgets.named(v.Pod.Namespace, pdbs[0])); !may {
+			asked = budgets.named(v.Pod.Namespace, pdbs[0])
+			if may, says := in.Ledger.take(asked, v.Pod, in.Now); !may {
 				a := answer{kind: blocked, block: BlockBudget, detail: says, pdbs: pdbs}
 				mu.Lock()
 				full[share], answers[i] = a, a
@@ -306,6 +308,9 @@ func tell(ctx context.Context, api evictor, verdicts []Verdict, in Input) []answ
 			}
 		}
 		if !in.Pace.Turn(ctx) {
+			if asked != nil {
+				in.Ledger.refund(asked, v.Pod)
+			}
 			answers[i] = answer{kind: again}
 			<-slots
 			continue
@@ -313,6 +318,9 @@ func tell(ctx context.Context, api evictor, verdicts []Verdict, in Input) []answ
 		wait.Go(func() {
 			defer func() { <-slots }()
 			a := tellOne(ctx, api, v)
+			if asked != nil && a.kind != told {
+				in.Ledger.refund(asked, v.Pod)
+			}
 			a.pdbs = pdbs
 			a = a.judged()
 			mu.Lock()

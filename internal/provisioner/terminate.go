@@ -30,8 +30,9 @@ const (
 	// for in a second.
 	drainCalls = 35
 	// drainTellEvery is how often the condition of a drain under way is written
-	// at most.
-	drainTellEvery = 8 * time.Second
+	// at most, drainTellMoving of one whose pods go.
+	drainTellEvery  = 8 * time.Second
+	drainTellMoving = 30 * time.Second
 	// terminatePoll is how often a claim looks whether its instance has ended.
 	terminatePoll = time.Second
 )
@@ -147,30 +148,36 @@ func (r *lifecycle) recordDeadline(ctx context.Context, claim *v1alpha1.NodeClai
 }
 
 // worthTelling reports whether a drain's condition is to be written now: at the
-// beginning and the end, and every so often in between, lest a hundred drains
-// write a hundred times a second.
+// beginning and the end, soon after it has come to a stop, and rarely as long as
+// pods go, lest a hundred drains write a hundred times a second what is no longer
+// true in the next.
 func (r *lifecycle) worthTelling(claim *v1alpha1.NodeClaim, res drain.Result, now time.Time) bool {
 	var last drainTold
 	if v, ok := r.told.Load(claim.UID); ok {
 		last = v.(drainTold)
 	}
-	if !res.Done && now.Sub(last.at) < drainTellEvery {
+	if len(res.Evicted)+len(res.Deleted) > 0 {
+		last.moved = now
+	}
+	defer func() { r.told.Store(claim.UID, last) }()
+	stuck := now.Sub(last.moved) >= drainTellEvery
+	if since := now.Sub(last.at); !res.Done && (since < drainTellEvery || !stuck && since < drainTellMoving) {
 		return false
 	}
 	// A budget that is used up by the drain itself blocks for moments only.
-	if text := blockedText(res); text != "" && text != last.event && now.Sub(claim.DeletionTimestamp.Time) >= drainTellEvery {
+	if text := blockedText(res); text != "" && text != last.event && stuck && now.Sub(claim.DeletionTimestamp.Time) >= drainTellEvery {
 		r.cfg.Recorder.Eventf(claim, nil, corev1.EventTypeWarning, "DrainBlocked", "Drain", "%s", clip(text))
 		last.event = text
 	}
-	r.told.Store(claim.UID, drainTold{now, last.event})
+	last.at = now
 	return true
 }
 
-// drainTold is when a drain's condition was written last, and the event of what
-// blocked it.
+// drainTold is when a drain's condition was written last, when a pod was last
+// told to go, and the event of what blocked it.
 type drainTold struct {
-	at    time.Time
-	event string
+	at, moved time.Time
+	event     string
 }
 
 // livePods lists the pods of a node past the cache.
@@ -233,12 +240,14 @@ func (r *lifecycle) reportDrain(claim *v1alpha1.NodeClaim, node *corev1.Node, re
 	for _, pod := range res.Deleted {
 		r.log.Info("pod deleted: the drain's deadline leaves it no more time", "node", node.Name, "pod", pod)
 	}
+	var budgets []string
 	for _, b := range res.Blocked {
 		for _, pdb := range b.PDB {
 			namespace, _, _ := strings.Cut(b.Pod, "/")
-			r.waiters.add(namespace+"/"+pdb, claim.Name)
+			budgets = append(budgets, namespace+"/"+pdb)
 		}
 	}
+	r.waiters.wait(claim.Name, budgets)
 	if res.Done {
 		r.metrics.drained.Inc()
 		r.log.Info("node drained", "node", node.Name, "claim", claim.Name, "deadlinePassed", res.Expired, "left", res.Remaining)

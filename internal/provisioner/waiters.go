@@ -22,16 +22,32 @@ type waiters struct {
 	queue map[string][]string
 }
 
-// add puts a claim at the end of a budget's queue, unless it is in it.
-func (w *waiters) add(budget, claim string) {
+// wait notes the budgets that a claim waits for now, and that it waits for no
+// others any more. In queues that it is in already it keeps its place.
+func (w *waiters) wait(claim string, budgets []string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	for budget, q := range w.queue {
+		if !slices.Contains(budgets, budget) {
+			w.store(budget, slices.DeleteFunc(q, func(c string) bool { return c == claim }))
+		}
+	}
+	for _, budget := range budgets {
+		if !slices.Contains(w.queue[budget], claim) {
+			w.store(budget, append(w.queue[budget], claim))
+		}
+	}
+}
+
+func (w *waiters) store(budget string, q []string) {
+	if len(q) == 0 {
+		delete(w.queue, budget)
+		return
+	}
 	if w.queue == nil {
 		w.queue = map[string][]string{}
 	}
-	if !slices.Contains(w.queue[budget], claim) {
-		w.queue[budget] = append(w.queue[budget], claim)
-	}
+	w.queue[budget] = q
 }
 
 // next takes the first n claims out of a budget's queue.
@@ -44,9 +60,7 @@ func (w *waiters) next(budget string, n int) []string {
 		return nil
 	}
 	out := slices.Clone(q[:n])
-	if w.queue[budget] = q[n:]; len(w.queue[budget]) == 0 {
-		delete(w.queue, budget)
-	}
+	w.store(budget, q[n:])
 	return out
 }
 
@@ -82,11 +96,9 @@ func (p *Loops) watchDrains() error {
 }
 
 func (p *Loops) budgetChanged(o any) {
-	b, ok := o.(*policyv1.PodDisruptionBudget)
-	if !ok || b.Status.DisruptionsAllowed <= 0 {
-		return
+	if b, ok := o.(*policyv1.PodDisruptionBudget); ok {
+		p.wakeClaims(p.waiters.next(b.Namespace+"/"+b.Name, p.ledger.Observe(b)))
 	}
-	p.wakeClaims(p.waiters.next(b.Namespace+"/"+b.Name, int(b.Status.DisruptionsAllowed)))
 }
 
 // podLeft wakes the drain of a node once the last pod that it waited for is gone.

@@ -10,10 +10,14 @@ func TestWaitersKeepTheirOrder(t *testing.T) {
 	if got := w.next("a/b", 3); got != nil {
 		t.Fatalf("nobody waits, next is %q", got)
 	}
+	w.wait("v", []string{"a/b", "a/other"})
 	for _, c := range []string{"x", "y", "x", "z"} {
-		w.add("a/b", c)
+		w.wait(c, []string{"a/b"})
 	}
-	w.add("a/other", "x")
+	w.wait("v", nil)
+	if got := w.next("a/other", 1); got != nil {
+		t.Fatalf("nobody waits any more, next is %q", got)
+	}
 	if got := w.next("a/b", 2); !slices.Equal(got, []string{"x", "y"}) {
 		t.Fatalf("first two: %q", got)
 	}

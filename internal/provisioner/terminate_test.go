@@ -1,0 +1,47 @@
+package provisioner
+
+import (
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/events"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/drain"
+)
+
+// TestDrainsSayWhatHoldsThem: a drain whose pods go is told of rarely and warns of
+// nothing; one that stops is told of soon, with one event for one cause.
+func TestDrainsSayWhatHoldsThem(t *testing.T) {
+	start := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	warnings := events.NewFakeRecorder(100)
+	r := &lifecycle{Loops: &Loops{cfg: Config{Recorder: warnings}}}
+	claim := &v1alpha1.NodeClaim{ObjectMeta: metav1.ObjectMeta{UID: "u", DeletionTimestamp: &metav1.Time{Time: start}}}
+	moving := drain.Result{Evicted: []string{"a/p"}, Blocked: []drain.Blocker{{Pod: "a/q", PDB: []string{"b"}, Reason: drain.BlockBudget}}}
+	stuck := drain.Result{Blocked: moving.Blocked}
+	told := func(res drain.Result, at, end time.Duration) (n int) {
+		for ; at < end; at += time.Second {
+			if r.worthTelling(claim, res, start.Add(at)) {
+				n++
+			}
+		}
+		return n
+	}
+	if n := told(moving, 0, time.Minute); n != 2 {
+		t.Errorf("a drain that goes on was told of %d times in a minute", n)
+	}
+	if n := len(warnings.Events); n != 0 {
+		t.Errorf("%d warnings of a drain that goes on", n)
+	}
+	if n := told(stuck, time.Minute, time.Minute+10*time.Second); n == 0 {
+		t.Errorf("D11: a drain that has stopped is not told of within 10 s")
+	}
+	told(stuck, time.Minute+10*time.Second, 2*time.Minute)
+	if n := len(warnings.Events); n != 1 {
+		t.Errorf("%d warnings of one cause", n)
+	}
+	if !r.worthTelling(claim, drain.Result{Done: true}, start.Add(2*time.Minute)) {
+		t.Error("the end was not told of")
+	}
+}
