@@ -15,7 +15,7 @@ import (
 
 // fleet deploys apps with budgets until so many nodes are full, and returns the
 // oracle that judges them.
-func (b *bench) fleet(ctx context.Context, apps, replicas, unavailable int, cpu string) (*oracle, error) {
+func (b *bench) fleet(ctx context.Context, apps, replicas, unavailable int, cpu string, start time.Duration) (*oracle, error) {
 	budgets := map[string][2]int{}
 	name := func(i int) string { return fmt.Sprintf("app-%d", i) }
 	for i := range apps {
@@ -26,7 +26,7 @@ func (b *bench) fleet(ctx context.Context, apps, replicas, unavailable int, cpu 
 		return nil, err
 	}
 	for i := range apps {
-		if err := b.deploy(ctx, name(i), replicas, cpu, unavailable); err != nil {
+		if err := b.deploy(ctx, name(i), replicas, cpu, unavailable, start); err != nil {
 			return nil, err
 		}
 	}
@@ -68,7 +68,7 @@ func driftAll(ctx context.Context, b *bench) error {
 	}
 	// Six pods fill a node.
 	apps, replicas := b.nodes/5, 30
-	o, err := b.fleet(ctx, apps, replicas, 3, "1250m")
+	o, err := b.fleet(ctx, apps, replicas, 3, "1250m", time.Second)
 	if err != nil {
 		return err
 	}

@@ -42,6 +42,7 @@ func main() {
 	only := flag.String("only", "", "run these alone, separated by commas: empty, drift, drain")
 	nodes := flag.Int("nodes", 100, "nodes of the scenarios drift and drain")
 	boot := flag.Duration("boot-delay", 2*time.Second, "time from an instance's launch to its node's joining")
+	start := flag.Duration("pod-start", 15*time.Second, "time from a pod's being bound to its being ready in the scenario drain")
 	limit := flag.Duration("limit", 15*time.Minute, "give a scenario up after that long")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -51,7 +52,7 @@ func main() {
 		if *only != "" && !slices.Contains(strings.Split(*only, ","), s.name) {
 			continue
 		}
-		if err := run(ctx, s.run, *nodes, *boot, *limit); err != nil {
+		if err := run(ctx, s.run, bench{nodes: *nodes, boot: *boot, start: *start}, *limit); err != nil {
 			fmt.Fprintf(os.Stderr, "bench-removal: %s: %v\n", s.name, err)
 			failed = true
 		}
@@ -67,10 +68,11 @@ type bench struct {
 	view  client.Reader // Of claims and Nodes.
 	nodes int
 	boot  time.Duration
+	start time.Duration // Of pods of the scenario drain.
 }
 
-func run(ctx context.Context, scenario func(context.Context, *bench) error, nodes int, boot, limit time.Duration) (err error) {
-	c, err := cluster.Start(ctx, os.Stderr, "--boot-delay", boot.String())
+func run(ctx context.Context, scenario func(context.Context, *bench) error, b bench, limit time.Duration) (err error) {
+	c, err := cluster.Start(ctx, os.Stderr, "--boot-delay", b.boot.String())
 	if err != nil {
 		return err
 	}
@@ -83,11 +85,11 @@ func run(ctx context.Context, scenario func(context.Context, *bench) error, node
 	}()
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	view, err := c.View(ctx, &v1alpha1.NodeClaim{}, &corev1.Node{})
-	if err != nil {
+	b.c = c
+	if b.view, err = c.View(ctx, &v1alpha1.NodeClaim{}, &corev1.Node{}); err != nil {
 		return err
 	}
-	return scenario(ctx, &bench{c, view, nodes, boot})
+	return scenario(ctx, &b)
 }
 
 // provisioner makes the one Provisioner of a scenario: one instance type, so
@@ -107,14 +109,15 @@ func oneType(s *v1alpha1.ProvisionerSpec) {
 }
 
 // deploy makes a Deployment and, unless unavailable is 0, a disruption budget
-// that allows so many of its pods to be unavailable.
-func (b *bench) deploy(ctx context.Context, name string, replicas int, cpu string, unavailable int) error {
+// that allows so many of its pods to be unavailable. start is how long its pods
+// take from being bound to being ready.
+func (b *bench) deploy(ctx context.Context, name string, replicas int, cpu string, unavailable int, start time.Duration) error {
 	labels := map[string]string{"app": name}
 	err := b.c.Client.Create(ctx, &appsv1.Deployment{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
 		Spec: appsv1.DeploymentSpec{
 			Replicas: ptr(int32(replicas)), Selector: &metav1.LabelSelector{MatchLabels: labels},
-			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels, Annotations: map[string]string{"pod-ready.stage.kwok.x-k8s.io/delay": start.String()}}, Spec: corev1.PodSpec{
 				TerminationGracePeriodSeconds: ptr(int64(5)),
 				Containers: []corev1.Container{{Name: "app", Image: "registry.k8s.io/pause:3.10",
 					Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{
@@ -168,7 +171,7 @@ func scaleToZero(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	if err := b.deploy(ctx, "burst", pods, "1", 0); err != nil {
+	if err := b.deploy(ctx, "burst", pods, "1", 0, time.Second); err != nil {
 		return err
 	}
 	if err := b.ready(ctx, o, pods); err != nil {
