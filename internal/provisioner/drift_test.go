@@ -161,7 +161,7 @@ func driftCandidate(name string, drifted bool) candidate {
 }
 
 // informerOf is an informer that does not run, with objects in its store.
-func informerOf[T any](t *testing.T, objects []T) toolscache.SharedIndexInformer {
+func informerOf[T any](t testing.TB, objects []T) toolscache.SharedIndexInformer {
 	t.Helper()
 	inf := toolscache.NewSharedIndexInformer(&toolscache.ListWatch{}, nil, 0, toolscache.Indexers{
 		nodeNameIndex: func(o any) ([]string, error) {

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/ec2"
@@ -284,8 +283,9 @@ func (f *fleet) reap(ctx context.Context, claims []v1alpha1.NodeClaim) error {
 		if !ended {
 			continue
 		}
-		f.log.Info("instance is gone", "claim", c.Name, "instance", c.Status.InstanceID)
-		if err := f.deleteClaim(ctx, c, v1alpha1.ReasonInterrupted); client.IgnoreNotFound(err) != nil {
+		d := departure{v1alpha1.ReasonInterrupted, time.Now(), "InstanceEnded",
+			fmt.Sprintf("instance %s is gone, and not by Berth", c.Status.InstanceID)}
+		if err := f.leave(ctx, c.Name, d); err != nil {
 			return err
 		}
 	}

@@ -38,7 +38,7 @@ const (
 )
 
 // remove takes a claim down, in this order: cordon, drain, terminate the
-// instance, remove the Node, let the claim go.
+// instance, free what its kubelet cannot, remove the Node, let the claim go.
 func (r *lifecycle) remove(ctx context.Context, claim *v1alpha1.NodeClaim) (ctrl.Result, error) {
 	r.book.drop(claim.Name)
 	if !controllerutil.ContainsFinalizer(claim, v1alpha1.Finalizer) {
@@ -58,6 +58,14 @@ func (r *lifecycle) remove(ctx context.Context, claim *v1alpha1.NodeClaim) (ctrl
 	if claim.Status.InstanceID != "" && !gone(claim) {
 		if res, done, err := r.terminate(ctx, claim, hasNode && nodeReady(node)); !done || err != nil {
 			return res, err
+		}
+	}
+	if hasNode {
+		switch vacated, err := r.vacate(ctx, claim, node); {
+		case err != nil:
+			return ctrl.Result{}, err
+		case !vacated:
+			return ctrl.Result{RequeueAfter: terminatePoll}, nil
 		}
 	}
 	if r.lifter.needed(claim) {
