@@ -265,7 +265,13 @@ func (d *disruption) progress(p proposal, now time.Time) (step, time.Duration) {
 			// A scheduler that has not seen the taint may still bind pods here.
 			wait = max(wait, left)
 		}
-		if p.reason == v1alpha1.ReasonEmpty || p.forced {
+		if p.reason == v1alpha1.ReasonEmpty {
+			if _, in := d.emptyIn(c, now); in > 0 {
+				wait = max(wait, disruptEvery) // The last pod's end wakes us.
+			}
+			continue
+		}
+		if p.forced {
 			continue
 		}
 		r, known := d.moves.of(c.claim.Name)

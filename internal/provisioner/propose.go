@@ -24,6 +24,9 @@ func sortByAge(nodes []candidate) {
 }
 
 // emptiness proposes nodes that have carried no workload for ttlSecondsAfterEmpty.
+// With 0, a node may be taken out of use MinDrain before the last of its pods, all
+// of them told to go, has to be gone: nobody waits for schedulers and load
+// balancers on an empty node then. Its claim is deleted when they are.
 type emptiness struct {
 	*Loops
 	// idleSince is when a claim's node was first seen without workload.
@@ -38,7 +41,13 @@ func (e *emptiness) propose(now time.Time, nodes []candidate) ([]proposal, time.
 	)
 	for _, c := range nodes {
 		seen[c.claim.Name] = true
-		if !e.empty(c) {
+		ttl := c.provisioner.Spec.TTLSecondsAfterEmpty
+		idle, in := e.emptyIn(c, now)
+		if ttl != nil && *ttl == 0 {
+			in -= drain.MinDrain
+			soon.in(in)
+		}
+		if !idle || in > 0 {
 			delete(e.idleSince, c.claim.Name)
 			continue
 		}
@@ -47,7 +56,6 @@ func (e *emptiness) propose(now time.Time, nodes []candidate) ([]proposal, time.
 			since = now
 			e.idleSince[c.claim.Name] = now
 		}
-		ttl := c.provisioner.Spec.TTLSecondsAfterEmpty
 		if ttl == nil {
 			continue
 		}
@@ -67,18 +75,23 @@ func (e *emptiness) propose(now time.Time, nodes []candidate) ([]proposal, time.
 	return out, soon.next
 }
 
-// empty reports whether nothing but what belongs to the node itself runs on
-// it, and no pod has a seat there.
-func (p *Loops) empty(c candidate) bool {
+// emptyIn reports whether nothing but what belongs to the node itself runs on it,
+// or will in a while because the rest has been told to go, and no pod has a seat
+// there.
+func (p *Loops) emptyIn(c candidate, now time.Time) (idle bool, in time.Duration) {
 	if len(p.book.on(c.claim.Name)) > 0 || p.reserved(c.claim) {
-		return false
+		return false, 0
 	}
 	for _, pod := range p.stores.podsOn(c.node.Name) {
-		if workload(pod, c.node) {
-			return false
+		switch {
+		case !workload(pod, c.node):
+		case pod.DeletionTimestamp == nil:
+			return false, 0
+		default:
+			in = max(in, pod.DeletionTimestamp.Sub(now), 1) // Late, perhaps, but there.
 		}
 	}
-	return true
+	return true, in
 }
 
 // workload reports whether a pod counts against a node being empty. A pod on

@@ -164,3 +164,46 @@ func FuzzPauseEnd(f *testing.F) {
 		}
 	})
 }
+
+// TestEmptyNodesGoAsSoonAsTheyWillBe: with ttlSecondsAfterEmpty 0 a node is
+// proposed MinDrain before its last pods have to be gone, and waits for them then.
+func TestEmptyNodesGoAsSoonAsTheyWillBe(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	ends := func(in time.Duration) *corev1.Pod {
+		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: in.String(), DeletionTimestamp: &metav1.Time{Time: now.Add(in)}}, Spec: corev1.PodSpec{NodeName: "n"}}
+	}
+	runs := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "runs"}, Spec: corev1.PodSpec{NodeName: "n"}}
+	for name, tc := range map[string]struct {
+		ttl          int64
+		pods         []*corev1.Pod
+		want, commit bool
+		next         time.Duration
+	}{
+		"nothing runs":                        {0, nil, true, true, 0},
+		"its pods end soon":                   {0, []*corev1.Pod{ends(drain.MinDrain), ends(time.Second)}, true, false, 0},
+		"a pod should have ended":             {0, []*corev1.Pod{ends(-time.Second)}, true, false, 0},
+		"a pod takes its time":                {0, []*corev1.Pod{ends(drain.MinDrain), ends(drain.MinDrain + time.Minute)}, false, false, time.Minute},
+		"a pod stays":                         {0, []*corev1.Pod{ends(time.Second), runs}, false, false, 0},
+		"it is to be kept for a while anyway": {1, []*corev1.Pod{ends(time.Second)}, false, false, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := candidate{claim: &v1alpha1.NodeClaim{ObjectMeta: metav1.ObjectMeta{Name: "c", UID: "c"},
+				Spec: v1alpha1.NodeClaimSpec{Offerings: []v1alpha1.ClaimOffering{{HourlyPrice: "0.1"}}}},
+				node:        &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}},
+				provisioner: &v1alpha1.Provisioner{Spec: v1alpha1.ProvisionerSpec{TTLSecondsAfterEmpty: &tc.ttl}}}
+			p := &Loops{book: newBook(), stores: &stores{pods: informerOf(t, tc.pods)}}
+			e := &emptiness{p, map[string]time.Time{}}
+			got, next := e.propose(now, []candidate{c})
+			if (len(got) == 1) != tc.want || next != tc.next {
+				t.Fatalf("proposes %d, looks again after %s", len(got), next)
+			}
+			if !tc.want {
+				return
+			}
+			p.tainted.Store(c.claim.UID, now.Add(-drain.MinDrain))
+			if s, _ := (&disruption{Loops: p}).progress(got[0], now); (s == stepCommit) != tc.commit {
+				t.Errorf("step %d", s)
+			}
+		})
+	}
+}
