@@ -36,10 +36,11 @@ var scenarios = []struct {
 	{"empty", scaleToZero},
 	{"drift", driftAll},
 	{"drain", drainAll},
+	{"bad", oneBadObject},
 }
 
 func main() {
-	only := flag.String("only", "", "run these alone, separated by commas: empty, drift, drain")
+	only := flag.String("only", "", "run these alone, separated by commas: empty, drift, drain, bad")
 	nodes := flag.Int("nodes", 100, "nodes of the scenarios drift and drain")
 	boot := flag.Duration("boot-delay", 2*time.Second, "time from an instance's launch to its node's joining")
 	start := flag.Duration("pod-start", 15*time.Second, "time from a pod's being bound to its being ready in the scenario drain")
