@@ -30,9 +30,9 @@ func TestOnlyOurOwnEnd(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		owner, ended := ours.cfg.ClusterUID, false
+		ended := false
 		for range rapid.IntRange(1, 4).Draw(rt, "times") {
-			owner = uid.Draw(rt, "tag")
+			owner := uid.Draw(rt, "tag")
 			_, err := ours.ec2.CreateTags(t.Context(), &ec2.CreateTagsInput{Resources: []string{inst.ID}, Tags: tagList(map[string]string{v1alpha1.TagClusterUID: owner})})
 			if err != nil {
 				t.Fatal(err)
