@@ -29,6 +29,8 @@ type bin struct {
 	// placed there that other pods may use too.
 	attached map[attachment]bool
 	placed   []placed
+	// credit is what room on a node to buy is worth; nil: nothing.
+	credit *credit
 }
 
 // placed is how many pods of a shape a bin got in this plan.

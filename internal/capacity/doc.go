@@ -70,7 +70,8 @@
 // what is lost with a node (the larger its part of the whole, the more), the
 // number of nodes, interruptions of spot, and a part of what the mean of the five
 // cheapest interchangeable spot pools is above the cheapest (rates.go). Room left
-// on new nodes is worth something where pods have come before (salvage.go).
+// on new nodes is worth something where pods have come before: what it holds of
+// their mix, and the more surely the more of them there are (salvage.go).
 //
 // Preferences (preferred affinities and anti-affinities, ScheduleAnyway,
 // PreferNoSchedule) are weights, too, never requirements that are dropped one by

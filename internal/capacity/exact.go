@@ -29,12 +29,16 @@ func (v *solver) exact() {
 	}
 	all := 1<<len(pods) - 1
 	usable := v.exactNodes(pods)
+	credit := v.bins[v.existing].credit
+	if slices.ContainsFunc(v.bins[v.existing:], func(b *bin) bool { return b.credit != credit }) {
+		return
+	}
 	if usable == nil || all*len(v.m.columns) > maxExactLooks {
 		return
 	}
 	// alone is the cheapest new node for each set, best the least cost for each,
 	// part the pods that it has on its last node.
-	alone := v.cheapestAlone(pods, all)
+	alone, price := v.cheapestAlone(pods, all, credit)
 	best, part := make([]float64, all+1), make([]int, all+1)
 	for set := 1; set <= all; set++ {
 		best[set] = math.Inf(1)
@@ -43,7 +47,7 @@ func (v *solver) exact() {
 			if p&first == 0 || alone[p] == nil {
 				continue
 			}
-			if c := alone[p].price + best[set&^p]; c < best[set]-1e-12 {
+			if c := price[p] + best[set&^p]; c < best[set]-1e-12 {
 				best[set], part[set] = c, p
 			}
 		}
@@ -63,7 +67,11 @@ func (v *solver) exact() {
 		}
 		best = next
 	}
-	if best[all] >= v.cost()-1e-9 {
+	now := 0.0
+	for _, b := range v.bins[v.existing:] {
+		now += exactPrice(b.col, b.free, credit)
+	}
+	if best[all] >= now-1e-9 {
 		return
 	}
 	v.reopen(nil)
@@ -80,7 +88,9 @@ func (v *solver) exact() {
 		}
 	}
 	for rest > 0 {
-		put(part[rest], v.open(alone[part[rest]]))
+		b := v.open(alone[part[rest]])
+		b.credit = credit
+		put(part[rest], b)
 		rest &^= part[rest]
 	}
 }
@@ -158,18 +168,42 @@ func together(pods []*shape, set int, free []int64, ports []hostPort, attached m
 	return vectorFits(sum, free)
 }
 
-// cheapestAlone is the cheapest new node that hosts each set of pods; of giant
-// nodes only what a single pod needs.
-func (v *solver) cheapestAlone(pods []*shape, all int) []*column {
-	alone := make([]*column, all+1)
+// exactPrice is what a node of the column with that much room left costs.
+func exactPrice(c *column, free []int64, credit *credit) float64 {
+	if credit == nil {
+		return c.price
+	}
+	return credit.net(c, free)
+}
+
+// cheapestAlone is the cheapest new node that hosts each set of pods, with its
+// price, less what its left-over room is worth; of giant nodes only what a single
+// pod needs.
+func (v *solver) cheapestAlone(pods []*shape, all int, credit *credit) (alone []*column, price []float64) {
+	alone, price = make([]*column, all+1), make([]float64, all+1)
 	var seats, sets []bitset
 	for _, s := range pods {
 		seats, sets = append(seats, v.sigs[s.sig].seats), append(sets, v.sigs[s.sig].cols)
 	}
 	cols := v.m.unreplaced(false, append(append(seats, sets...), v.m.ordinary()), len(pods))
 	for set := 1; set <= all; set++ {
+		price[set] = math.Inf(1)
+		sum := make([]int64, len(v.dims.names))
+		for rest := set; rest > 0; rest &= rest - 1 {
+			for r, x := range pods[bits.TrailingZeros(uint(rest))].vector {
+				sum[r] += x
+			}
+		}
+		left := make([]int64, len(sum))
 		for _, c := range cols {
-			if c.typ.Machine.VCPUs > ordinaryVCPUs && set&(set-1) > 0 {
+			if c.typ.Machine.VCPUs > ordinaryVCPUs && set&(set-1) > 0 || !vectorFits(sum, c.free) {
+				continue
+			}
+			for r, x := range sum {
+				left[r] = c.free[r] - x
+			}
+			cost := exactPrice(c, left, credit)
+			if cost >= price[set] {
 				continue
 			}
 			wanted, seats := false, true
@@ -178,10 +212,12 @@ func (v *solver) cheapestAlone(pods []*shape, all int) []*column {
 				wanted, seats = wanted || sig.cols.has(c.index), sig.seats.has(c.index)
 			}
 			if wanted && seats && together(pods, set, c.free, c.daemons.ports, nil) {
-				alone[set] = c
-				break
+				alone[set], price[set] = c, cost
+				if credit == nil {
+					break // no other is cheaper
+				}
 			}
 		}
 	}
-	return alone
+	return alone, price
 }

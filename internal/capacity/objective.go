@@ -73,9 +73,9 @@ func (v *solver) objective() Objective {
 			}
 		}
 	}
-	if len(bought) > 0 && v.credit != nil {
-		for _, b := range bought {
-			o.Salvage += v.credit.of(b.free)
+	for _, b := range bought {
+		if b.credit != nil {
+			o.Salvage += b.credit.of(b.free)
 		}
 	}
 	return o

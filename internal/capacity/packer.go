@@ -167,6 +167,7 @@ func (v *solver) packAll(items []*item) {
 		for _, p := range patterns {
 			for range p.times {
 				b := v.buy(v.liked(p.kind.col, p.load, classes, had))
+				b.credit = v.credit
 				for _, l := range p.load {
 					offers[l.item] = append(offers[l.item], vacancy{b, l.n})
 				}
@@ -294,6 +295,9 @@ func (v *solver) planNodes(items []*item) []pattern {
 		}
 		p.weigh()
 		best = p.improve(best, pi, begin+budget)
+	}
+	if v.credit != nil && left == 0 && nodes(best) <= maxStocked {
+		best = v.stocked(p, best)
 	}
 	v.learn(pi)
 	return best

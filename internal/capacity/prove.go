@@ -158,6 +158,7 @@ func (v *solver) reopen(old []*bin) []*seat {
 			to = v.bins[i]
 		} else {
 			to = v.open(b.col)
+			to.credit = b.credit
 		}
 		for _, p := range b.placed {
 			seats = append(seats, &seat{p.s, to, p.n})
