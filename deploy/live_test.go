@@ -85,7 +85,7 @@ func TestChartsRolesSuffice(t *testing.T) {
 	l.create(pod("last", "nominate", "1"))
 	l.awaitNode("last")
 	nominate := &v1alpha1.Provisioner{ObjectMeta: metav1.ObjectMeta{Name: "nominate"}}
-	if err := l.c.Client.Delete(l.ctx, nominate); !apierrors.IsInvalid(err) {
+	if err := l.c.Client.Delete(l.ctx, nominate); !apierrors.IsForbidden(err) {
 		t.Errorf("the deletion of a Provisioner with a node: %v; want it refused", err)
 	}
 	for _, name := range []string{"nominate", "immediate"} {
