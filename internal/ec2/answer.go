@@ -96,7 +96,7 @@ func fleetErrors(claim *v1alpha1.NodeClaim, list []types.CreateFleetError) (refu
 		default:
 			none = f
 			if fix == "" {
-				fix = quotaFixes[f.Code]
+				fix = roomFixes[f.Code]
 			}
 			switch {
 			case !ok:

@@ -47,7 +47,7 @@ type CapacityError struct {
 	// empty: subnets without free addresses are remembered by the Cloud, and
 	// the next attempt goes elsewhere.
 	Refused []capacity.OfferingRef
-	// Fix says what a person can do about a quota; else empty.
+	// Fix says what a person can do about a quota or a subnet; else empty.
 	Fix string
 }
 
@@ -172,6 +172,9 @@ const (
 	scopeQuota
 )
 
+// codeSubnetFull is AWS's code for a subnet without free addresses.
+const codeSubnetFull = "InsufficientFreeAddressesInSubnet"
+
 // refusalScopes are the codes by which EC2 says that it has none, or none for
 // this account. Unsupported is among them since EC2 also answers so for a type
 // that a zone has ceased to offer.
@@ -183,14 +186,15 @@ var refusalScopes = map[string]scope{
 	"SpotMaxPriceTooLow":                          scopeOffering,
 	"ReservationCapacityExceeded":                 scopeOffering,
 	"InvalidCapacityReservationState.Unavailable": scopeOffering,
-	"InsufficientFreeAddressesInSubnet":           scopeSubnet,
+	codeSubnetFull:                                scopeSubnet,
 	"VcpuLimitExceeded":                           scopeQuota,
 	"MaxSpotInstanceCountExceeded":                scopeQuota,
 	"InstanceLimitExceeded":                       scopeQuota,
 }
 
-// quotaFixes say how a quota is raised.
-var quotaFixes = map[string]string{
+// roomFixes say how a person makes room where more capacity of EC2's does not help.
+var roomFixes = map[string]string{
+	codeSubnetFull:                 "free addresses, or add subnets to ec2.subnets",
 	"VcpuLimitExceeded":            "raise the account's EC2 vCPU quota for this kind of instance in Service Quotas, or lower the Provisioner's limits",
 	"MaxSpotInstanceCountExceeded": "raise the account's spot instance quota in Service Quotas, or allow on-demand",
 	"InstanceLimitExceeded":        "raise the account's instance quota in Service Quotas",
@@ -296,7 +300,7 @@ func translate(action string, err error) error {
 	case isThrottleCode(f.Code):
 		return &CallError{Fault: f, Kind: ErrThrottled}
 	case refused:
-		return &CapacityError{Fault: f, Fix: quotaFixes[f.Code]}
+		return &CapacityError{Fault: f, Fix: roomFixes[f.Code]}
 	case f.Code == "IdempotentParameterMismatch":
 		return &CallError{Fault: f, Kind: ErrTokenMismatch}
 	case strings.HasPrefix(f.Code, "InvalidInstanceID"):

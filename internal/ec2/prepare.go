@@ -192,8 +192,8 @@ func chooseLines(offerings []v1alpha1.ClaimOffering, machine func(string) *capac
 		return nil, &CapacityError{Refused: append(full, noRoom...),
 			Fault: Fault{Action: "PrepareLaunch", Code: "ReservationCapacityExceeded", Message: "the capacity reservations that the claim may use have no room left"}}
 	case len(noRoom) > 0:
-		return nil, &CapacityError{Refused: noRoom, Fix: "free addresses, or add subnets to ec2.subnets",
-			Fault: Fault{Action: "PrepareLaunch", Code: "InsufficientFreeAddressesInSubnet", Message: "no subnet in " + zonesOf(noRoom) + " has a free address"}}
+		return nil, &CapacityError{Refused: noRoom, Fix: roomFixes[codeSubnetFull],
+			Fault: Fault{Action: "PrepareLaunch", Code: codeSubnetFull, Message: "no subnet in " + zonesOf(noRoom) + " has a free address"}}
 	case len(noImages) > 0:
 		slices.Sort(noImages)
 		return nil, &ConfigError{Fix: "check ec2.amis", Fault: Fault{Action: "PrepareLaunch", Message: strings.Join(slices.Compact(noImages), "; ")}}
