@@ -185,9 +185,9 @@ func (v *solver) launch(b *bin, known map[string]*choice) Launch {
 func (v *solver) choose(b *bin, requests Resources, known map[string]*choice) *choice {
 	c := b.col
 	pinned := v.pinnedKeys(b)
-	values := make([]string, len(pinned))
-	for i, key := range pinned {
-		values[i] = v.m.labelOrAbsent(c, key)
+	values := map[string]string{}
+	for _, key := range pinned {
+		values[key] = v.m.labelOrAbsent(c, key)
 	}
 	need := make([]int64, len(c.free))
 	for _, q := range b.placed {
@@ -224,7 +224,7 @@ func (v *solver) choose(b *bin, requests Resources, known map[string]*choice) *c
 		if d.daemons != c.daemons && !requests.Fits(d.typ.Allocatable) || d.typ.OnlyFor != "" && requests[d.typ.OnlyFor] == 0 {
 			continue
 		}
-		if slices.ContainsFunc(pinned, func(key string) bool { return v.m.labelOrAbsent(d, key) != values[slices.Index(pinned, key)] }) {
+		if slices.ContainsFunc(pinned, func(key string) bool { return v.m.labelOrAbsent(d, key) != values[key] }) {
 			continue
 		}
 		if d.typ != c.typ && len(next) < maxNext && !slices.ContainsFunc(next, func(o *column) bool { return o.typ.Machine.Name == d.typ.Machine.Name }) {

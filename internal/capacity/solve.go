@@ -477,10 +477,10 @@ func (v *solver) foresee() {
 					c.foresee(d.values[0])
 				}
 			}
+			if !v.strict[s.id] {
+				continue
+			}
 			for i := range v.m.columns {
-				if !v.strict[s.id] {
-					break
-				}
 				probe.col = &v.m.columns[i]
 				probe.taints = probe.col.seller.p.Spec.Taints
 				if val, ok := v.m.label(probe.col, c.key); ok && c.eligible(probe) {
