@@ -125,8 +125,6 @@ func (p *Loops) grant(ctx context.Context, w *wish, v *view) ([]string, error) {
 	}
 	errs := p.lifter.create(ctx, claims, func(i int) {
 		l, claim := &w.launches[i], claims[i]
-		p.book.remember(claim.DeepCopy(), time.Now())
-		p.metrics.claimsCreated.WithLabelValues(l.Provisioner.Name).Inc()
 		p.log.Info("claim created", "claim", claim.Name, "provisioner", l.Provisioner.Name, "type", l.InstanceType, "zone", l.Zone,
 			"capacityType", l.CapacityType, "price", l.Price, "replaces", w.victims)
 	})

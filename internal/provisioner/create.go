@@ -4,14 +4,15 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/ec2"
 )
 
-// create stores new claims and has them launched, identical ones together: the
-// lead of each batch first, since its UID makes the token that the others are
-// created with. It calls stored for each claim that was, from several
+// create stores and remembers new claims and has them launched, identical ones
+// together: the lead of each batch first, since its UID makes the token that the
+// others are created with. It calls stored for each claim that was, from several
 // goroutines, and returns an error or nil for each. A batch goes without its
 // members that could not be stored, and not at all without its lead.
 func (l *lifter) create(ctx context.Context, claims []*v1alpha1.NodeClaim, stored func(i int)) []error {
@@ -26,6 +27,8 @@ func (l *lifter) create(ctx context.Context, claims []*v1alpha1.NodeClaim, store
 			errs[i] = fmt.Errorf("creating claim %s: %w", claims[i].Name, err)
 			return
 		}
+		l.book.remember(claims[i].DeepCopy(), time.Now())
+		l.metrics.claimsCreated.WithLabelValues(claims[i].Spec.Provisioner.Name).Inc()
 		stored(i)
 	}
 	var batches sync.WaitGroup
@@ -89,13 +92,13 @@ func (l *lifter) untilCreated() {
 // alike are the indexes of claims that one call can launch together.
 func alike(claims []*v1alpha1.NodeClaim) [][]int {
 	var out [][]int
-	open := map[launchKey]int{}
+	last := map[launchKey]int{}
 	for i, c := range claims {
 		key := keyOf(c)
-		at, ok := open[key]
+		at, ok := last[key]
 		if !ok || len(out[at]) == batchMost {
 			at = len(out)
-			open[key] = at
+			last[key] = at
 			out = append(out, nil)
 		}
 		out[at] = append(out[at], i)

@@ -169,7 +169,6 @@ func (p *Loops) create(ctx context.Context, v *view, plan *capacity.Plan) error 
 	}
 	err := errors.Join(p.lifter.create(ctx, claims, func(i int) {
 		l, claim := &plan.Launches[i], claims[i]
-		p.book.remember(claim.DeepCopy(), time.Now())
 		for _, pod := range l.Pods {
 			if standIn(pod) {
 				continue
@@ -180,7 +179,6 @@ func (p *Loops) create(ctx context.Context, v *view, plan *capacity.Plan) error 
 			}
 			p.metrics.hint(compareHint(p.asAdmitted(pod), claim.Spec.Provisioner.Name, offerings))
 		}
-		p.metrics.claimsCreated.WithLabelValues(claim.Spec.Provisioner.Name).Inc()
 		p.log.Info("claim created", "claim", claim.Name, "provisioner", claim.Spec.Provisioner.Name,
 			"type", l.InstanceType, "zone", l.Zone, "capacityType", l.CapacityType,
 			"price", l.Price, "pods", len(l.Pods), "why", l.Why)
