@@ -6,7 +6,6 @@ import (
 	"encoding/pem"
 	"maps"
 	"net/http"
-	"net/http/httptest"
 	"slices"
 	"testing"
 	"time"
@@ -16,6 +15,7 @@ import (
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/ec2"
 	"github.com/berth-dev/berth/internal/ec2sim"
+	"github.com/berth-dev/berth/internal/ec2sim/simtest"
 )
 
 // TestPolicyAllowsTheCallsOfALife runs all that Berth does with AWS against the
@@ -26,14 +26,7 @@ func TestPolicyAllowsTheCallsOfALife(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(sim)
-	defer server.Close()
-	for k, v := range map[string]string{
-		"AWS_ENDPOINT_URL": server.URL, "AWS_REGION": "us-west-2", "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_SESSION_TOKEN": "",
-		"AWS_PROFILE": "", "AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
-	} {
-		t.Setenv(k, v)
-	}
+	url := simtest.Serve(t, sim)
 	ctx := t.Context()
 	ok := func(err error) {
 		t.Helper()
@@ -86,7 +79,7 @@ func TestPolicyAllowsTheCallsOfALife(t *testing.T) {
 	}
 	ok(queue.Delete(ctx, got))
 
-	res, err := http.Get(server.URL + "/_sim/calls")
+	res, err := http.Get(url + "/_sim/calls")
 	ok(err)
 	defer res.Body.Close()
 	var calls struct{ Counts map[string]int }

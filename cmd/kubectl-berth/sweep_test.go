@@ -18,6 +18,7 @@ import (
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/ec2"
 	"github.com/berth-dev/berth/internal/ec2sim"
+	"github.com/berth-dev/berth/internal/ec2sim/simtest"
 )
 
 // aws starts ec2sim and points the SDK at it and at nothing else; no kubeconfig
@@ -28,16 +29,8 @@ func aws(t *testing.T) (url string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(sim)
-	t.Cleanup(server.Close)
-	for k, v := range map[string]string{
-		"AWS_ENDPOINT_URL": server.URL, "AWS_REGION": "us-west-2", "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
-		"AWS_PROFILE": "", "AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": os.DevNull, "AWS_SHARED_CREDENTIALS_FILE": os.DevNull,
-		"KUBECONFIG": os.DevNull,
-	} {
-		t.Setenv(k, v)
-	}
-	return server.URL
+	t.Setenv("KUBECONFIG", os.DevNull)
+	return simtest.Serve(t, sim)
 }
 
 // buy launches an instance as the provisioner of a cluster does, which makes a

@@ -19,6 +19,7 @@ import (
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/capacity"
 	"github.com/berth-dev/berth/internal/ec2sim"
+	"github.com/berth-dev/berth/internal/ec2sim/simtest"
 )
 
 func TestNewSaysWhatToDo(t *testing.T) {
@@ -46,7 +47,7 @@ func TestNewSaysWhatToDo(t *testing.T) {
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			isolate(t, sim.url)
+			simtest.Isolate(t, sim.url)
 			for k, v := range tc.env {
 				t.Setenv(k, v)
 			}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/ec2sim"
+	"github.com/berth-dev/berth/internal/ec2sim/simtest"
 )
 
 // resolve a template that must be answered.
@@ -111,7 +112,7 @@ func TestResolveNamesWhatIsMissing(t *testing.T) {
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			isolate(t, sim.url)
+			simtest.Isolate(t, sim.url)
 			r := resolve(t, sim.cloud(nil), &v1alpha1.NodeTemplate{EC2: tc.in})
 			f := finding(r, tc.condition)
 			if f.OK || f.Reason != tc.reason || !strings.Contains(f.Message, tc.says) {
@@ -261,7 +262,7 @@ func (s *standIn) between(see func(form url.Values, answer string) string) {
 		_, _ = io.WriteString(w, see(form, string(answer)))
 	}))
 	s.t.Cleanup(proxy.Close)
-	isolate(s.t, proxy.URL)
+	simtest.Isolate(s.t, proxy.URL)
 }
 
 func TestResolveGroupOfAnotherVPC(t *testing.T) {

@@ -6,9 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptest"
-	"os"
-	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -18,29 +15,13 @@ import (
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/capacity"
 	"github.com/berth-dev/berth/internal/ec2sim"
+	"github.com/berth-dev/berth/internal/ec2sim/simtest"
 )
 
 // standIn is EC2 as ec2sim plays it, on loopback.
 type standIn struct {
 	t   *testing.T
 	url string
-}
-
-// isolate keeps the SDK from everything but the test's settings.
-func isolate(t *testing.T, endpoint string) {
-	t.Helper()
-	for _, v := range os.Environ() {
-		if k, _, _ := strings.Cut(v, "="); strings.HasPrefix(k, "AWS_") {
-			t.Setenv(k, "") // So that it is put back.
-			os.Unsetenv(k)
-		}
-	}
-	for k, v := range map[string]string{
-		"AWS_ENDPOINT_URL": endpoint, "AWS_REGION": "us-west-2", "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
-		"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
-	} {
-		t.Setenv(k, v)
-	}
 }
 
 func newStandIn(t *testing.T, change func(*ec2sim.Config)) *standIn {
@@ -53,10 +34,7 @@ func newStandIn(t *testing.T, change func(*ec2sim.Config)) *standIn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(sim)
-	t.Cleanup(server.Close)
-	isolate(t, server.URL)
-	return &standIn{t, server.URL}
+	return &standIn{t, simtest.Serve(t, sim)}
 }
 
 // cloud connects to the stand-in.

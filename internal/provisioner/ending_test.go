@@ -15,8 +15,6 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/events"
 	"pgregory.net/rapid"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -161,12 +159,7 @@ func (d *deathbed) judging(base client.WithWatch) client.WithWatch {
 const dyingNode = "node-a"
 
 func newDeathbed(t testing.TB, left ...client.Object) *deathbed {
-	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
-		if err := add(scheme); err != nil {
-			t.Fatal(err)
-		}
-	}
+	scheme := testScheme(t)
 	claim := &v1alpha1.NodeClaim{
 		ObjectMeta: metav1.ObjectMeta{Name: "a", UID: "uid-a", Finalizers: []string{v1alpha1.Finalizer}},
 		Spec:       v1alpha1.NodeClaimSpec{Provisioner: v1alpha1.ProvisionerRef{Name: "pool"}},

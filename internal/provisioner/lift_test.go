@@ -211,11 +211,7 @@ type world struct {
 
 func newWorld(t *testing.T, first int, claims ...*v1alpha1.NodeClaim) *world {
 	t.Helper()
-	scheme := runtime.NewScheme()
-	if err := v1alpha1.AddToScheme(scheme); err != nil {
-		t.Fatal(err)
-	}
-	b := fake.NewClientBuilder().WithScheme(scheme).WithStatusSubresource(&v1alpha1.NodeClaim{})
+	b := fake.NewClientBuilder().WithScheme(testScheme(t)).WithStatusSubresource(&v1alpha1.NodeClaim{})
 	for _, c := range claims {
 		b = b.WithObjects(c)
 	}

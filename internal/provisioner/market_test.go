@@ -3,7 +3,6 @@ package provisioner
 import (
 	"context"
 	"math"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"sync"
@@ -12,13 +11,12 @@ import (
 
 	"github.com/go-logr/logr"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/ec2"
 	"github.com/berth-dev/berth/internal/ec2sim"
+	"github.com/berth-dev/berth/internal/ec2sim/simtest"
 )
 
 // TestPriceTableOverEC2sPrices runs the market on ec2sim with a price table: it
@@ -29,14 +27,7 @@ func TestPriceTableOverEC2sPrices(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(sim)
-	defer server.Close()
-	for k, v := range map[string]string{
-		"AWS_ENDPOINT_URL": server.URL, "AWS_REGION": "us-west-2", "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
-		"AWS_PROFILE": "", "AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": os.DevNull, "AWS_SHARED_CREDENTIALS_FILE": os.DevNull,
-	} {
-		t.Setenv(k, v)
-	}
+	simtest.Serve(t, sim)
 	cloud, err := ec2.New(t.Context(), ec2.Config{
 		ClusterName: "prod", ClusterUID: "uid", ClusterEndpoint: "https://127.0.0.1:6443", ClusterCA: "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCkFBQUEKLS0tLS1FTkQgQ0VSVElGSUNBVEUtLS0tLQo=",
 		KubernetesVersion: "1.37", ServiceCIDR: "10.96.0.0/12", DefaultInstanceProfile: "berth-node",
@@ -44,11 +35,7 @@ func TestPriceTableOverEC2sPrices(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	scheme := runtime.NewScheme()
-	if err := clientgoscheme.AddToScheme(scheme); err != nil {
-		t.Fatal(err)
-	}
-	api := fake.NewClientBuilder().WithScheme(scheme).Build()
+	api := fake.NewClientBuilder().WithScheme(testScheme(t)).Build()
 	claims := informerOf[*v1alpha1.NodeClaim](t, nil)
 	file := filepath.Join(t.TempDir(), "prices.yaml")
 	write := func(table string) {

@@ -30,12 +30,19 @@ func (failingMapper) RESTMapping(schema.GroupKind, ...string) (*meta.RESTMapping
 	return nil, errUnreachable
 }
 
-// TestPodGroupsAreWatchedWhereTheyAreServed: older clusters do not know them.
-func TestPodGroupsAreWatchedWhereTheyAreServed(t *testing.T) {
+// testScheme knows Kubernetes' kinds and ours.
+func testScheme(t testing.TB) *runtime.Scheme {
+	t.Helper()
 	scheme := runtime.NewScheme()
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
 		t.Fatal(err)
 	}
+	return scheme
+}
+
+// TestPodGroupsAreWatchedWhereTheyAreServed: older clusters do not know them.
+func TestPodGroupsAreWatchedWhereTheyAreServed(t *testing.T) {
+	scheme := testScheme(t)
 	serving := func(versions ...string) meta.RESTMapper {
 		m := meta.NewDefaultRESTMapper(nil)
 		for _, v := range versions {
