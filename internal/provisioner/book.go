@@ -1,6 +1,7 @@
 package provisioner
 
 import (
+	"maps"
 	"sync"
 	"time"
 
@@ -38,8 +39,10 @@ type book struct {
 	mu      sync.Mutex
 	seats   map[types.UID]seat
 	byClaim map[string]map[types.UID]struct{}
-	created map[string]createdClaim
-	wasted  map[string]waste
+	// expected are the owners for whose pods, still to be made, a claim was created.
+	expected map[string]map[types.UID]bool
+	created  map[string]createdClaim
+	wasted   map[string]waste
 }
 
 type createdClaim struct {
@@ -55,10 +58,11 @@ type waste struct {
 
 func newBook() *book {
 	return &book{
-		seats:   map[types.UID]seat{},
-		byClaim: map[string]map[types.UID]struct{}{},
-		created: map[string]createdClaim{},
-		wasted:  map[string]waste{},
+		seats:    map[types.UID]seat{},
+		byClaim:  map[string]map[types.UID]struct{}{},
+		expected: map[string]map[types.UID]bool{},
+		created:  map[string]createdClaim{},
+		wasted:   map[string]waste{},
 	}
 }
 
@@ -72,6 +76,25 @@ func (b *book) give(pod types.UID, claim string) {
 		b.byClaim[claim] = map[types.UID]struct{}{}
 	}
 	b.byClaim[claim][pod] = struct{}{}
+}
+
+// expect records that a claim was created for a pod that its owner has still to
+// make. Nothing is kept free for it.
+func (b *book) expect(owner types.UID, claim string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.expected[claim] == nil {
+		b.expected[claim] = map[types.UID]bool{}
+	}
+	b.expected[claim][owner] = true
+}
+
+// expectedFrom returns the owners for whose pods a claim was created before they
+// were made.
+func (b *book) expectedFrom(claim string) map[types.UID]bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return maps.Clone(b.expected[claim])
 }
 
 // take ends a pod's seat: it is bound, gone, or to be planned again.
@@ -120,6 +143,7 @@ func (b *book) drop(claim string) {
 		delete(b.seats, uid)
 	}
 	delete(b.byClaim, claim)
+	delete(b.expected, claim)
 	delete(b.created, claim)
 }
 

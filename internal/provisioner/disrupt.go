@@ -18,6 +18,9 @@ import (
 const (
 	// disruptEvery is how often nodes are looked at when nothing changes.
 	disruptEvery = 5 * time.Second
+	// disruptPause is how long after a pass the next one begins at the earliest:
+	// a thousand pods that end change their nodes' state once.
+	disruptPause = 100 * time.Millisecond
 	// roomPatience is how long a node stays out of use while room for its pods
 	// is being made, beyond the time that an instance may take to join.
 	roomPatience = 5 * time.Minute
@@ -96,7 +99,7 @@ type refusal struct {
 func newDisruption(p *Loops, more ...proposer) *disruption {
 	return &disruption{
 		Loops:     p,
-		proposers: append([]proposer{&emptiness{Loops: p, idleSince: map[string]time.Time{}}, expiry{}}, more...),
+		proposers: append([]proposer{newEmptiness(p), expiry{}}, more...),
 		refused:   map[string]refusal{},
 		held:      map[string]string{},
 	}
@@ -113,11 +116,15 @@ func (d *disruption) run(ctx context.Context) error {
 		case <-tick.C:
 		}
 		next := d.pass(ctx, time.Now())
-		if next > 0 && next < disruptEvery {
-			tick.Reset(max(next, 50*time.Millisecond))
-		} else {
-			tick.Reset(disruptEvery)
+		if next == 0 || next > disruptEvery {
+			next = disruptEvery
 		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(disruptPause):
+		}
+		tick.Reset(max(next-disruptPause, time.Millisecond))
 	}
 }
 

@@ -3,11 +3,13 @@ package provisioner
 import (
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"slices"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/drain"
@@ -23,6 +25,11 @@ func sortByAge(nodes []candidate) {
 	})
 }
 
+// firstPods is how long a new node may wait for the first of its pods before it
+// is called empty. EC2 charges for a minute at least, so that nothing is saved
+// by being faster.
+const firstPods = 30 * time.Second
+
 // emptiness proposes nodes that have carried no workload for ttlSecondsAfterEmpty.
 // With 0, a node may be taken out of use MinDrain before the last of its pods, all
 // of them told to go, has to be gone: nobody waits for schedulers and load
@@ -31,6 +38,12 @@ type emptiness struct {
 	*Loops
 	// idleSince is when a claim's node was first seen without workload.
 	idleSince map[string]time.Time
+	// used are the claims whose nodes have been seen with workload.
+	used map[string]bool
+}
+
+func newEmptiness(p *Loops) *emptiness {
+	return &emptiness{Loops: p, idleSince: map[string]time.Time{}, used: map[string]bool{}}
 }
 
 func (e *emptiness) propose(now time.Time, nodes []candidate) ([]proposal, time.Duration) {
@@ -40,21 +53,25 @@ func (e *emptiness) propose(now time.Time, nodes []candidate) ([]proposal, time.
 		seen = map[string]bool{}
 	)
 	for _, c := range nodes {
-		seen[c.claim.Name] = true
+		name := c.claim.Name
+		seen[name] = true
 		ttl := c.provisioner.Spec.TTLSecondsAfterEmpty
 		idle, in := e.emptyIn(c, now)
+		if !idle || in > 0 {
+			e.used[name] = true
+		}
 		if ttl != nil && *ttl == 0 {
 			in -= drain.MinDrain
 			soon.in(in)
 		}
-		if !idle || in > 0 {
-			delete(e.idleSince, c.claim.Name)
+		if !idle || in > 0 || e.awaited(c.claim, now) {
+			delete(e.idleSince, name)
 			continue
 		}
-		since, ok := e.idleSince[c.claim.Name]
+		since, ok := e.idleSince[name]
 		if !ok {
 			since = now
-			e.idleSince[c.claim.Name] = now
+			e.idleSince[name] = now
 		}
 		if ttl == nil {
 			continue
@@ -67,21 +84,39 @@ func (e *emptiness) propose(now time.Time, nodes []candidate) ([]proposal, time.
 		out = append(out, proposal{reason: v1alpha1.ReasonEmpty, nodes: []candidate{c},
 			why: fmt.Sprintf("no workload for %ds; giving back $%.4f/h", *ttl, priceOf(c.claim))})
 	}
-	for name := range e.idleSince {
-		if !seen[name] {
-			delete(e.idleSince, name)
-		}
-	}
+	gone := func(name string) bool { return !seen[name] }
+	maps.DeleteFunc(e.idleSince, func(name string, _ time.Time) bool { return gone(name) })
+	maps.DeleteFunc(e.used, func(name string, _ bool) bool { return gone(name) })
 	return out, soon.next
 }
 
-// emptyIn reports whether nothing but what belongs to the node itself runs on it,
-// or will in a while because the rest has been told to go, and no pod has a seat
-// there.
-func (p *Loops) emptyIn(c candidate, now time.Time) (idle bool, in time.Duration) {
-	if len(p.book.on(c.claim.Name)) > 0 || p.reserved(c.claim) {
-		return false, 0
+// awaited reports whether pods are to come to a claim's node: those with a seat
+// there, those of nodes that it replaces, and on a node that is still to be used
+// for the first time those that it was bought for before their owner made them.
+func (e *emptiness) awaited(claim *v1alpha1.NodeClaim, now time.Time) bool {
+	if len(e.book.on(claim.Name)) > 0 || e.reserved(claim) {
+		return true
 	}
+	if e.used[claim.Name] {
+		return false
+	}
+	opened := meta.FindStatusCondition(claim.Status.Conditions, v1alpha1.ConditionInitialized)
+	return opened != nil && now.Sub(opened.LastTransitionTime.Time) < firstPods || e.comeStill(claim.Name, now)
+}
+
+// comeStill reports whether an owner still makes pods for whose stand-ins a claim
+// was created.
+func (p *Loops) comeStill(claim string, now time.Time) bool {
+	owners := p.book.expectedFrom(claim)
+	return len(owners) > 0 && slices.ContainsFunc(all[*corev1.Pod](p.stores.pods), func(pod *corev1.Pod) bool {
+		owner, ok := controllerOf(pod)
+		return ok && owners[owner] && now.Sub(pod.CreationTimestamp.Time) <= expectFresh
+	})
+}
+
+// emptyIn reports whether nothing but what belongs to the node itself runs on it,
+// or will in a while because the rest has been told to go.
+func (p *Loops) emptyIn(c candidate, now time.Time) (idle bool, in time.Duration) {
 	for _, pod := range p.stores.podsOn(c.node.Name) {
 		switch {
 		case !workload(pod, c.node):

@@ -192,7 +192,7 @@ func TestEmptyNodesGoAsSoonAsTheyWillBe(t *testing.T) {
 				node:        &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}},
 				provisioner: &v1alpha1.Provisioner{Spec: v1alpha1.ProvisionerSpec{TTLSecondsAfterEmpty: &tc.ttl}}}
 			p := &Loops{book: newBook(), stores: &stores{pods: informerOf(t, tc.pods)}}
-			e := &emptiness{p, map[string]time.Time{}}
+			e := newEmptiness(p)
 			got, next := e.propose(now, []candidate{c})
 			if (len(got) == 1) != tc.want || next != tc.next {
 				t.Fatalf("proposes %d, looks again after %s", len(got), next)
@@ -203,6 +203,48 @@ func TestEmptyNodesGoAsSoonAsTheyWillBe(t *testing.T) {
 			p.tainted.Store(c.claim.UID, now.Add(-drain.MinDrain))
 			if s, _ := (&disruption{Loops: p}).progress(got[0], now); (s == stepCommit) != tc.commit {
 				t.Errorf("step %d", s)
+			}
+		})
+	}
+}
+
+// TestNewNodesAwaitTheirFirstPods: a node that was bought for pods which do not
+// exist yet is not empty before they had a chance to come.
+func TestNewNodesAwaitTheirFirstPods(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	made := func(ago time.Duration, node string) []*corev1.Pod {
+		return []*corev1.Pod{{ObjectMeta: metav1.ObjectMeta{Name: "p", CreationTimestamp: metav1.NewTime(now.Add(-ago)),
+			OwnerReferences: []metav1.OwnerReference{{UID: "rs", Controller: new(true)}}}, Spec: corev1.PodSpec{NodeName: node}}}
+	}
+	for name, tc := range map[string]struct {
+		open   time.Duration
+		bought types.UID
+		pods   []*corev1.Pod
+		used   bool
+		want   bool
+	}{
+		"it has just joined":                        {open: firstPods - time.Second},
+		"nobody came":                               {open: firstPods, want: true},
+		"its owner makes pods":                      {open: time.Minute, bought: "rs", pods: made(expectFresh, "")},
+		"its owner makes no more":                   {open: time.Minute, bought: "rs", pods: made(expectFresh+time.Second, ""), want: true},
+		"somebody else makes pods":                  {open: time.Minute, bought: "other", pods: made(0, "m"), want: true},
+		"its first pod has come and gone":           {open: time.Second, used: true, want: true},
+		"its first pod has come, its owner goes on": {open: time.Minute, bought: "rs", pods: made(0, "n")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := candidate{claim: &v1alpha1.NodeClaim{ObjectMeta: metav1.ObjectMeta{Name: "c"},
+				Spec: v1alpha1.NodeClaimSpec{Offerings: []v1alpha1.ClaimOffering{{HourlyPrice: "0.1"}}},
+				Status: v1alpha1.NodeClaimStatus{Conditions: []metav1.Condition{{Type: v1alpha1.ConditionInitialized,
+					Status: metav1.ConditionTrue, LastTransitionTime: metav1.NewTime(now.Add(-tc.open))}}}},
+				node:        &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}},
+				provisioner: &v1alpha1.Provisioner{Spec: v1alpha1.ProvisionerSpec{TTLSecondsAfterEmpty: new(int64)}}}
+			e := newEmptiness(&Loops{book: newBook(), stores: &stores{pods: informerOf(t, tc.pods)}})
+			if tc.bought != "" {
+				e.book.expect(tc.bought, "c")
+			}
+			e.used["c"] = tc.used
+			if got, _ := e.propose(now, []candidate{c}); (len(got) == 1) != tc.want {
+				t.Errorf("%d proposals", len(got))
 			}
 		})
 	}

@@ -171,6 +171,9 @@ func (p *Loops) create(ctx context.Context, v *view, plan *capacity.Plan) error 
 		l, claim := &plan.Launches[i], claims[i]
 		for _, pod := range l.Pods {
 			if standIn(pod) {
+				if owner, ok := controllerOf(pod); ok {
+					p.book.expect(owner, claim.Name)
+				}
 				continue
 			}
 			p.book.give(pod.UID, claim.Name)
