@@ -348,6 +348,10 @@ func (p *packer) byPrice() {
 	slices.SortStableFunc(p.kinds, func(a, b *kind) int { return cmp.Compare(a.price, b.price) })
 }
 
+// startsPerItem is how many worths for each item are tried in vain before the
+// first plan is good enough.
+const startsPerItem = 50
+
 // startPlan is the best that the greedy finds from several worths, with these
 // worths, and how many pods it leaves (limits only). It tries more of them until
 // p.work has reached end.
@@ -385,10 +389,13 @@ func (p *packer) startPlan(end int64) (best []pattern, bestPi []float64, left in
 	}
 	r := rand.New(rand.NewPCG(uint64(len(p.items)), uint64(len(p.kinds))))
 	shaken := make([]float64, len(pi))
-	for p.work < end {
+	for idle := 0; p.work < end && idle < startsPerItem*len(p.items); idle++ {
+		before := bestCost
 		mix(r.Float64())
 		p.shake(shaken, pi, r)
-		try(shaken)
+		if try(shaken); bestCost < before {
+			idle = 0
+		}
 	}
 	return best, bestPi, 0
 }

@@ -32,6 +32,7 @@ const (
 func (p *Loops) provision(ctx context.Context) error {
 	tick := time.NewTicker(replan)
 	defer tick.Stop()
+	var rhythm rhythm
 	for {
 		select {
 		case <-ctx.Done():
@@ -45,9 +46,8 @@ func (p *Loops) provision(ctx context.Context) error {
 			p.log.Error(err, "planning round failed; the next one starts from scratch")
 			p.metrics.roundErrors.Inc()
 		}
-		// Planning takes at most a tenth of the time, so that pods that keep
-		// coming are planned together; but nobody waits long for his turn.
-		if !pause(ctx, min(max(roundPause, 9*time.Since(start)), longestRoundPause)) {
+		end := time.Now()
+		if !pause(ctx, rhythm.after(end.Sub(start), end)) {
 			return nil
 		}
 	}
@@ -86,11 +86,30 @@ func (p *Loops) gather(ctx context.Context) {
 	}
 }
 
-// The least and the longest time between the end of a round and the next.
+// rhythm says when to plan next: in the long run planning takes at most a tenth of
+// the time, so that pods that keep coming are planned together. A round now and
+// then is not paused for, and nobody waits long for his turn.
+type rhythm struct {
+	// owed is the time without planning that is still due, as of at.
+	owed time.Duration
+	at   time.Time
+}
+
+// The least and the longest time between the end of a round and the next, and how
+// much time without planning may be owed.
 const (
 	roundPause        = 50 * time.Millisecond
 	longestRoundPause = 2 * time.Second
+	roundCredit       = 2 * time.Second
 )
+
+// after returns the pause after a round that took some time and ended now.
+func (r *rhythm) after(took time.Duration, now time.Time) time.Duration {
+	rested := now.Sub(r.at) - took
+	r.at = now
+	r.owed = min(max(r.owed-rested, 0)+9*took, roundCredit+longestRoundPause)
+	return max(r.owed-roundCredit, roundPause)
+}
 
 // settleIdle lets the other objects of one kubectl apply arrive.
 const settleIdle = 20 * time.Millisecond
