@@ -41,13 +41,12 @@ func (p *Loops) provision(ctx context.Context) error {
 		case <-tick.C:
 		}
 		p.gather(ctx)
-		start := time.Now()
-		if err := p.round(ctx); err != nil && ctx.Err() == nil {
+		planning, err := p.round(ctx)
+		if err != nil && ctx.Err() == nil {
 			p.log.Error(err, "planning round failed; the next one starts from scratch")
 			p.metrics.roundErrors.Inc()
 		}
-		end := time.Now()
-		if !pause(ctx, rhythm.after(end.Sub(start), end)) {
+		if !pause(ctx, rhythm.after(planning, time.Now())) {
 			return nil
 		}
 	}
@@ -103,7 +102,7 @@ const (
 	roundCredit       = 2 * time.Second
 )
 
-// after returns the pause after a round that took some time and ended now.
+// after returns the pause after a round with some planning that ends now.
 func (r *rhythm) after(took time.Duration, now time.Time) time.Duration {
 	rested := now.Sub(r.at) - took
 	r.at = now
@@ -126,20 +125,22 @@ func (p *Loops) burstSettled() bool {
 	return settled(pending, p.readOwners(pending))
 }
 
-// round is one pass from reading the cluster to having stored what to do.
-func (p *Loops) round(ctx context.Context) error {
+// round is one pass from reading the cluster to having stored what to do. It
+// returns how much of it was planning, without waiting for what it stored.
+func (p *Loops) round(ctx context.Context) (time.Duration, error) {
 	now := time.Now()
 	if !p.catalogue.ready() {
-		return nil // The catalogue wakes the loop when it is.
+		return 0, nil // The catalogue wakes the loop when it is.
 	}
 	p.grantWishes(ctx, now)
+	began := time.Now()
 	v := p.read(now)
 	p.metrics.pending.Set(float64(len(v.pending)))
 	p.verdicts.forget(v.pending)
 	if len(v.snapshot.Pods) == 0 {
 		p.announce(v.stopped)
 		p.seated(v.leaving.found)
-		return nil
+		return time.Since(began), nil
 	}
 	start := time.Now()
 	plan := p.memory.Solve(v.snapshot)
@@ -166,7 +167,8 @@ func (p *Loops) round(ctx context.Context) error {
 		}
 	}
 	p.announce(append(v.stopped, plan.Unschedulable...))
-	return p.create(ctx, v, plan)
+	planning := time.Since(began)
+	return planning, p.create(ctx, v, plan)
 }
 
 // seated passes on what a round found for pods on nodes on their way out.
