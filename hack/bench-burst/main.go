@@ -99,22 +99,8 @@ func alone(ctx context.Context, pods int, limit time.Duration) (r result, err er
 	defer cancel()
 	size := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(fmt.Sprint(aloneNodeCPU)), corev1.ResourceMemory: resource.MustParse("256Gi"), corev1.ResourcePods: resource.MustParse("250")}
 	nodes := pods/aloneNodeCPU + 1
-	for i := range nodes {
-		name := fmt.Sprintf("alone-%d", i)
-		node := &corev1.Node{
-			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{corev1.LabelHostname: name}, Annotations: map[string]string{"kwok.x-k8s.io/node": "fake"}},
-			Status:     corev1.NodeStatus{Capacity: size, Allocatable: size},
-		}
-		if err := c.Client.Create(ctx, node); err != nil {
-			return r, err
-		}
-	}
-	if err := cluster.Until(ctx, func() (bool, error) {
-		var list corev1.NodeList
-		err := c.Client.List(ctx, &list)
-		return len(list.Items) == nodes && !slices.ContainsFunc(list.Items, func(n corev1.Node) bool { return len(n.Spec.Taints) > 0 }), err
-	}); err != nil {
-		return r, fmt.Errorf("waiting for %d nodes: %w", nodes, err)
+	if err := c.AddNodes(ctx, nodes, size); err != nil {
+		return r, err
 	}
 	r, err = burst(ctx, c, pods)
 	r.nodes = nodes

@@ -162,33 +162,16 @@ func (b *bench) gone(ctx context.Context, since time.Time) (time.Duration, error
 
 func ptr[T any](v T) *T { return &v }
 
-// scaleToZero: 1,000 pods go; no instance may be left soon after.
+// emptyPods is how many pods the scenario empty has.
+const emptyPods = 1000
+
+// scaleToZero: 1,000 pods go; no instance may be left soon after. Beside it stands
+// how long the control plane alone takes to let the pods go on this machine.
 func scaleToZero(ctx context.Context, b *bench) error {
-	const pods = 1000
 	if err := b.provisioner(ctx, func(s *v1alpha1.ProvisionerSpec) { s.TTLSecondsAfterEmpty = ptr(int64(0)) }); err != nil {
 		return err
 	}
-	o, err := newOracle(ctx, b.c, nil)
-	if err != nil {
-		return err
-	}
-	if err := b.deploy(ctx, "burst", pods, "1", 0, time.Second); err != nil {
-		return err
-	}
-	if err := b.ready(ctx, o, pods); err != nil {
-		return err
-	}
-	live, err := b.c.LiveInstances(ctx)
-	if err != nil {
-		return err
-	}
-	dep := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "burst"}}
-	start := time.Now()
-	if err := b.c.Client.Patch(ctx, dep, client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"replicas":0}}`))); err != nil {
-		return err
-	}
-	var podsGone time.Duration
-	err = cluster.Until(ctx, func() (bool, error) { podsGone = time.Since(start); return o.all() == 0, nil })
+	start, nodes, podsGone, err := b.empty(ctx)
 	if err != nil {
 		return err
 	}
@@ -196,7 +179,52 @@ func scaleToZero(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("empty: %d pods scaled to zero, ttlSecondsAfterEmpty 0: the last pod gone after %.1f s, the last of %d instances after %.1f s (bar: 15 s)\n",
-		pods, podsGone.Seconds(), len(live), took.Seconds())
+	alone, err := aloneToZero(ctx)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("empty: %d pods scaled to zero, ttlSecondsAfterEmpty 0: the last pod gone after %.1f s, the last of %d instances after %.1f s (bar: 15 s); without Berth, the last pod gone after %.1f s\n",
+		emptyPods, podsGone.Seconds(), nodes, took.Seconds(), alone.Seconds())
 	return nil
+}
+
+// aloneToZero is how long the pods take to go without Berth.
+func aloneToZero(ctx context.Context) (took time.Duration, err error) {
+	c, err := cluster.Start(ctx, os.Stderr, "--berth=false")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, c.Stop()) }()
+	err = c.AddNodes(ctx, 16, corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("64"), corev1.ResourceMemory: resource.MustParse("256Gi"), corev1.ResourcePods: resource.MustParse("250")})
+	if err != nil {
+		return 0, err
+	}
+	_, _, took, err = (&bench{c: c}).empty(ctx)
+	return took, err
+}
+
+// empty runs pods and scales them to zero. It returns when it did, how many
+// instances there were, and how long the pods took to go.
+func (b *bench) empty(ctx context.Context) (start time.Time, nodes int, podsGone time.Duration, err error) {
+	o, err := newOracle(ctx, b.c, nil)
+	if err != nil {
+		return start, 0, 0, err
+	}
+	if err := b.deploy(ctx, "burst", emptyPods, "1", 0, time.Second); err != nil {
+		return start, 0, 0, err
+	}
+	if err := b.ready(ctx, o, emptyPods); err != nil {
+		return start, 0, 0, err
+	}
+	live, err := b.c.LiveInstances(ctx)
+	if err != nil {
+		return start, 0, 0, err
+	}
+	dep := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "burst"}}
+	start = time.Now()
+	if err := b.c.Client.Patch(ctx, dep, client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"replicas":0}}`))); err != nil {
+		return start, 0, 0, err
+	}
+	err = cluster.Until(ctx, func() (bool, error) { podsGone = time.Since(start); return o.all() == 0, nil })
+	return start, len(live), podsGone, err
 }
