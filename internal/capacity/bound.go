@@ -248,7 +248,7 @@ func (v *solver) patternBound(cols []*column, seated []int, room [][]int64, reac
 		steps[worst] = max(64, 4*steps[worst])
 		before := ratio[worst]
 		ratio[worst] = min(before, p.knap.bound(p, p.kinds[worst], pi, have, steps[worst])/p.kinds[worst].price)
-		if ratio[worst] >= before && p.knap.steps > 0 {
+		if ratio[worst] >= before && p.knap.descent.steps > 0 {
 			break // that is what it can hold
 		}
 	}

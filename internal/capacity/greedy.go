@@ -5,6 +5,9 @@ import (
 	"slices"
 )
 
+// sameRatio is by what share ratios may differ that count as equal.
+const sameRatio = 1e-9
+
 // greedy packs rem pods of each item at worths pi and returns the patterns,
 // their cost and how many pods have no place (limits only). It gives up, with
 // an infinite cost, once that reaches most. Kinds in banned are not bought. The
@@ -19,6 +22,9 @@ func (p *packer) greedy(pi []float64, rem []int, most float64, banned bitset) (p
 	}
 	limits := p.limitsCopy()
 	closing := closeOut{cost: inf}
+	// least is what ratio is not worth looking at: another content for what is left
+	// now has more.
+	least := 0.0
 	for step := 0; total > 0; {
 		p.tryToClose(rem, g.sum, cost, len(g.out), limits, &closing)
 		// What is left is worth something everywhere; that much it will cost.
@@ -37,10 +43,12 @@ func (p *packer) greedy(pi []float64, rem []int, most float64, banned bitset) (p
 				continue
 			}
 			var v float64
-			g.load[t], v = p.knap.best(p, k, pi, rem, g.load[t][:0], searchSteps)
-			g.ratio[t], g.fresh[t] = v/k.price, step
-			if v <= 0 {
+			g.load[t], v = p.knap.above(least*k.price, p, k, pi, rem, g.load[t][:0], searchSteps)
+			switch g.ratio[t] = v / k.price; {
+			case v <= 0:
 				g.ratio[t] = -1
+			case g.ratio[t] > least:
+				least, g.fresh[t] = max(least, g.ratio[t]*(1-2*sameRatio)), step
 			}
 			continue
 		}
@@ -58,6 +66,7 @@ func (p *packer) greedy(pi []float64, rem []int, most float64, banned bitset) (p
 			value -= pi[l.item] * float64(l.n*times)
 		}
 		step++
+		least = 0
 	}
 	if closing.cost < inf && (total > 0 || closing.cost < cost) {
 		g.out = g.out[:closing.patterns]
@@ -115,7 +124,7 @@ func (p *packer) argmax(ratio []float64, value float64, banned bitset) int {
 		}
 		x = math.Min(x, value/p.kinds[t].price)
 		// Among equals the larger node, so that there are fewer.
-		if best < 0 || x > r*(1+1e-9) || x > r*(1-1e-9) && p.kinds[t].price > p.kinds[best].price {
+		if best < 0 || x > r*(1+sameRatio) || x > r*(1-sameRatio) && p.kinds[t].price > p.kinds[best].price {
 			best, r = t, x
 		}
 	}

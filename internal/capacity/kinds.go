@@ -296,37 +296,27 @@ func (p *packer) resourcePricesFor(more []float64) []float64 {
 func coverPrices(lp *simplex, demand []float64, vectors [][]int64, prices []float64) []float64 {
 	n := len(demand)
 	lp.reset(n)
-	penalty := 0.0
-	for _, pr := range prices {
-		penalty = max(penalty, pr)
-	}
-	// In units of the demand, so that all rows are of one size. A row that
-	// nothing can cover is filled by its slack at a price that is never worth it.
-	scale := make([]float64, n)
+	// In units of the demand, so that all rows are of one size.
 	for r, d := range demand {
+		lp.b[r] = 0
 		if d > 0 {
-			scale[r] = 1 / d
-			lp.b[r] = 1
-		} else {
-			lp.b[r] = 0
+			lp.b[r] = -1
 		}
-		lp.slackCost[r] = -penalty * 1e6
 	}
 	for i, vec := range vectors {
-		a := lp.add(-prices[i], inf)
+		lp.add(-prices[i], inf)
 		for r, x := range vec {
-			if x > 0 {
-				a[r] = float64(x) * scale[r]
+			if x > 0 && demand[r] > 0 {
+				lp.set(r, -float64(x)/demand[r])
 			}
 		}
 	}
-	for r := range demand {
-		lp.add(0, inf)[r] = -1
-	}
 	lp.solve()
 	y := make([]float64, n)
-	for r := range y {
-		y[r] = max(0, -lp.y[r]) * scale[r]
+	for r, d := range demand {
+		if d > 0 {
+			y[r] = lp.y[r] / d
+		}
 	}
 	worst := 1.0
 	for i, vec := range vectors {

@@ -91,9 +91,6 @@ type kind struct {
 	// allowed items, those that fit an empty node, and how many pods of them do.
 	allowed, fits []int32
 	allows        bitset
-	// prices of resources in the last relaxation of a knapsack of the kind: the
-	// next one is likely to come to much the same.
-	prices []float64
 	// credit is what the room of an empty node is worth to pods yet to come.
 	credit float64
 }
@@ -476,6 +473,7 @@ func nodes(ps []pattern) int {
 // setUp prepares the packer for the items: vectors, conflicts, kinds.
 func (v *solver) setUp(p *packer, items []*item) {
 	p.items = make([]*packItem, len(items))
+	p.knap.basis = p.knap.basis[:0]
 	groups := v.hostGroups(items)
 	p.width = len(v.dims.names) + len(groups)
 	for j, it := range items {

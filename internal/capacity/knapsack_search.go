@@ -1,0 +1,96 @@
+package capacity
+
+import "math"
+
+// descent is the state of a knapsack's search.
+type descent struct {
+	// value of the best content so far, and how many more places may be looked at.
+	value float64
+	steps int
+	// trial is what is being tried, by candidate; best the best content found, empty
+	// as long as nothing is better than what was taken before.
+	trial, best []int32
+}
+
+// search looks for a better content depth first, densest candidates first, in
+// at most that many steps, and returns a proven upper bound of any content's
+// value. The bound of a branch is the fractional knapsack under the surrogate
+// constraint (the resources added up at the relaxation's prices), which by weak
+// duality holds at any prices.
+func (k *knapsack) search(steps int) float64 {
+	d := &k.descent
+	d.value, d.steps = k.worthOf(), steps
+	room := 0.0
+	for r, f := range k.t.free {
+		room += k.y[r] * float64(max(f, 0))
+	}
+	k.free = append(k.free[:0], k.t.free...)
+	clear(k.taken)
+	d.trial = resized(d.trial, len(k.cand))
+	d.best = d.best[:0]
+	clear(d.trial)
+	top := k.descend(0, room, 0)
+	k.p.work += int64((steps - d.steps) * len(k.cand) / 2)
+	for i, n := range d.best {
+		k.cand[i].n = int(n)
+	}
+	// Floating point may have rounded down.
+	return math.Max(top, d.value) * (1 + 1e-9)
+}
+
+// fraction bounds what the candidates from i on add with that much room.
+func (k *knapsack) fraction(i int, room float64) float64 {
+	v := 0.0
+	for ; i < len(k.cand); i++ {
+		c := &k.cand[i]
+		w := c.weight * float64(c.upper)
+		if w > room {
+			return v + c.value*room/c.weight
+		}
+		v += c.value * float64(c.upper)
+		room -= w
+	}
+	return v
+}
+
+// descend decides on candidate i and those behind it, value being what has been
+// taken, and returns an upper bound of the value of any content that has it.
+func (k *knapsack) descend(i int, room, value float64) float64 {
+	d := &k.descent
+	if i == len(k.cand) {
+		if value > d.value*(1+1e-12) {
+			d.value = value
+			d.best = append(d.best[:0], d.trial...)
+		}
+		return value
+	}
+	c := &k.cand[i]
+	it := k.p.items[c.item]
+	top := 0.0
+	n := it.copies(k.free, c.upper)
+	picky := k.p.conflict[c.item] != nil
+	if picky && k.conflicts(c.item) {
+		n = 0
+	}
+	for ; n >= 0; n-- {
+		left := math.Max(0, room-c.weight*float64(n))
+		above := value + c.value*float64(n) + k.fraction(i+1, left)
+		// Taking fewer of the densest candidate can only lower the bound.
+		if above <= d.value*(1+1e-9) || d.steps <= 0 {
+			return math.Max(top, above)
+		}
+		d.steps--
+		k.use(it, n)
+		d.trial[i] = int32(n)
+		if picky && n > 0 {
+			k.taken.set(c.item)
+		}
+		top = math.Max(top, k.descend(i+1, left, value+c.value*float64(n)))
+		d.trial[i] = 0
+		if picky {
+			k.taken.clear(c.item)
+		}
+		k.use(it, -n)
+	}
+	return top
+}
