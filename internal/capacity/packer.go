@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 )
@@ -13,8 +14,12 @@ import (
 // bucketWork is spent at least when items are put into buckets.
 const bucketWork = 3e6
 
-// manyItems is from how many on the greedy is tried with fewer worths.
-const manyItems = 300
+// manyItems is from how many on the greedy is tried with fewer worths; manyPairs
+// from how many pairs of an item and a kind on with all of them at the same time.
+const (
+	manyItems = 300
+	manyPairs = 2000
+)
 
 // packer finds out which nodes to buy for items, without regard to others'
 // nodes: price-guided pattern greedy. A pattern is what one node holds; the
@@ -33,6 +38,8 @@ type packer struct {
 	knap    knapsack
 	grd     greedyState
 	limited bool
+	// forks are other packers for the same problem, that run at the same time.
+	forks []*packer
 	// work counts what knapsacks and the greedy have looked at.
 	work int64
 }
@@ -354,56 +361,82 @@ const startsPerItem = 50
 // p.work has reached end.
 func (p *packer) startPlan(end int64) (best []pattern, bestPi []float64, left int) {
 	worth := p.worths()
-	rem := make([]int, len(p.items))
+	mixed := func(w float64) []float64 {
+		pi := make([]float64, len(p.items))
+		for j := range pi {
+			pi[j] = w*worth.unit[j] + (1-w)*worth.linear[j]
+		}
+		return pi
+	}
 	bestCost, left := math.Inf(1), math.MaxInt
-	pi := make([]float64, len(p.items))
-	bestPi = make([]float64, len(p.items))
+	try := func(q *packer, pi []float64) (accept func()) {
+		ps, cost, n := q.greedy(pi, q.demand(), inf, nil)
+		return func() {
+			if n < left || n == left && (cost < bestCost-1e-9 || cost < bestCost+1e-9 && nodes(ps) < nodes(best)) {
+				best, bestPi, bestCost, left = keep(ps), slices.Clone(pi), cost, n
+			}
+		}
+	}
 	weights := []float64{0, 0.5, 1, 0.25, 0.75}
 	if len(p.items) > manyItems {
 		weights = weights[:2]
 	}
-	try := func(pi []float64) {
-		for j, it := range p.items {
-			rem[j] = it.it.n
+	if len(p.items)*len(p.kinds) < manyPairs {
+		for _, w := range weights {
+			try(p, mixed(w))()
 		}
-		ps, cost, n := p.greedy(pi, rem, inf, nil)
-		if n < left || n == left && (cost < bestCost-1e-9 || cost < bestCost+1e-9 && nodes(ps) < nodes(best)) {
-			best, bestCost, left = keep(ps), cost, n
-			copy(bestPi, pi)
+	} else {
+		accept := make([]func(), len(weights))
+		var all sync.WaitGroup
+		for i, w := range weights {
+			q := p.fork(i)
+			all.Go(func() { accept[i] = try(q, mixed(w)) })
 		}
-	}
-	mix := func(w float64) {
-		for j := range pi {
-			pi[j] = w*worth.unit[j] + (1-w)*worth.linear[j]
+		all.Wait()
+		for i := range weights {
+			accept[i]()
+			p.work += p.forks[i].work
 		}
-	}
-	for _, w := range weights {
-		mix(w)
-		try(pi)
 	}
 	if left > 0 {
 		return best, bestPi, left
 	}
 	r := rand.New(rand.NewPCG(uint64(len(p.items)), uint64(len(p.kinds))))
-	shaken := make([]float64, len(pi))
+	shaken := make([]float64, len(p.items))
 	for idle := 0; p.work < end && idle < startsPerItem*len(p.items); idle++ {
 		before := bestCost
-		mix(r.Float64())
-		p.shake(shaken, pi, r)
-		if try(shaken); bestCost < before {
+		p.shake(shaken, mixed(r.Float64()), r)
+		if try(p, shaken)(); bestCost < before {
 			idle = 0
 		}
 	}
 	return best, bestPi, 0
 }
 
-// complete makes a plan for all pods of the patterns of a mixture that was
-// rounded down: what they do not hold is packed at worths pi.
-func (p *packer) complete(rounded []pattern, pi []float64) []pattern {
+// demand is how many pods there are of each item.
+func (p *packer) demand() []int {
 	rem := make([]int, len(p.items))
 	for j, it := range p.items {
 		rem[j] = it.it.n
 	}
+	return rem
+}
+
+// fork is the i-th packer for the same problem with buffers of its own.
+func (p *packer) fork(i int) *packer {
+	for len(p.forks) <= i {
+		p.forks = append(p.forks, &packer{})
+	}
+	q := p.forks[i]
+	q.items, q.kinds, q.conflict, q.width, q.limited = p.items, p.kinds, p.conflict, p.width, p.limited
+	q.knap.basis, q.work = q.knap.basis[:0], 0
+	return q
+}
+
+// complete makes a plan for all pods of the patterns of a mixture that was
+// rounded down: what they do not hold is packed at worths pi.
+func (p *packer) complete(rounded []pattern, pi []float64) []pattern {
+	rem := p.demand()
 	var out []pattern
 	for _, pt := range rounded {
 		for range pt.times {
