@@ -102,30 +102,38 @@ func (m *market) reduce(toBuy bool, sets []bitset, plain int) []*column {
 		order = m.byRate()
 	}
 	var left []remaining
-	in, last := newBitset(len(sets)), 0
+	in := newBitset(len(sets))
+	// by is who replaced the last column of a room: most of those of that room that
+	// cost no less, too. There are far more columns than rooms.
+	by := make([]int32, len(m.rooms))
+	for room := range by {
+		by[room] = -1
+	}
 	for _, i := range order {
 		if !union.has(int(i)) {
 			continue
 		}
-		c := &m.columns[i]
 		clear(in)
 		for k, s := range sets {
 			if s.has(int(i)) {
 				in.set(k)
 			}
 		}
-		// What replaced the last one is likely to replace this one, too.
-		if last < len(left) && left[last].replaces(c, in, toBuy) {
+		room := m.roomOf[i]
+		if k := by[room]; k >= 0 && in.within(left[k].in) && (!toBuy || left[k].col.sparesLimitsOf(&m.columns[i])) {
 			continue
 		}
-		for last = 0; last < len(left); last++ {
-			if l := &left[last]; l.free[0] >= c.free[0] && l.replaces(c, in, toBuy) {
+		c := &m.columns[i]
+		last := 0
+		for ; last < len(left); last++ {
+			if l := &left[last]; l.col.free[0] >= c.free[0] && l.replaces(c, in, toBuy) {
 				break
 			}
 		}
 		if last == len(left) {
-			left = append(left, remaining{c, c.free, slices.Clone(in)})
+			left = append(left, remaining{c, slices.Clone(in)})
 		}
+		by[room] = int32(last)
 	}
 	cols := make([]*column, len(left))
 	for i := range left {
@@ -136,15 +144,14 @@ func (m *market) reduce(toBuy bool, sets []bitset, plain int) []*column {
 
 // remaining is a column that no other replaces, with the sets that it is in.
 type remaining struct {
-	col  *column
-	free []int64
-	in   bitset
+	col *column
+	in  bitset
 }
 
 // replaces says whether a column that costs no less, in these sets, is not needed
 // beside this one.
 func (l *remaining) replaces(c *column, in bitset, toBuy bool) bool {
-	return in.within(l.in) && dominates(l.free, c.free) && (!toBuy || l.col.sparesLimitsOf(c))
+	return in.within(l.in) && dominates(l.col.free, c.free) && (!toBuy || l.col.sparesLimitsOf(c))
 }
 
 // matching are the columns that meet a requirement.

@@ -2,6 +2,7 @@ package capacity
 
 import (
 	"cmp"
+	"encoding/binary"
 	"maps"
 	"slices"
 	"strconv"
@@ -20,6 +21,9 @@ type market struct {
 	// columns of one seller lie together, in order of the seller.
 	columns []column
 	dims    *dimensions
+	// rooms are what columns have free, each once; roomOf says by column which.
+	rooms  [][]int64
+	roomOf []int32
 	// priceOrder is made by byPrice.
 	priceOrder []int32
 	// rateOrder is made by byRate.
@@ -176,16 +180,19 @@ func newMarket(region string, provisioners []*Provisioner, daemons []*daemon, wa
 	slices.SortStableFunc(m.sellers, func(a, b *seller) int {
 		return cmp.Or(cmp.Compare(b.p.Spec.Weight, a.p.Spec.Weight), cmp.Compare(a.p.Name, b.p.Name))
 	})
+	rooms := map[string]int32{}
 	for _, s := range m.sellers {
 		s.first = len(m.columns)
-		m.addColumns(s, daemons)
+		m.addColumns(s, daemons, rooms)
 		s.end = len(m.columns)
 	}
 	m.setRates()
 	return m
 }
 
-func (m *market) addColumns(s *seller, daemons []*daemon) {
+// addColumns adds the seller's columns; rooms are those that are known, by what
+// they are.
+func (m *market) addColumns(s *seller, daemons []*daemon, rooms map[string]int32) {
 	tolerated := daemons[:0:0]
 	for _, d := range daemons {
 		if untolerated(d.pod.Spec.Tolerations, s.p.Spec.Taints) == nil {
@@ -211,7 +218,7 @@ func (m *market) addColumns(s *seller, daemons []*daemon) {
 	for v := range s.variants {
 		for i := range s.p.InstanceTypes {
 			t := &s.p.InstanceTypes[i]
-			vectors := map[*daemonLoad][]int64{}
+			roomBeside := map[*daemonLoad]int32{}
 			for j := range t.Offerings {
 				c := column{index: len(m.columns), seller: s, variant: v, typ: t, offer: &t.Offerings[j], price: t.Offerings[j].Price}
 				// A DaemonSet that asks for more than the others leave never comes.
@@ -238,21 +245,37 @@ func (m *market) addColumns(s *seller, daemons []*daemon) {
 					}
 					loads[string(key)] = load
 				}
-				if vectors[load] == nil {
-					free := m.dims.vector(t.Allocatable)
-					for _, a := range m.dims.attach {
-						free[a.index] = limitOf(t.VolumeLimits, a.driver)
-					}
-					for k, x := range m.dims.vector(load.requests) {
-						free[k] -= x
-					}
-					vectors[load] = free
+				n, known := roomBeside[load]
+				if !known {
+					n = m.roomFor(t, load, rooms)
+					roomBeside[load] = n
 				}
-				c.daemons, c.free = load, vectors[load]
+				c.daemons, c.free = load, m.rooms[n]
+				m.roomOf = append(m.roomOf, n)
 				m.columns = append(m.columns, c)
 			}
 		}
 	}
+}
+
+// roomFor is the number of the room that DaemonSets' pods leave on the type.
+func (m *market) roomFor(t *InstanceType, load *daemonLoad, rooms map[string]int32) int32 {
+	free := m.dims.vector(t.Allocatable)
+	for _, a := range m.dims.attach {
+		free[a.index] = limitOf(t.VolumeLimits, a.driver)
+	}
+	key := make([]byte, 0, 8*len(free))
+	for k, x := range m.dims.vector(load.requests) {
+		free[k] -= x
+		key = binary.LittleEndian.AppendUint64(key, uint64(free[k]))
+	}
+	n, known := rooms[string(key)]
+	if !known {
+		n = int32(len(m.rooms))
+		rooms[string(key)] = n
+		m.rooms = append(m.rooms, free)
+	}
+	return n
 }
 
 // label is the value of a label that a node of the column would have.
