@@ -22,7 +22,8 @@
 // nodes are bought by price-guided patterns (packer.go, greedy.go, knapsack.go):
 // what a pod is worth comes from the duals of a small linear program over
 // resources; the pattern that is worth most for its price is bought as often as
-// there are pods for it. A time budget is spent on taking a few nodes apart and
+// there are pods for it. Plans from several worths are made at the same time where
+// there are many shapes, each by itself, and compared in a fixed order. A time budget is spent on taking a few nodes apart and
 // packing them anew (improve.go).
 //
 // When limits make room scarce, shapes are planned one after the other by
