@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"time"
+
+	"github.com/berth-dev/berth/internal/capacity"
 )
 
 // gapRow is a row about how far plans are above the proven bound.
@@ -31,7 +33,9 @@ var groupable = []string{"openb", "generic", "deploy20", "deploy40", "bigbatch",
 // bothSizes are those that the bars are for.
 var bothSizes = []sized{{5000, 300 * time.Millisecond}, {20000, time.Second}}
 
-func (b *bench) rand() *rand.Rand { return rand.New(rand.NewPCG(b.seed, 1)) }
+func (b *bench) rand() *rand.Rand { return seeded(b.seed) }
+
+func seeded(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 1)) }
 
 // gaps plans every workload in every size.
 func (b *bench) gaps(g gapRow) (result, error) {
@@ -77,4 +81,52 @@ func (b *bench) gaps(g gapRow) (result, error) {
 		met = met && mean <= g.mean
 	}
 	return result{fmt.Sprintf("mean %.2f %%, worst %.2f %% (%s), at most %s over the budget", mean, worst, at, short(max(0, slowest))), met}, nil
+}
+
+// draws of each workload of 50 pods, and how long the optimum of each is sought.
+const (
+	draws        = 5
+	optimumLimit = 10 * time.Second
+)
+
+// fifty holds plans of 50 pods against the integer optimum, or the bound of it
+// that is proven in time.
+func (b *bench) fifty(p *capacity.Provisioner) (result, error) {
+	const bar, budget = 1, 100 * time.Millisecond
+	sum, linear, n, optima, above, worst, at := 0.0, 0.0, 0, 0, 0, 0.0, ""
+	for _, w := range workloads(b.data) {
+		if w.name != "vpa" && !slices.Contains(groupable, w.name) || b.workloads != nil && !slices.Contains(b.workloads, w.name) {
+			continue
+		}
+		for i := range uint64(draws) {
+			list := pods(w.sizes(seeded(b.seed+i), 50))
+			plan, t, err := solve(1, b.snapshot(list, budget, p))
+			if err != nil {
+				return result{}, fmt.Errorf("%s: %w", w.name, err)
+			}
+			bound, proven := newProblem(list, p, daemons()).least(plan.HourlyCost, optimumLimit)
+			gap := max(0, 100*(plan.HourlyCost/bound-1))
+			if b.details {
+				fmt.Printf("| | %s, seed %d | | %.4f $/h in %s, %.2f %% above the plan's own bound, %.2f %% above %.4f, proven to be the optimum: %v | |\n",
+					w.name, b.seed+i, plan.HourlyCost, t, 100*plan.Gap(), gap, bound, proven)
+			}
+			n++
+			sum += gap
+			linear += 100 * plan.Gap()
+			if proven {
+				optima++
+			}
+			if gap > bar {
+				above++
+			}
+			if gap > worst {
+				worst, at = gap, fmt.Sprintf("%s, seed %d", w.name, b.seed+i)
+			}
+		}
+	}
+	if n == 0 {
+		return result{"nothing to measure", true}, nil
+	}
+	return result{fmt.Sprintf("mean %.2f %%, worst %.2f %% (%s), %d of %d above 1 %%; the optimum is proven for %d, for the others a bound of it in %s; above the plans' own bounds: mean %.2f %%",
+		sum/float64(n), worst, at, above, n, optima, optimumLimit, linear/float64(n)), worst <= bar}, nil
 }
