@@ -73,8 +73,22 @@ func newProblem(list []*corev1.Pod, p *capacity.Provisioner, daemons []*corev1.P
 	return pr
 }
 
-// reduce leaves out offers that another one replaces: no dearer, as much room.
+// reduce cuts off room that no pods can fill, by the greatest common divisor of what
+// they ask for, and leaves out offers that another one replaces: no dearer, as much
+// room.
 func (pr *problem) reduce() {
+	for r := range (room{}) {
+		unit := int64(0)
+		for _, s := range pr.sizes {
+			for a := s[r]; a != 0; unit, a = a, unit%a {
+			}
+		}
+		for t := range pr.offers {
+			if free := &pr.offers[t].free[r]; unit > 0 && *free > 0 {
+				*free -= *free % unit
+			}
+		}
+	}
 	slices.SortStableFunc(pr.offers, func(a, b offer) int {
 		return cmp.Or(cmp.Compare(a.price, b.price), cmp.Compare(b.free[0], a.free[0]), cmp.Compare(b.free[1], a.free[1]))
 	})

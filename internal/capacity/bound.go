@@ -10,7 +10,7 @@ import (
 // lowerBound is a cost in $/h that no plan can beat which seats the same number
 // of pods of each shape: launches of this and of every such plan cost at least
 // as much. It looks at resources and at which nodes may host which pods, and
-// takes the largest of three proofs.
+// takes the largest of four proofs.
 //
 // The first is the dual of the resource LP. Prices y per unit of resource, such
 // that no node that can be bought is worth more than it costs, bound the cost of
@@ -24,7 +24,11 @@ import (
 // needs at least the cheapest node that hosts one.
 //
 // The third is Farley's (1990), at any worths of pods: see patternBound.
-func (v *solver) lowerBound(seated []int, room [][]int64) float64 {
+//
+// The fourth is for plans of few nodes, where it matters that nodes are whole: the
+// cheapest nodes that together have room enough for all pods beyond what the existing
+// ones could take, found by a search that most, the cost of such a plan, keeps short.
+func (v *solver) lowerBound(seated []int, room [][]int64, most float64) float64 {
 	net := make([]float64, len(v.dims.names))
 	gross := make([]float64, len(v.dims.names))
 	var seats []bitset
@@ -39,7 +43,7 @@ func (v *solver) lowerBound(seated []int, room [][]int64) float64 {
 			seats = append(seats, set)
 		}
 	}
-	if len(seats) == 0 {
+	if len(seats) == 0 || most <= 0 {
 		return 0
 	}
 	copy(net, gross)
@@ -59,7 +63,7 @@ func (v *solver) lowerBound(seated []int, room [][]int64) float64 {
 			bound = max(bound, v.dualBound(y, cols, seated, room, reach))
 		}
 	}
-	bound = max(bound, v.patternBound(cols, seated, room, reach))
+	bound = max(bound, v.patternBound(cols, seated, room, reach, net, most))
 	// Floating point may have rounded up.
 	return max(0, bound*(1-1e-9))
 }
@@ -206,7 +210,9 @@ const (
 // pods are worth less what the nodes that exist can hold. Any pi can be scaled
 // to be such prices: divided by the largest ratio of what a column can hold,
 // as proven by the knapsack's upper bound, to its price.
-func (v *solver) patternBound(cols []*column, seated []int, room [][]int64, reach [][]int) float64 {
+//
+// The fourth proof has the same worths as a further resource.
+func (v *solver) patternBound(cols []*column, seated []int, room [][]int64, reach [][]int, net []float64, most float64) float64 {
 	p := &packer{width: len(v.dims.names)}
 	var pi []float64
 	var have []int
@@ -223,36 +229,12 @@ func (v *solver) patternBound(cols []*column, seated []int, room [][]int64, reac
 		pi = append(pi, v.worth[s.id])
 		have = append(have, seated[s.id])
 	}
-	if len(p.items) == 0 || len(p.items) > maxBoundShapes || slices.Max(pi) <= 0 {
+	if len(p.items) == 0 || len(p.items) > maxBoundShapes {
 		return 0
 	}
 	p.conflict = make([]bitset, len(p.items))
 	boundKinds(p, cols)
-	ratio := make([]float64, len(p.kinds))
-	steps := make([]int, len(p.kinds))
-	for t, k := range p.kinds {
-		ratio[t] = p.knap.bound(p, k, pi, have, 0) / k.price
-	}
-	limit := max(boundWork, int64(v.snap.Budget.Seconds()*workPerSecond/10))
-	// The largest ratio decides; look closer at whoever has it.
-	worst := 0
-	for {
-		for t := range ratio {
-			if ratio[t] > ratio[worst] {
-				worst = t
-			}
-		}
-		if steps[worst] > 1e8 || p.work > limit {
-			break
-		}
-		steps[worst] = max(64, 4*steps[worst])
-		before := ratio[worst]
-		ratio[worst] = min(before, p.knap.bound(p, p.kinds[worst], pi, have, steps[worst])/p.kinds[worst].price)
-		if ratio[worst] >= before && p.knap.descent.steps > 0 {
-			break // that is what it can hold
-		}
-	}
-	if ratio[worst] <= 0 {
+	if len(p.kinds) == 0 {
 		return 0
 	}
 	value := 0.0
@@ -273,7 +255,47 @@ func (v *solver) patternBound(cols []*column, seated []int, room [][]int64, reac
 			value -= p.knap.bound(p, &kind{free: free, allowed: fits[i]}, pi, have, 0)
 		}
 	}
-	return value / ratio[worst]
+	limit := max(boundWork, int64(v.snap.Budget.Seconds()*workPerSecond/10))
+	bound := 0.0
+	if value > 0 {
+		bound = value / p.dearest(pi, have, limit)
+	}
+	if len(v.bins)-v.existing <= maxFew {
+		c := p.newCover(net, value, pi, have, limit)
+		if x := c.next(most); x != nil {
+			return max(bound, x.price)
+		}
+		bound = max(bound, c.bound(most))
+	}
+	return bound
+}
+
+// dearest is an upper bound of what a node can hold at most per price, at worths pi.
+func (p *packer) dearest(pi []float64, have []int, limit int64) float64 {
+	ratio := make([]float64, len(p.kinds))
+	steps := make([]int, len(p.kinds))
+	for t, k := range p.kinds {
+		ratio[t] = p.knap.bound(p, k, pi, have, 0) / k.price
+	}
+	// The largest ratio decides; look closer at whoever has it.
+	worst := 0
+	for {
+		for t := range ratio {
+			if ratio[t] > ratio[worst] {
+				worst = t
+			}
+		}
+		if steps[worst] > 1e8 || p.work > limit {
+			break
+		}
+		steps[worst] = max(64, 4*steps[worst])
+		before := ratio[worst]
+		ratio[worst] = min(before, p.knap.bound(p, p.kinds[worst], pi, have, steps[worst])/p.kinds[worst].price)
+		if ratio[worst] >= before && p.knap.descent.steps > 0 {
+			break // that is what it can hold
+		}
+	}
+	return ratio[worst]
 }
 
 // alone is how many pods of the shape any node may ever hold, resources aside.

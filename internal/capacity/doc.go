@@ -23,8 +23,9 @@
 // what a pod is worth comes from the duals of a small linear program over
 // resources; the pattern that is worth most for its price is bought as often as
 // there are pods for it. Plans from several worths are made at the same time where
-// there are many shapes, each by itself, and compared in a fixed order. A time budget is spent on taking a few nodes apart and
-// packing them anew (improve.go).
+// there are many shapes, each by itself, and compared in a fixed order. A time budget
+// is spent on the cheapest choices of few nodes, if few will do (few.go, cover.go),
+// and on taking a few nodes apart and packing them anew (improve.go).
 //
 // When limits make room scarce, shapes are planned one after the other by
 // priority and age. When a finished attempt turns out to break a spread

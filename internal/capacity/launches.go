@@ -77,7 +77,7 @@ func (v *solver) plan() *Plan {
 	}
 	p.Objective = v.objective()
 	if len(p.Launches) > 0 {
-		p.LowerBound = v.lowerBound(seated, room)
+		p.LowerBound = v.lowerBound(seated, room, p.HourlyCost)
 	}
 	return p
 }

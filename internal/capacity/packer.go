@@ -298,7 +298,13 @@ func (v *solver) planNodes(items []*item) []pattern {
 			}
 		}
 		p.weigh()
-		best = p.improve(best, pi, begin+budget)
+		var done bool
+		if v.credit == nil {
+			best, done = p.few(best, pi, p.work+(begin+budget-p.work)/4)
+		}
+		if !done {
+			best = p.improve(best, pi, begin+budget)
+		}
 	}
 	if v.credit != nil && left == 0 && nodes(best) <= maxStocked {
 		best = v.stocked(p, best)
