@@ -55,6 +55,9 @@ const (
 	naps = 100
 	// smoothing is the center's share in the worths that patterns are sought at.
 	smoothing = 0.8
+	// mostSteps are spent on the search of each knapsack before nothing better is
+	// taken to exist.
+	mostSteps = 20000
 	// maxMasterItems bounds the rows: a pivot costs their square.
 	maxMasterItems = 400
 )
@@ -122,21 +125,21 @@ func (p *packer) generate(start []pattern, worth []float64, end int64) (rounded 
 			proven = value / top
 			copy(center, sought)
 		}
-		if whole && proven >= m.cost()*(1-1e-5) {
-			break
-		}
-		if len(found) == 0 {
+		if whole && proven >= m.cost()*(1-1e-5) || len(found) == 0 {
 			clear(asleep)
 			switch {
 			case !whole:
-			case smooth > 0:
+			case smooth > 0 && len(found) == 0:
 				smooth = 0
-			case steps < 20000:
-				steps *= 8
+			case steps < mostSteps:
+				// The knapsacks may just not have been looked at closely enough.
+				steps, proven = 8*steps, 0
 			default:
 				end = p.work
 			}
-			continue
+			if len(found) == 0 {
+				continue
+			}
 		}
 		smooth = smoothing
 		slices.SortStableFunc(found, func(a, b pricedPattern) int { return cmp.Compare(b.gain, a.gain) })
