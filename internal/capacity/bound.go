@@ -63,7 +63,7 @@ func (v *solver) lowerBound(seated []int, room [][]int64, most float64) float64 
 			bound = max(bound, v.dualBound(y, cols, seated, room, reach))
 		}
 	}
-	bound = max(bound, v.patternBound(cols, seated, room, reach, net, most))
+	bound = v.patternBound(bound, cols, seated, room, reach, net, most)
 	// Floating point may have rounded up.
 	return max(0, bound*(1-1e-9))
 }
@@ -202,6 +202,9 @@ const (
 	maxBoundShapes = 400
 	// boundWork is spent at least on making it tighter, in units of packer.work.
 	boundWork = 1e6
+	// looseBound is how far below the plan the bound must be for worths to be sought
+	// anew.
+	looseBound = 0.005
 )
 
 // patternBound is the third proof. Let pods be worth pi ≥ 0. If no node of a
@@ -211,8 +214,11 @@ const (
 // to be such prices: divided by the largest ratio of what a column can hold,
 // as proven by the knapsack's upper bound, to its price.
 //
+// Worths that the planning has found are for what it looks at: rates, and what may
+// share a host. If the bound is still loose, they are sought anew for prices alone.
+//
 // The fourth proof has the same worths as a further resource.
-func (v *solver) patternBound(cols []*column, seated []int, room [][]int64, reach [][]int, net []float64, most float64) float64 {
+func (v *solver) patternBound(bound float64, cols []*column, seated []int, room [][]int64, reach [][]int, net []float64, most float64) float64 {
 	p := &packer{width: len(v.dims.names)}
 	var pi []float64
 	var have []int
@@ -230,18 +236,13 @@ func (v *solver) patternBound(cols []*column, seated []int, room [][]int64, reac
 		have = append(have, seated[s.id])
 	}
 	if len(p.items) == 0 || len(p.items) > maxBoundShapes {
-		return 0
+		return bound
 	}
 	p.conflict = make([]bitset, len(p.items))
 	boundKinds(p, cols)
 	if len(p.kinds) == 0 {
-		return 0
+		return bound
 	}
-	value := 0.0
-	for j, x := range pi {
-		value += x * float64(have[j])
-	}
-	// What the nodes that exist may take.
 	fits := make([][]int32, len(room))
 	for _, s := range v.shapes {
 		for _, i := range reach[s.id] {
@@ -250,22 +251,37 @@ func (v *solver) patternBound(cols []*column, seated []int, room [][]int64, reac
 			}
 		}
 	}
-	for i, free := range room {
-		if len(fits[i]) > 0 {
-			value -= p.knap.bound(p, &kind{free: free, allowed: fits[i]}, pi, have, 0)
+	// What all pods are worth but for those that the nodes that exist may take.
+	worth := func(pi []float64) float64 {
+		value := 0.0
+		for j, x := range pi {
+			value += x * float64(have[j])
 		}
+		for i, free := range room {
+			if len(fits[i]) > 0 {
+				value -= p.knap.bound(p, &kind{free: free, allowed: fits[i]}, pi, have, 0)
+			}
+		}
+		return value
 	}
 	limit := max(boundWork, int64(v.snap.Budget.Seconds()*workPerSecond/10))
-	bound := 0.0
+	value := worth(pi)
 	if value > 0 {
-		bound = value / p.dearest(pi, have, limit)
+		bound = max(bound, value/p.dearest(pi, have, limit))
 	}
 	if len(v.bins)-v.existing <= maxFew {
 		c := p.newCover(net, value, pi, have, limit)
 		if x := c.next(most); x != nil {
 			return max(bound, x.price)
 		}
-		bound = max(bound, c.bound(most))
+		return max(bound, c.bound(most))
+	}
+	if v.snap.Budget > 0 && value > 0 && most > bound*(1+looseBound) {
+		if _, better, ok := p.generate(nil, pi, p.work+limit); ok {
+			if value := worth(better); value > 0 {
+				bound = max(bound, value/p.dearest(better, have, p.work+limit))
+			}
+		}
 	}
 	return bound
 }
@@ -314,10 +330,10 @@ func (v *solver) alone(s *shape) int {
 // boundKinds makes kinds of the columns that hold any of the packer's items.
 func boundKinds(p *packer, cols []*column) {
 	for _, c := range cols {
-		kd := &kind{col: c, price: c.price, free: c.free}
+		kd := &kind{col: c, price: c.price, free: c.free, allows: newBitset(len(p.items))}
 		for j, it := range p.items {
 			if it.it.cols.has(c.index) && vectorFits(it.req, kd.free) {
-				kd.allowed = append(kd.allowed, int32(j))
+				kd.allow(j, it)
 			}
 		}
 		if len(kd.allowed) > 0 {
