@@ -364,7 +364,7 @@ const startsPerItem = 50
 
 // startPlan is the best that the greedy finds from several worths, with these
 // worths, and how many pods it leaves (limits only). It tries more of them until
-// p.work has reached end.
+// p.work has reached end or many were in vain.
 func (p *packer) startPlan(end int64) (best []pattern, bestPi []float64, left int) {
 	worth := p.worths()
 	mixed := func(w float64) []float64 {
