@@ -32,7 +32,6 @@ const (
 func (p *Loops) provision(ctx context.Context) error {
 	tick := time.NewTicker(replan)
 	defer tick.Stop()
-	var rhythm rhythm
 	for {
 		select {
 		case <-ctx.Done():
@@ -41,12 +40,14 @@ func (p *Loops) provision(ctx context.Context) error {
 		case <-tick.C:
 		}
 		p.gather(ctx)
-		planning, err := p.round(ctx)
-		if err != nil && ctx.Err() == nil {
+		start := time.Now()
+		if err := p.round(ctx); err != nil && ctx.Err() == nil {
 			p.log.Error(err, "planning round failed; the next one starts from scratch")
 			p.metrics.roundErrors.Inc()
 		}
-		if !pause(ctx, rhythm.after(planning, time.Now())) {
+		// Rounds take at most a tenth of the time, so that pods that keep coming are
+		// planned together; but nobody waits long for his turn.
+		if !pause(ctx, min(max(roundPause, 9*time.Since(start)), longestRoundPause)) {
 			return nil
 		}
 	}
@@ -85,30 +86,11 @@ func (p *Loops) gather(ctx context.Context) {
 	}
 }
 
-// rhythm says when to plan next: in the long run planning takes at most a tenth of
-// the time, so that pods that keep coming are planned together. A round now and
-// then is not paused for, and nobody waits long for his turn.
-type rhythm struct {
-	// owed is the time without planning that is still due, as of at.
-	owed time.Duration
-	at   time.Time
-}
-
-// The least and the longest time between the end of a round and the next, and how
-// much time without planning may be owed.
+// The least and the longest time between the end of a round and the next.
 const (
 	roundPause        = 50 * time.Millisecond
 	longestRoundPause = 2 * time.Second
-	roundCredit       = 2 * time.Second
 )
-
-// after returns the pause after a round with some planning that ends now.
-func (r *rhythm) after(took time.Duration, now time.Time) time.Duration {
-	rested := now.Sub(r.at) - took
-	r.at = now
-	r.owed = min(max(r.owed-rested, 0)+9*took, roundCredit+longestRoundPause)
-	return max(r.owed-roundCredit, roundPause)
-}
 
 // settleIdle lets the other objects of one kubectl apply arrive.
 const settleIdle = 20 * time.Millisecond
@@ -125,22 +107,20 @@ func (p *Loops) burstSettled() bool {
 	return settled(pending, p.readOwners(pending))
 }
 
-// round is one pass from reading the cluster to having stored what to do. It
-// returns how much of it was planning, without waiting for what it stored.
-func (p *Loops) round(ctx context.Context) (time.Duration, error) {
+// round is one pass from reading the cluster to having stored what to do.
+func (p *Loops) round(ctx context.Context) error {
 	now := time.Now()
 	if !p.catalogue.ready() {
-		return 0, nil // The catalogue wakes the loop when it is.
+		return nil // The catalogue wakes the loop when it is.
 	}
 	p.grantWishes(ctx, now)
-	began := time.Now()
 	v := p.read(now)
 	p.metrics.pending.Set(float64(len(v.pending)))
 	p.verdicts.forget(v.pending)
 	if len(v.snapshot.Pods) == 0 {
 		p.announce(v.stopped)
 		p.seated(v.leaving.found)
-		return time.Since(began), nil
+		return nil
 	}
 	start := time.Now()
 	plan := p.memory.Solve(v.snapshot)
@@ -167,8 +147,7 @@ func (p *Loops) round(ctx context.Context) (time.Duration, error) {
 		}
 	}
 	p.announce(append(v.stopped, plan.Unschedulable...))
-	planning := time.Since(began)
-	return planning, p.create(ctx, v, plan)
+	return p.create(ctx, v, plan)
 }
 
 // seated passes on what a round found for pods on nodes on their way out.
