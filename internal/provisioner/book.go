@@ -2,6 +2,7 @@ package provisioner
 
 import (
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -91,10 +92,10 @@ func (b *book) expect(owner types.UID, claim string) {
 
 // expectedFrom returns the owners for whose pods a claim was created before they
 // were made.
-func (b *book) expectedFrom(claim string) map[types.UID]bool {
+func (b *book) expectedFrom(claim string) []types.UID {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return maps.Clone(b.expected[claim])
+	return slices.Collect(maps.Keys(b.expected[claim]))
 }
 
 // take ends a pod's seat: it is bound, gone, or to be planned again.

@@ -6,10 +6,12 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/drain"
@@ -51,6 +53,8 @@ func (e *emptiness) propose(now time.Time, nodes []candidate) ([]proposal, time.
 		out  []proposal
 		soon agenda
 		seen = map[string]bool{}
+		// One look at all pods serves all nodes, if any needs it.
+		makers = sync.OnceValue(func() map[types.UID]bool { return e.makers(now) })
 	)
 	for _, c := range nodes {
 		name := c.claim.Name
@@ -64,7 +68,7 @@ func (e *emptiness) propose(now time.Time, nodes []candidate) ([]proposal, time.
 			in -= drain.MinDrain
 			soon.in(in)
 		}
-		if !idle || in > 0 || e.awaited(c.claim, now) {
+		if !idle || in > 0 || e.awaited(c.claim, now, makers) {
 			delete(e.idleSince, name)
 			continue
 		}
@@ -93,7 +97,7 @@ func (e *emptiness) propose(now time.Time, nodes []candidate) ([]proposal, time.
 // awaited reports whether pods are to come to a claim's node: those with a seat
 // there, those of nodes that it replaces, and on a node that is still to be used
 // for the first time those that it was bought for before their owner made them.
-func (e *emptiness) awaited(claim *v1alpha1.NodeClaim, now time.Time) bool {
+func (e *emptiness) awaited(claim *v1alpha1.NodeClaim, now time.Time, makers func() map[types.UID]bool) bool {
 	if len(e.book.on(claim.Name)) > 0 || e.reserved(claim) {
 		return true
 	}
@@ -101,17 +105,22 @@ func (e *emptiness) awaited(claim *v1alpha1.NodeClaim, now time.Time) bool {
 		return false
 	}
 	opened := meta.FindStatusCondition(claim.Status.Conditions, v1alpha1.ConditionInitialized)
-	return opened != nil && now.Sub(opened.LastTransitionTime.Time) < firstPods || e.comeStill(claim.Name, now)
+	if opened != nil && now.Sub(opened.LastTransitionTime.Time) < firstPods {
+		return true
+	}
+	owners := e.book.expectedFrom(claim.Name)
+	return slices.ContainsFunc(owners, func(owner types.UID) bool { return makers()[owner] })
 }
 
-// comeStill reports whether an owner still makes pods for whose stand-ins a claim
-// was created.
-func (p *Loops) comeStill(claim string, now time.Time) bool {
-	owners := p.book.expectedFrom(claim)
-	return len(owners) > 0 && slices.ContainsFunc(all[*corev1.Pod](p.stores.pods), func(pod *corev1.Pod) bool {
-		owner, ok := controllerOf(pod)
-		return ok && owners[owner] && now.Sub(pod.CreationTimestamp.Time) <= expectFresh
-	})
+// makers are the owners that have made a pod lately, and may be about to make more.
+func (p *Loops) makers(now time.Time) map[types.UID]bool {
+	out := map[types.UID]bool{}
+	for _, pod := range all[*corev1.Pod](p.stores.pods) {
+		if owner, ok := controllerOf(pod); ok && now.Sub(pod.CreationTimestamp.Time) <= expectFresh {
+			out[owner] = true
+		}
+	}
+	return out
 }
 
 // emptyIn reports whether nothing but what belongs to the node itself runs on it,
