@@ -243,22 +243,9 @@ func (m *master) enter(p *packer, c masterColumn) bool {
 	}
 	m.x[leave] = step
 	m.basis[leave] = c
-	row := m.inv[leave*n : leave*n+n]
-	f := 1 / m.w[leave]
-	for k := range row {
-		row[k] *= f
-	}
-	for i, w := range m.w {
-		if i == leave || w == 0 {
-			continue
-		}
-		to := m.inv[i*n : i*n+n]
-		for k, v := range row {
-			to[k] -= w * v
-		}
-	}
+	replaceRow(m.inv, m.w, leave)
 	// The duals change along the leaving row only.
-	for k, v := range row {
+	for k, v := range m.inv[leave*n : leave*n+n] {
 		m.pi[k] += reduced * v
 	}
 	if m.pivots++; m.pivots%refactorAfter == 0 {

@@ -197,7 +197,7 @@ func (s *simplex) replaceSlack(j int, basis []int) bool {
 		return false
 	}
 	s.basis[best], s.inB[j] = j, true
-	s.replaceRow(best)
+	replaceRow(s.inv, s.w, best)
 	return true
 }
 
@@ -218,22 +218,22 @@ func (s *simplex) transform(j int) {
 	}
 }
 
-// replaceRow changes the inverse for a basis in which the column that w was made
-// of is the i-th.
-func (s *simplex) replaceRow(i int) {
-	r := s.rows
-	row := s.inv[i*r : i*r+r]
-	f := 1 / s.w[i]
+// replaceRow changes the inverse of a basis, len(w) rows one after the other, for one
+// in which the column that w was made of is the i-th.
+func replaceRow(inv, w []float64, i int) {
+	r := len(w)
+	row := inv[i*r : i*r+r]
+	f := 1 / w[i]
 	for k := range row {
 		row[k] *= f
 	}
-	for k, w := range s.w {
-		if k == i || w == 0 {
+	for k, x := range w {
+		if k == i || x == 0 {
 			continue
 		}
-		to := s.inv[k*r : k*r+r]
-		for q, x := range row {
-			to[q] -= w * x
+		to := inv[k*r : k*r+r]
+		for q, y := range row {
+			to[q] -= x * y
 		}
 	}
 }
@@ -371,7 +371,7 @@ func (s *simplex) exchange(i int, p breakpoint, sign float64) {
 		s.xb[k] -= step * w
 	}
 	s.xb[i], s.basis[i] = value+step, p.j
-	s.replaceRow(i)
+	replaceRow(s.inv, s.w, i)
 }
 
 func (s *simplex) slackBasic(row int) bool { return slices.Contains(s.basis, -1-row) }
