@@ -84,10 +84,6 @@ func run(ctx context.Context, pods int, boot time.Duration, binding v1alpha1.Bin
 	return r, err
 }
 
-// aloneNodeCPU is the size of the nodes that the control plane finds when it is
-// measured alone.
-const aloneNodeCPU = 64
-
 // alone measures the control plane without Berth, with nodes for all pods.
 func alone(ctx context.Context, pods int, limit time.Duration) (r result, err error) {
 	c, err := cluster.Start(ctx, os.Stderr, "--berth=false")
@@ -97,9 +93,8 @@ func alone(ctx context.Context, pods int, limit time.Duration) (r result, err er
 	defer func() { err = errors.Join(err, c.Stop()) }()
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	size := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(fmt.Sprint(aloneNodeCPU)), corev1.ResourceMemory: resource.MustParse("256Gi"), corev1.ResourcePods: resource.MustParse("250")}
-	nodes := pods/aloneNodeCPU + 1
-	if err := c.AddNodes(ctx, nodes, size); err != nil {
+	nodes, err := c.AddNodes(ctx, pods)
+	if err != nil {
 		return r, err
 	}
 	r, err = burst(ctx, c, pods)

@@ -6,12 +6,19 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// AddNodes makes nodes of a size that nobody provisioned, with a simulated
-// kubelet each, and waits until all are open to pods.
-func (c *Cluster) AddNodes(ctx context.Context, nodes int, size corev1.ResourceList) error {
+// addedCPU is the size of added nodes.
+const addedCPU = 64
+
+// AddNodes makes nodes that nobody provisioned, with a simulated kubelet each, waits
+// until all are open to pods, and returns how many: room for so many pods of 1 CPU
+// and up to 4 GiB.
+func (c *Cluster) AddNodes(ctx context.Context, pods int) (nodes int, err error) {
+	size := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(fmt.Sprint(addedCPU)), corev1.ResourceMemory: resource.MustParse("256Gi"), corev1.ResourcePods: resource.MustParse("250")}
+	nodes = pods/addedCPU + 1
 	for i := range nodes {
 		name := fmt.Sprintf("added-%d", i)
 		node := &corev1.Node{
@@ -19,16 +26,16 @@ func (c *Cluster) AddNodes(ctx context.Context, nodes int, size corev1.ResourceL
 			Status:     corev1.NodeStatus{Capacity: size, Allocatable: size},
 		}
 		if err := c.Client.Create(ctx, node); err != nil {
-			return err
+			return 0, err
 		}
 	}
-	err := Until(ctx, func() (bool, error) {
+	err = Until(ctx, func() (bool, error) {
 		var list corev1.NodeList
 		err := c.Client.List(ctx, &list)
 		return len(list.Items) == nodes && !slices.ContainsFunc(list.Items, func(n corev1.Node) bool { return len(n.Spec.Taints) > 0 }), err
 	})
 	if err != nil {
-		return fmt.Errorf("waiting for %d nodes: %w", nodes, err)
+		return 0, fmt.Errorf("waiting for %d nodes: %w", nodes, err)
 	}
-	return nil
+	return nodes, nil
 }
