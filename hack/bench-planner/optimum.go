@@ -207,7 +207,7 @@ func (pr *problem) cheapest(cuts []cut, most float64, deadline time.Time) (nodes
 		for k, x := range covered {
 			lack[k] = 1 - x
 		}
-		v, _ := maximize(a, b, lack)
+		v, _, _ := simplex(a, b, lack)
 		return v * (1 - tiny)
 	}
 	start := &label{covered: make([]float64, len(cuts))}
@@ -379,7 +379,7 @@ func (pr *problem) separate(nodes []int, deadline time.Time) []float64 {
 	}
 	a, b := [][]float64{all}, []float64{1}
 	for !time.Now().After(deadline) {
-		v, x := maximize(a, b, gain)
+		v, x, _ := simplex(a, b, gain)
 		if v < 1e-7 {
 			return nil
 		}
@@ -456,7 +456,7 @@ func (pr *problem) knapsack(worth []float64, free room) (float64, []int) {
 		}
 		a[len(free)+j][j], b[len(free)+j] = 1, float64(c.most)
 	}
-	y := duals(a, b, gain)
+	_, _, y := simplex(a, b, gain)
 	capacity := y[0] + y[1] + y[2]
 	for j := range list {
 		for r := range free {
@@ -514,21 +514,9 @@ func (pr *problem) knapsack(worth []float64, free room) (float64, []int) {
 	return max(top, best) * (1 + tiny), content
 }
 
-// maximize finds the greatest gain·x under a·x ≤ b, x ≥ 0, where b ≥ 0 and the
-// gain is bounded, and x.
-func maximize(a [][]float64, b, gain []float64) (float64, []float64) {
-	v, x, _ := simplex(a, b, gain)
-	return v, x
-}
-
-// duals are the prices of the rows of that.
-func duals(a [][]float64, b, gain []float64) []float64 {
-	_, _, y := simplex(a, b, gain)
-	return y
-}
-
-// simplex is the textbook's, on a tableau; after many steps by Bland's rule, which
-// ends always.
+// simplex finds the greatest value gain·x under a·x ≤ b, x ≥ 0, where b ≥ 0 and the
+// gain is bounded, that x, and the prices y of the rows. It is the textbook's, on a
+// tableau; after many steps by Bland's rule, which ends always.
 func simplex(a [][]float64, b, gain []float64) (value float64, x, y []float64) {
 	m, n := len(a), len(gain)
 	w := n + 1

@@ -171,7 +171,16 @@ func scaleToZero(ctx context.Context, b *bench) error {
 	if err := b.provisioner(ctx, func(s *v1alpha1.ProvisionerSpec) { s.TTLSecondsAfterEmpty = ptr(int64(0)) }); err != nil {
 		return err
 	}
-	start, nodes, podsGone, err := b.empty(ctx)
+	o, err := b.full(ctx)
+	if err != nil {
+		return err
+	}
+	live, err := b.c.LiveInstances(ctx)
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	podsGone, err := b.empty(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -184,7 +193,7 @@ func scaleToZero(ctx context.Context, b *bench) error {
 		return err
 	}
 	fmt.Printf("empty: %d pods scaled to zero, ttlSecondsAfterEmpty 0: the last pod gone after %.1f s, the last of %d instances after %.1f s (bar: 15 s); without Berth, the last pod gone after %.1f s\n",
-		emptyPods, podsGone.Seconds(), nodes, took.Seconds(), alone.Seconds())
+		emptyPods, podsGone.Seconds(), len(live), took.Seconds(), alone.Seconds())
 	return nil
 }
 
@@ -198,32 +207,33 @@ func aloneToZero(ctx context.Context) (took time.Duration, err error) {
 	if _, err := c.AddNodes(ctx, emptyPods); err != nil {
 		return 0, err
 	}
-	_, _, took, err = (&bench{c: c}).empty(ctx)
-	return took, err
+	b := &bench{c: c}
+	o, err := b.full(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return b.empty(ctx, o)
 }
 
-// empty runs pods and scales them to zero. It returns when it did, how many
-// instances there were, and how long the pods took to go.
-func (b *bench) empty(ctx context.Context) (start time.Time, nodes int, podsGone time.Duration, err error) {
+// full runs the pods and returns who watches them.
+func (b *bench) full(ctx context.Context) (*oracle, error) {
 	o, err := newOracle(ctx, b.c, nil)
 	if err != nil {
-		return start, 0, 0, err
+		return nil, err
 	}
 	if err := b.deploy(ctx, "burst", emptyPods, "1", 0, time.Second); err != nil {
-		return start, 0, 0, err
+		return nil, err
 	}
-	if err := b.ready(ctx, o, emptyPods); err != nil {
-		return start, 0, 0, err
-	}
-	live, err := b.c.LiveInstances(ctx)
-	if err != nil {
-		return start, 0, 0, err
-	}
+	return o, b.ready(ctx, o, emptyPods)
+}
+
+// empty scales the pods to zero and returns how long they took to go.
+func (b *bench) empty(ctx context.Context, o *oracle) (took time.Duration, err error) {
 	dep := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "burst"}}
-	start = time.Now()
+	start := time.Now()
 	if err := b.c.Client.Patch(ctx, dep, client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"replicas":0}}`))); err != nil {
-		return start, 0, 0, err
+		return 0, err
 	}
-	err = cluster.Until(ctx, func() (bool, error) { podsGone = time.Since(start); return o.all() == 0, nil })
-	return start, len(live), podsGone, err
+	err = cluster.Until(ctx, func() (bool, error) { took = time.Since(start); return o.all() == 0, nil })
+	return took, err
 }
