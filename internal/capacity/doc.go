@@ -19,7 +19,8 @@
 // other waiting pods go, it is placed last, pod by pod (careful.go). Counters (counters.go) keep what kube-scheduler would count.
 //
 // Local shares first fill nodes that exist or are coming (fill.go). For the rest
-// nodes are bought by price-guided patterns (packer.go, greedy.go, knapsack.go):
+// nodes are bought by price-guided patterns (packer.go, setup.go, start.go, greedy.go,
+// knapsack.go):
 // what a pod is worth comes from the duals of a small linear program over
 // resources; the pattern that is worth most for its price is bought as often as
 // there are pods for it. Plans from several worths are made at the same time where
