@@ -35,14 +35,16 @@ type host struct {
 func newWorld(s *capacity.Snapshot) *world {
 	w := &world{snap: s}
 	for _, n := range s.Nodes {
-		h := &host{n.Name, n.Labels, n.Taints, n.Allocatable, slices.Clone(n.Pods), n.Unschedulable, n.VolumeLimits}
+		w.nodes = append(w.nodes, &host{n.Name, n.Labels, n.Taints, n.Allocatable, slices.Clone(n.Pods), n.Unschedulable, n.VolumeLimits})
+	}
+	for _, h := range w.nodes {
 		w.daemons(h)
-		w.nodes = append(w.nodes, h)
 	}
 	return w
 }
 
-// daemons puts the DaemonSets' pods that the host lacks on it, where they fit.
+// daemons puts the DaemonSets' pods that the host lacks on it, where they fit and
+// no running pod keeps apart from them.
 func (w *world) daemons(h *host) {
 	for _, d := range w.snap.DaemonSetPods {
 		free := h.alloc.Clone()
@@ -51,10 +53,32 @@ func (w *world) daemons(h *host) {
 			free.Sub(capacity.PodRequests(q))
 			taken = taken || portsClash(d, q)
 		}
-		if tolerated(d, h) && selected(d, h) && capacity.PodRequests(d).Fits(free) && !taken {
+		if tolerated(d, h) && selected(d, h) && capacity.PodRequests(d).Fits(free) && !taken && !w.keptOff(d, h) {
 			h.pods = append(h.pods, d)
 		}
 	}
+}
+
+// keptOff says whether a pod somewhere keeps apart from p on the host.
+func (w *world) keptOff(p *corev1.Pod, h *host) bool {
+	for _, g := range w.nodes {
+		for _, q := range g.pods {
+			_, others := required(q)
+			for i := range others {
+				if sameDomain(others[i].TopologyKey, g, h) && w.chosen(q, &others[i], p) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// sameDomain says whether two nodes have the label, with the same value.
+func sameDomain(key string, g, h *host) bool {
+	x, ok := h.labels[key]
+	y, ok2 := g.labels[key]
+	return ok && ok2 && x == y
 }
 
 func portsClash(p, q *corev1.Pod) bool {
@@ -337,25 +361,17 @@ func required(p *corev1.Pod) (near, apart []corev1.PodAffinityTerm) {
 
 func (w *world) affinityRefuses(p *corev1.Pod, h *host) string {
 	near, apart := required(p)
-	same := func(key string, g *host) bool {
-		x, ok := h.labels[key]
-		y, ok2 := g.labels[key]
-		return ok && ok2 && x == y
-	}
 	for _, g := range w.nodes {
 		for _, q := range g.pods {
 			for i := range apart {
-				if same(apart[i].TopologyKey, g) && w.chosen(p, &apart[i], q) {
+				if sameDomain(apart[i].TopologyKey, g, h) && w.chosen(p, &apart[i], q) {
 					return "anti-affinity"
 				}
 			}
-			_, others := required(q)
-			for i := range others {
-				if same(others[i].TopologyKey, g) && w.chosen(q, &others[i], p) {
-					return "anti-affinity of another"
-				}
-			}
 		}
+	}
+	if w.keptOff(p, h) {
+		return "anti-affinity of another"
 	}
 	if len(near) == 0 {
 		return ""
@@ -381,7 +397,7 @@ func (w *world) affinityRefuses(p *corev1.Pod, h *host) string {
 					if _, ok := g.labels[key]; ok {
 						anybody = true
 					}
-					found = found || same(key, g)
+					found = found || sameDomain(key, g, h)
 				}
 			}
 		}
