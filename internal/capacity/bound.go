@@ -264,7 +264,7 @@ func (v *solver) patternBound(bound float64, cols []*column, seated []int, room 
 		}
 		return value
 	}
-	limit := max(boundWork, int64(v.snap.Budget.Seconds()*workPerSecond/10))
+	limit := max(boundWork, int64(v.snap.Budget.Seconds()*workPerSecond/5)) + v.unspent/2
 	value := worth(pi)
 	if value > 0 {
 		bound = max(bound, value/p.dearest(pi, have, limit))
@@ -277,9 +277,9 @@ func (v *solver) patternBound(bound float64, cols []*column, seated []int, room 
 		return max(bound, c.bound(most))
 	}
 	if v.snap.Budget > 0 && value > 0 && most > bound*(1+looseBound) {
-		if _, better, ok := p.generate(nil, pi, p.work+limit); ok {
-			if value := worth(better); value > 0 {
-				bound = max(bound, value/p.dearest(better, have, p.work+limit))
+		if mix, ok := p.generate(p.bought(v.bins[v.existing:], index), pi, p.work+limit); ok {
+			if value := worth(mix.worth); value > 0 {
+				bound = max(bound, value/p.dearest(mix.worth, have, p.work+limit))
 			}
 		}
 	}
@@ -340,4 +340,26 @@ func boundKinds(p *packer, cols []*column) {
 			p.kinds = append(p.kinds, kd)
 		}
 	}
+}
+
+// bought are the nodes of the plan as patterns, each on the cheapest kind that holds
+// its pods. index is the item of each shape.
+func (p *packer) bought(bins []*bin, index []int) []pattern {
+	var out []pattern
+	for _, b := range bins {
+		var load []share
+		for _, x := range b.placed {
+			load = append(load, share{index[x.s.id], x.n})
+		}
+		var least *kind
+		for _, k := range p.kinds {
+			if (least == nil || k.price < least.price) && k.holds(p, load) {
+				least = k
+			}
+		}
+		if least != nil {
+			out = append(out, pattern{least, load, 1})
+		}
+	}
+	return out
 }

@@ -40,9 +40,9 @@ func (p *packer) planBuckets(y []float64, end int64) []pattern {
 	begin := q.work
 	budget := end - p.work
 	best, pi, _ := q.startPlan(begin + budget/8)
-	if rounded, duals, ok := q.generate(best, pi, begin+budget/2); ok {
-		pi = duals
-		if ps := q.complete(rounded, pi); cost(ps) < cost(best)-1e-9 {
+	if mix, ok := q.generate(best, pi, begin+budget/2); ok {
+		pi = mix.worth
+		if ps := q.complete(mix.whole, pi); cost(ps) < cost(best)-1e-9 {
 			best = ps
 		}
 	}

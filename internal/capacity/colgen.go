@@ -1,7 +1,6 @@
 package capacity
 
 import (
-	"cmp"
 	"math"
 	"slices"
 )
@@ -20,6 +19,16 @@ type master struct {
 	w      []float64
 	basis  []masterColumn
 	pivots int
+}
+
+// mixture is the answer of a master.
+type mixture struct {
+	// whole are its patterns, each as often as it is whole.
+	whole []pattern
+	// worth of a pod of each item.
+	worth []float64
+	// cost of it all, fractions too.
+	cost float64
 }
 
 // masterColumn is a pattern with its cost; without a kind it is the surplus of
@@ -41,20 +50,18 @@ func (c *masterColumn) each(f func(item int, a float64)) {
 	}
 }
 
-// priced is a candidate to enter the mixture.
-type pricedPattern struct {
-	masterColumn
-	gain float64
-}
-
 const (
 	// refactorAfter pivots the inverse is computed afresh: errors add up.
 	refactorAfter = 150
 	// naps is how many rounds a kind is left out per 100 % that its best content
 	// is short of its price.
 	naps = 100
+	// closeEnough to the mixture's cost, as a share, a plan is done.
+	closeEnough = 0.0005
+	// leastGain is by what share of its price a pattern must be worth more.
+	leastGain = 1e-7
 	// smoothing is the center's share in the worths that patterns are sought at.
-	smoothing = 0.8
+	smoothing = 0.5
 	// mostSteps are spent on the search of each knapsack before nothing better is
 	// taken to exist.
 	mostSteps = 20000
@@ -64,95 +71,107 @@ const (
 
 // generate solves the master until nothing better is found or p.work has
 // reached end. start are patterns that seat all pods, worth what pods are worth
-// there. It returns the mixture's
-// patterns, rounded down, and the duals; not ok when the start was no basis.
-func (p *packer) generate(start []pattern, worth []float64, end int64) (rounded []pattern, pi []float64, ok bool) {
+// there. Not ok when there was no basis to start with.
+func (p *packer) generate(start []pattern, worth []float64, end int64) (mix mixture, ok bool) {
 	m := newMaster(p)
 	if m == nil {
-		return nil, nil, false
+		return mixture{}, false
 	}
+	// All patterns that were found, for those that the mixture did not want may be
+	// wanted at other duals.
+	var pool []masterColumn
 	for i := range start {
-		m.enter(p, masterColumn{start[i].kind, slices.Clone(start[i].load), start[i].kind.cost(start[i].load)})
+		pool = append(pool, masterColumn{start[i].kind, slices.Clone(start[i].load), start[i].kind.cost(start[i].load)})
 	}
+	m.optimise(p, pool, end)
 	have := make([]int, len(p.items))
 	for j, it := range p.items {
 		have[j] = it.it.n
 	}
-	var found []pricedPattern
-	var load []share
 	// Duals jump about while they are far from the best; so patterns are sought
 	// at a mean of the duals and of the worths that have proven most so far
 	// (Wentges, 1997).
 	center, sought := slices.Clone(worth), make([]float64, len(m.pi))
-	proven, steps, rounds := 0.0, searchSteps, 0
-	smooth := smoothing
+	proven, smooth := 0.0, smoothing
 	// Kinds that are far from being worth their price are left out for a while.
-	asleep := make([]int, len(p.kinds))
-	for p.work < end {
+	// Where nothing better is found, kinds of which it is not proven that they have
+	// nothing are looked at more closely.
+	asleep, steps, upper := make([]int, len(p.kinds)), make([]int, len(p.kinds)), make([]float64, len(p.kinds))
+	var load []share
+	for rounds := 1; p.work < end; rounds++ {
 		// Where more pods than wanted would cost less, let there be more.
 		for j, y := range m.pi {
 			if y < -1e-10 && p.work < end {
 				m.enter(p, masterColumn{load: []share{{j, 1}}})
 			}
 		}
-		rounds++
 		value := 0.0
 		for j := range sought {
 			sought[j] = max(0, smooth*center[j]+(1-smooth)*m.pi[j])
 			value += sought[j] * m.demand[j]
 		}
-		found = found[:0]
-		top := 0.0
-		whole := true
+		known, top, whole := len(pool), 0.0, true
 		for t, k := range p.kinds {
 			if asleep[t] > rounds {
 				whole = false
 				continue
 			}
 			var v float64
-			load, v = p.knap.best(p, k, sought, have, load[:0], steps)
-			top = max(top, v/k.price)
+			load, v, upper[t] = p.knap.best(p, k, sought, have, load[:0], steps[t])
+			upper[t] /= k.price
+			top = max(top, upper[t])
 			asleep[t] = rounds + 1 + int(min(20, max(0, 1-v/k.price)*naps))
-			v = -k.price
+			gain := -k.price
 			for _, l := range load {
-				v += k.worth(m.pi, l.item) * float64(l.n)
+				gain += k.worth(m.pi, l.item) * float64(l.n)
 			}
-			if v > 1e-7*k.price {
-				found = append(found, pricedPattern{masterColumn{k, slices.Clone(load), k.cost(load)}, v / k.price})
+			if gain > leastGain*k.price {
+				pool = append(pool, masterColumn{k, slices.Clone(load), k.cost(load)})
 			}
 		}
-		if top > 0 && value/top > proven {
+		if whole && top > 0 && value/top > proven {
 			proven = value / top
 			copy(center, sought)
-		}
-		if whole && proven >= m.cost()*(1-1e-5) || len(found) == 0 {
-			clear(asleep)
-			switch {
-			case !whole:
-			case smooth > 0 && len(found) == 0:
-				smooth = 0
-			case steps < mostSteps:
-				// The knapsacks may just not have been looked at closely enough.
-				steps, proven = 8*steps, 0
-			default:
-				end = p.work
-			}
-			if len(found) == 0 {
-				continue
+			if proven >= m.cost()*(1-1e-5) {
+				break
 			}
 		}
-		smooth = smoothing
-		slices.SortStableFunc(found, func(a, b pricedPattern) int { return cmp.Compare(b.gain, a.gain) })
-		for i := range found[:min(len(found), 12)] {
-			m.enter(p, found[i].masterColumn)
+		if len(pool) > known {
+			m.optimise(p, pool, end)
+			smooth = smoothing
+			continue
+		}
+		clear(asleep)
+		switch {
+		case !whole:
+		case smooth > 0:
+			smooth = 0
+		case !closer(steps, upper):
+			end = p.work
 		}
 	}
 	for i, c := range m.basis {
 		if times := int(m.x[i] + 1e-6); times > 0 && c.kind != nil {
-			rounded = append(rounded, pattern{c.kind, c.load, times})
+			mix.whole = append(mix.whole, pattern{c.kind, c.load, times})
 		}
 	}
-	return rounded, center, true
+	mix.worth, mix.cost = m.pi, m.cost()
+	for j, y := range mix.worth {
+		mix.worth[j] = max(0, y)
+	}
+	return mix, true
+}
+
+// closer raises the steps for kinds whose content may be worth more than their
+// price; false when there are none that can be looked at more closely.
+func closer(steps []int, upper []float64) bool {
+	any := false
+	for t := range steps {
+		if upper[t] > 1+leastGain && steps[t] < mostSteps {
+			steps[t], any = max(searchSteps, 8*steps[t]), true
+		}
+	}
+	return any
 }
 
 // newMaster starts with a pattern for each item alone, on the kind that is
@@ -234,7 +253,7 @@ func (m *master) enter(p *packer, c masterColumn) bool {
 			step, leave = math.Min(step, t), i
 		}
 	}
-	p.work += int64(n * n / 4)
+	p.work += int64(n * n / 16)
 	if leave < 0 {
 		return false
 	}
@@ -264,7 +283,7 @@ func (m *master) invert(p *packer) {
 		m.basis[i].each(func(j int, v float64) { a[j*n+i] = v })
 		inv[i*n+i] = 1
 	}
-	p.work += int64(n * n * n / 4)
+	p.work += int64(n * n * n / 8)
 	for col := range n {
 		pivot := col
 		for r := col + 1; r < n; r++ {
@@ -306,4 +325,25 @@ func (m *master) invert(p *packer) {
 		m.x[i] = x
 	}
 	m.duals()
+}
+
+// optimise brings columns of the pool into the mixture until none lowers its cost.
+func (m *master) optimise(p *packer, pool []masterColumn, end int64) {
+	for p.work < end {
+		best, at := -leastGain, -1
+		for i := range pool {
+			c := &pool[i]
+			reduced := c.cost
+			for _, l := range c.load {
+				reduced -= m.pi[l.item] * float64(l.n)
+			}
+			if reduced < best*c.cost {
+				best, at = reduced/c.cost, i
+			}
+		}
+		p.work += int64(len(pool) / 2)
+		if at < 0 || !m.enter(p, pool[at]) {
+			return
+		}
+	}
 }

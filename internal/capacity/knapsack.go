@@ -32,6 +32,9 @@ type knapsack struct {
 	free  []int64
 	taken bitset
 
+	// top is a bound of the value of any content.
+	top float64
+
 	descent descent
 	dynamic dynamic
 	// sorted and order are byDensity's.
@@ -67,9 +70,13 @@ const (
 )
 
 // best appends the content for kind t to load and returns its value at worths
-// pi. rem bounds the pods of each item, steps the search.
-func (k *knapsack) best(p *packer, t *kind, pi []float64, rem []int, load []share, steps int) ([]share, float64) {
-	return k.above(0, p, t, pi, rem, load, steps)
+// pi, and a bound, proven, of any content's: infinite when not all was looked at. rem
+// bounds the pods of each item, steps the search; with none, no time is taken to
+// improve what is found at once.
+func (k *knapsack) best(p *packer, t *kind, pi []float64, rem []int, load []share, steps int) ([]share, float64, float64) {
+	k.top = math.Inf(1)
+	load, v := k.above(0, p, t, pi, rem, load, steps)
+	return load, v, math.Max(v, k.top)
 }
 
 // above is best where contents of up to that value are of no use: it may return
@@ -104,14 +111,20 @@ func (k *knapsack) above(least float64, p *packer, t *kind, pi []float64, rem []
 	}
 	p.work += int64(len(t.allowed)/16 + len(k.cand))
 	if len(k.cand) == 0 {
+		k.top = 0
 		return load, 0
 	}
 	if all && !k.picky && k.takeAll() {
+		k.top = 0
 		return k.result(load)
 	}
 	k.relax(pi)
-	if top := k.relaxed(); top <= least {
+	top := k.relaxed()
+	if top <= least {
 		return load, top
+	}
+	if stride == 1 {
+		k.top = top
 	}
 	if !k.picky {
 		k.dropHopeless()
@@ -126,11 +139,16 @@ func (k *knapsack) above(least float64, p *packer, t *kind, pi []float64, rem []
 	}
 	k.topUp()
 	k.exchange()
+	if steps == 0 {
+		return k.result(load)
+	}
 	if k.prune() > rebuildBelow && !k.picky {
 		k.rebuild(k.scarcest())
 		k.prune()
 	}
-	k.search(steps)
+	if top := k.search(steps); stride == 1 {
+		k.top = math.Min(k.top, top)
+	}
 	return k.result(load)
 }
 

@@ -1,6 +1,12 @@
 package capacity
 
-import "math"
+import (
+	"math"
+	"sort"
+)
+
+// stepWork is what a step of the search takes, in units of packer.work.
+const stepWork = 5
 
 // descent is the state of a knapsack's search.
 type descent struct {
@@ -10,6 +16,8 @@ type descent struct {
 	// trial is what is being tried, by candidate; best the best content found, empty
 	// as long as nothing is better than what was taken before.
 	trial, best []int32
+	// weight and value are what all pods of the candidates before each add up to.
+	weight, worth []float64
 }
 
 // search looks for a better content depth first, densest candidates first, in
@@ -29,8 +37,14 @@ func (k *knapsack) search(steps int) float64 {
 	d.trial = resized(d.trial, len(k.cand))
 	d.best = d.best[:0]
 	clear(d.trial)
+	d.weight, d.worth = append(d.weight[:0], 0), append(d.worth[:0], 0)
+	for i := range k.cand {
+		c := &k.cand[i]
+		d.weight = append(d.weight, d.weight[i]+c.weight*float64(c.upper))
+		d.worth = append(d.worth, d.worth[i]+c.value*float64(c.upper))
+	}
 	top := k.descend(0, room, 0)
-	k.p.work += int64((steps - d.steps) * len(k.cand) / 2)
+	k.p.work += int64(len(k.cand)/8 + (steps-d.steps)*stepWork)
 	for i, n := range d.best {
 		k.cand[i].n = int(n)
 	}
@@ -40,15 +54,11 @@ func (k *knapsack) search(steps int) float64 {
 
 // fraction bounds what the candidates from i on add with that much room.
 func (k *knapsack) fraction(i int, room float64) float64 {
-	v := 0.0
-	for ; i < len(k.cand); i++ {
-		c := &k.cand[i]
-		w := c.weight * float64(c.upper)
-		if w > room {
-			return v + c.value*room/c.weight
-		}
-		v += c.value * float64(c.upper)
-		room -= w
+	d := &k.descent
+	j := i + sort.Search(len(k.cand)-i, func(x int) bool { return d.weight[i+x+1]-d.weight[i] > room })
+	v := d.worth[j] - d.worth[i]
+	if j < len(k.cand) {
+		v += k.cand[j].value * max(0, room-(d.weight[j]-d.weight[i])) / k.cand[j].weight
 	}
 	return v
 }

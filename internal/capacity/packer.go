@@ -11,10 +11,13 @@ import (
 const bucketWork = 3e6
 
 // manyItems is from how many on the greedy is tried with fewer worths; manyPairs
-// from how many pairs of an item and a kind on with all of them at the same time.
+// from how many pairs of an item and a kind on with all of them at the same time;
+// manyNodes from how many on a mixture that is rounded to whole nodes is hardly
+// dearer, so that most of the work goes into the mixture.
 const (
 	manyItems = 300
 	manyPairs = 2000
+	manyNodes = 100
 )
 
 // packer finds out which nodes to buy for items, without regard to others'
@@ -287,16 +290,20 @@ func (v *solver) planNodes(items []*item) []pattern {
 	}
 	best, pi, left := p.startPlan(begin + budget/8)
 	if left == 0 && budget > 0 && !p.limited {
-		if rounded, duals, ok := p.generate(best, pi, begin+budget/2); ok {
-			pi = duals
-			if ps := p.complete(rounded, pi); cost(ps) < cost(best)-1e-9 {
+		many, part, done := nodes(best) > manyNodes, budget/3, false
+		if many {
+			part = budget * 3 / 4
+		}
+		if mix, ok := p.generate(best, pi, begin+part); ok {
+			pi = mix.worth
+			if ps := p.complete(mix.whole, pi); cost(ps) < cost(best)-1e-9 {
 				best = ps
 			}
+			done = many && cost(best) < mix.cost*(1+closeEnough)
 		}
 		p.weigh()
-		var done bool
-		if v.credit == nil {
-			best, done = p.few(best, pi, p.work+(begin+budget-p.work)/4)
+		if !done && v.credit == nil {
+			best, done = p.few(best, pi, p.work+(begin+budget-p.work)/2)
 		}
 		if !done {
 			best = p.improve(best, pi, begin+budget)
@@ -305,6 +312,7 @@ func (v *solver) planNodes(items []*item) []pattern {
 	if v.credit != nil && left == 0 && nodes(best) <= maxStocked {
 		best = v.stocked(p, best)
 	}
+	v.unspent += max(0, begin+budget-p.work)
 	v.learn(pi)
 	return best
 }

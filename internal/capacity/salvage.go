@@ -163,7 +163,7 @@ func (v *solver) stock(p *packer) []pattern {
 		least := math.Inf(1)
 		for _, k := range p.kinds {
 			var worth float64
-			load, worth = p.knap.best(p, k, pi, rem, load[:0], searchSteps)
+			load, worth, _ = p.knap.best(p, k, pi, rem, load[:0], searchSteps)
 			if worth <= 0 {
 				continue
 			}

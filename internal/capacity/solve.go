@@ -122,8 +122,10 @@ type solver struct {
 	orderSteps int
 	// bound are all puts since the bins were opened, in order.
 	bound []seat
-	// worth of one pod of each shape, in $/h, as the packing has found it.
-	worth []float64
+	// worth of one pod of each shape, in $/h, as the packing has found it, and what
+	// it has left of its work.
+	worth   []float64
+	unspent int64
 	// credit is what left-over room is worth; nil: nothing.
 	credit *credit
 }
@@ -284,6 +286,7 @@ func (v *solver) seatable(s *shape, c *column) bool {
 func (v *solver) attempt(strict bool) {
 	v.attempts++
 	clear(v.worth)
+	v.unspent = 0
 	for _, s := range v.m.sellers {
 		s.left = newLimitsLeft(s.p)
 	}
