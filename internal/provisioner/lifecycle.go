@@ -86,6 +86,9 @@ func (r *lifecycle) join(ctx context.Context, claim *v1alpha1.NodeClaim) (ctrl.R
 	if !ok || !kubeletJoined(node) {
 		return r.awaitKubelet(ctx, claim)
 	}
+	if hasTaint(node.Spec.Taints, v1alpha1.TaintUnregistered) && r.seatsUnknown() {
+		return ctrl.Result{RequeueAfter: 100 * time.Millisecond}, nil
+	}
 	if err := r.register(ctx, claim, node); err != nil {
 		return ctrl.Result{}, err
 	}

@@ -100,6 +100,10 @@ type Loops struct {
 	// contested: pods of more than one kind wait, so that one may take the seat
 	// that was bought for another.
 	contested atomic.Bool
+	// planned: a round has planned since the start; firstJoin is when a node was
+	// first asked to wait for that, in Unix nanoseconds.
+	planned   atomic.Bool
+	firstJoin atomic.Int64
 	// retiring: nodes are being taken out of use, whose pods are to be planned for
 	// together.
 	retiring atomic.Bool

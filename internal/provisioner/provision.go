@@ -113,6 +113,7 @@ func (p *Loops) round(ctx context.Context) error {
 	if !p.catalogue.ready() {
 		return nil // The catalogue wakes the loop when it is.
 	}
+	defer p.planned.Store(true)
 	p.grantWishes(ctx, now)
 	v := p.read(now)
 	p.metrics.pending.Set(float64(len(v.pending)))
@@ -155,6 +156,21 @@ func (p *Loops) seated(found map[string]seating) {
 	if p.moves.replace(found) {
 		p.lookForIdle()
 	}
+}
+
+// seatsWait is how long nodes wait for the first round after a start, which may
+// take long where EC2 does not answer.
+const seatsWait = 10 * time.Second
+
+// seatsUnknown: who has which seat is known once a round has planned. A node that
+// opens before would fill with whoever is first, and the others' nominations, which
+// come later, would keep pods off nodes that are free.
+func (p *Loops) seatsUnknown() bool {
+	if p.planned.Load() {
+		return false
+	}
+	p.firstJoin.CompareAndSwap(0, time.Now().UnixNano())
+	return time.Since(time.Unix(0, p.firstJoin.Load())) < seatsWait
 }
 
 // create stores the plan's launches as claims. Claims are the intent: from
