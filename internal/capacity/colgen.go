@@ -39,7 +39,7 @@ type masterColumn struct {
 	cost float64
 }
 
-// entry is the column's coefficients, by item.
+// each tells the column's coefficients, by item.
 func (c *masterColumn) each(f func(item int, a float64)) {
 	if c.kind == nil {
 		f(c.load[0].item, -1)
@@ -165,13 +165,13 @@ func (p *packer) generate(start []pattern, worth []float64, end int64) (mix mixt
 // closer raises the steps for kinds whose content may be worth more than their
 // price; false when there are none that can be looked at more closely.
 func closer(steps []int, upper []float64) bool {
-	any := false
+	raised := false
 	for t := range steps {
 		if upper[t] > 1+leastGain && steps[t] < mostSteps {
-			steps[t], any = max(searchSteps, 8*steps[t]), true
+			steps[t], raised = max(searchSteps, 8*steps[t]), true
 		}
 	}
-	return any
+	return raised
 }
 
 // newMaster starts with a pattern for each item alone, on the kind that is

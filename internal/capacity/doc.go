@@ -16,7 +16,8 @@
 // divided among the domains, each pod to the cheapest domain that kube-scheduler
 // would accept in that state (split.go); each share is then local. Shapes that
 // all want to be together are divided as a group. When its place hangs on where
-// other waiting pods go, it is placed last, pod by pod (careful.go). Counters (counters.go) keep what kube-scheduler would count.
+// other waiting pods go, it is placed last, pod by pod (careful.go). Counters
+// (counters.go) keep what kube-scheduler would count.
 //
 // Local shares first fill nodes that exist or are coming (fill.go). For the rest
 // nodes are bought by price-guided patterns (packer.go, setup.go, start.go, greedy.go,
@@ -25,8 +26,10 @@
 // resources; the pattern that is worth most for its price is bought as often as
 // there are pods for it. Plans from several worths are made at the same time where
 // there are many shapes, each by itself, and compared in a fixed order. A time budget
-// is spent on the cheapest choices of few nodes, if few will do (few.go, cover.go),
-// and on taking a few nodes apart and packing them anew (improve.go).
+// is spent on the cheapest mixture of patterns, rounded to whole nodes (colgen.go), on
+// the cheapest choices of few nodes, if few will do (few.go, cover.go), and, where
+// rounding has cost something, on taking a few nodes apart and packing them anew
+// (improve.go).
 //
 // When limits make room scarce, shapes are planned one after the other by
 // priority and age. When a finished attempt turns out to break a spread
