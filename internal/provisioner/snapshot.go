@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
 	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -135,7 +136,7 @@ func (p *Loops) readNodes(v *view) *nodeSet {
 	}
 	for _, n := range all[*corev1.Node](p.stores.nodes) {
 		claim := byProvider[n.Spec.ProviderID]
-		pn := planNode(n, claim)
+		pn := planNode(n, claim, v.snapshot.Now)
 		if csi, ok := one[*storagev1.CSINode](p.stores.csiNodes, n.Name); ok {
 			pn.VolumeLimits = volumeLimits(csi)
 		}
@@ -161,8 +162,19 @@ func (p *Loops) readNodes(v *view) *nodeSet {
 	return set
 }
 
+// cacheLag is how much older than the cache's claims its Nodes may be.
+const cacheLag = 10 * time.Second
+
+// lagging says whether the cache shows a Node as it was before its claim was
+// initialized: each kind is watched by itself, and one may be behind.
+func lagging(n *corev1.Node, claim *v1alpha1.NodeClaim, now time.Time) bool {
+	c := meta.FindStatusCondition(claim.Status.Conditions, v1alpha1.ConditionInitialized)
+	return c != nil && now.Sub(c.LastTransitionTime.Time) < cacheLag &&
+		(hasTaint(n.Spec.Taints, v1alpha1.TaintUnregistered) || hasTaint(n.Spec.Taints, corev1.TaintNodeNotReady))
+}
+
 // planNode is a Node as the planner sees it; claim is nil for foreign nodes.
-func planNode(n *corev1.Node, claim *v1alpha1.NodeClaim) *capacity.Node {
+func planNode(n *corev1.Node, claim *v1alpha1.NodeClaim, now time.Time) *capacity.Node {
 	pn := &capacity.Node{
 		Name:          n.Name,
 		Labels:        n.Labels,
@@ -177,7 +189,7 @@ func planNode(n *corev1.Node, claim *v1alpha1.NodeClaim) *capacity.Node {
 	pn.Provisioner = claim.Spec.Provisioner.Name
 	pn.HourlyPrice = priceOf(claim)
 	pn.Unschedulable = pn.Unschedulable || claim.DeletionTimestamp != nil
-	pn.InFlight = !isTrue(claim.Status.Conditions, v1alpha1.ConditionInitialized)
+	pn.InFlight = !isTrue(claim.Status.Conditions, v1alpha1.ConditionInitialized) || lagging(n, claim, now)
 	if pn.InFlight {
 		// What it will look like: taints of the start-up go by themselves,
 		// labels and device resources are still to come.
