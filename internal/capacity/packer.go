@@ -299,7 +299,9 @@ func (v *solver) planNodes(items []*item) []pattern {
 			if ps := p.complete(mix.whole, pi); cost(ps) < cost(best)-1e-9 {
 				best = ps
 			}
-			done = many && cost(best) < mix.cost*(1+closeEnough)
+			// Where the plan is cheaper, the mixture is not done.
+			above := cost(best)/mix.cost - 1
+			done = many && above > -1e-9 && above < closeEnough
 		}
 		p.weigh()
 		if !done && v.credit == nil {
