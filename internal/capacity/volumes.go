@@ -258,6 +258,16 @@ func (v *solver) volumeUsers() (users map[attachment]int, exclusive map[string]b
 	return users, exclusive
 }
 
+// nowhere matches nodes that say neither zone nor region: kube-scheduler takes any
+// volume's labels to suit them.
+var nowhere = func() []corev1.NodeSelectorRequirement {
+	var list []corev1.NodeSelectorRequirement
+	for _, key := range []string{corev1.LabelTopologyZone, labelZoneBeta, corev1.LabelTopologyRegion, labelRegionBeta} {
+		list = append(list, corev1.NodeSelectorRequirement{Key: key, Operator: corev1.NodeSelectorOpDoesNotExist})
+	}
+	return list
+}()
+
 func (s *Snapshot) boundNeeds(n *volumeNeeds, claim, name string) *Reason {
 	pv := s.PVs[name]
 	if pv == nil {
@@ -271,8 +281,9 @@ func (s *Snapshot) boundNeeds(n *volumeNeeds, claim, name string) *Reason {
 		{corev1.LabelTopologyRegion, corev1.LabelTopologyRegion}, {labelRegionBeta, corev1.LabelTopologyRegion},
 	} {
 		if v := pv.Labels[l.label]; v != "" {
-			n.selectors = append(n.selectors, &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
-				MatchExpressions: []corev1.NodeSelectorRequirement{{Key: l.key, Operator: corev1.NodeSelectorOpIn, Values: strings.Split(v, separatorOfZoneLists)}}}}})
+			n.selectors = append(n.selectors, &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{
+				{MatchExpressions: []corev1.NodeSelectorRequirement{{Key: l.key, Operator: corev1.NodeSelectorOpIn, Values: strings.Split(v, separatorOfZoneLists)}}},
+				{MatchExpressions: nowhere}}})
 		}
 	}
 	switch {
