@@ -40,15 +40,16 @@ func main() {
 	fmt.Printf("%d Deployments of %d pods each, boot delay %s, binding Nominate\n", len(shapes), *each, *boot)
 	fmt.Printf("%4s %-20s %6s %8s %9s %10s %8s %8s %10s %10s\n", "run", "preemptionPolicy", "pods", "seated", "on it", "elsewhere", "nodes", "further", "cpu used", "mem used")
 	good := true
-	for i := range 2 * *runs {
-		policy := []corev1.PreemptionPolicy{corev1.PreemptLowerPriority, corev1.PreemptNever}[i%2]
-		r, err := run(ctx, policy, *each, *boot, *limit)
-		if err != nil {
-			fmt.Fprintln(os.Stderr, "bench-seats:", err)
-			os.Exit(1)
+	for i := range *runs {
+		for _, policy := range []corev1.PreemptionPolicy{corev1.PreemptLowerPriority, corev1.PreemptNever} {
+			r, err := run(ctx, policy, *each, *boot, *limit)
+			if err != nil {
+				fmt.Fprintln(os.Stderr, "bench-seats:", err)
+				os.Exit(1)
+			}
+			fmt.Printf("%4d %-20s %6d %8d %8.1f%% %10d %8d %8d %9.1f%% %9.1f%%\n", i+1, policy, r.pods, r.seated, 100*r.share(), r.seated-r.onIt, r.nodes, r.further, 100*r.cpu, 100*r.memory)
+			good = good && r.share() >= 0.99 && r.further == 0
 		}
-		fmt.Printf("%4d %-20s %6d %8d %8.1f%% %10d %8d %8d %9.1f%% %9.1f%%\n", i/2+1, policy, r.pods, r.seated, 100*r.share(), r.seated-r.onIt, r.nodes, r.further, 100*r.cpu, 100*r.memory)
-		good = good && r.share() >= 0.99 && r.further == 0
 	}
 	if !good {
 		fmt.Fprintln(os.Stderr, "bench-seats: fewer than 99 % of the pods are on the node bought for them, or a further node was bought")
@@ -123,17 +124,13 @@ func keepSeats(ctx context.Context, c *cluster.Cluster) error {
 	if err := c.Client.Create(ctx, class); err != nil {
 		return err
 	}
-	for {
+	return cluster.Until(ctx, func() (bool, error) {
 		d := deployment("probe", 1, 100, 100)
 		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "probe"}, Spec: d.Spec.Template.Spec}
-		if err := c.Client.Create(ctx, pod, client.DryRunAll); err != nil {
-			return err
-		}
-		if p := pod.Spec.PreemptionPolicy; p != nil && *p == corev1.PreemptNever {
-			return nil
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
+		err := c.Client.Create(ctx, pod, client.DryRunAll)
+		p := pod.Spec.PreemptionPolicy
+		return p != nil && *p == corev1.PreemptNever, err
+	})
 }
 
 // story is what became of a pod: the seats that it was given, in order, and the

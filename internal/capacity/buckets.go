@@ -40,12 +40,7 @@ func (p *packer) planBuckets(y []float64, end int64) []pattern {
 	begin := q.work
 	budget := end - p.work
 	best, pi, _ := q.startPlan(begin + budget/8)
-	if mix, ok := q.generate(best, pi, begin+budget/2); ok {
-		pi = mix.worth
-		if ps := q.complete(mix.whole, pi); cost(ps) < cost(best)-1e-9 {
-			best = ps
-		}
-	}
+	best, pi, _ = q.blend(best, pi, begin+budget/2)
 	best = q.improve(best, pi, begin+budget)
 	p.work += q.work - begin
 	return p.seat(buckets, q, best, y)

@@ -84,10 +84,7 @@ func (p *packer) generate(start []pattern, worth []float64, end int64) (mix mixt
 		pool = append(pool, masterColumn{start[i].kind, slices.Clone(start[i].load), start[i].kind.cost(start[i].load)})
 	}
 	m.optimise(p, pool, end)
-	have := make([]int, len(p.items))
-	for j, it := range p.items {
-		have[j] = it.it.n
-	}
+	have := p.demand()
 	// Duals jump about while they are far from the best; so patterns are sought
 	// at a mean of the duals and of the worths that have proven most so far
 	// (Wentges, 1997).
@@ -160,6 +157,20 @@ func (p *packer) generate(start []pattern, worth []float64, end int64) (mix mixt
 		mix.worth[j] = max(0, y)
 	}
 	return mix, true
+}
+
+// blend is the plan, or that of the best mixture where it is cheaper, with what pods
+// are worth then, and by what share it is dearer than the mixture: infinite where
+// there is none.
+func (p *packer) blend(best []pattern, pi []float64, end int64) (ps []pattern, worth []float64, above float64) {
+	mix, ok := p.generate(best, pi, end)
+	if !ok {
+		return best, pi, inf
+	}
+	if ps := p.complete(mix.whole, mix.worth); cost(ps) < cost(best)-1e-9 {
+		best = ps
+	}
+	return best, mix.worth, cost(best)/mix.cost - 1
 }
 
 // closer raises the steps for kinds whose content may be worth more than their

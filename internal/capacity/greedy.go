@@ -43,7 +43,7 @@ func (p *packer) greedy(pi []float64, rem []int, most float64, banned bitset) (p
 				continue
 			}
 			var v float64
-			g.load[t], v = p.knap.above(least*k.price, p, k, pi, rem, g.load[t][:0], searchSteps)
+			g.load[t], v, _ = p.knap.above(least*k.price, p, k, pi, rem, g.load[t][:0], searchSteps)
 			switch g.ratio[t] = v / k.price; {
 			case v <= 0:
 				g.ratio[t] = -1

@@ -32,9 +32,6 @@ type knapsack struct {
 	free  []int64
 	taken bitset
 
-	// top is a bound of the value of any content.
-	top float64
-
 	descent descent
 	dynamic dynamic
 	// sorted and order are byDensity's.
@@ -74,14 +71,12 @@ const (
 // bounds the pods of each item, steps the search; with none, no time is taken to
 // improve what is found at once.
 func (k *knapsack) best(p *packer, t *kind, pi []float64, rem []int, load []share, steps int) ([]share, float64, float64) {
-	k.top = math.Inf(1)
-	load, v := k.above(0, p, t, pi, rem, load, steps)
-	return load, v, math.Max(v, k.top)
+	return k.above(0, p, t, pi, rem, load, steps)
 }
 
 // above is best where contents of up to that value are of no use: it may return
 // none, with a bound of the value, then.
-func (k *knapsack) above(least float64, p *packer, t *kind, pi []float64, rem []int, load []share, steps int) ([]share, float64) {
+func (k *knapsack) above(least float64, p *packer, t *kind, pi []float64, rem []int, load []share, steps int) (content []share, v, bound float64) {
 	k.open(p, t)
 	all := true
 	left := 0
@@ -111,20 +106,16 @@ func (k *knapsack) above(least float64, p *packer, t *kind, pi []float64, rem []
 	}
 	p.work += int64(len(t.allowed)/16 + len(k.cand))
 	if len(k.cand) == 0 {
-		k.top = 0
-		return load, 0
+		return load, 0, 0
 	}
 	if all && !k.picky && k.takeAll() {
-		k.top = 0
-		return k.result(load)
+		content, v = k.result(load)
+		return content, v, v
 	}
 	k.relax(pi)
 	top := k.relaxed()
 	if top <= least {
-		return load, top
-	}
-	if stride == 1 {
-		k.top = top
+		return load, top, math.Inf(1)
 	}
 	if !k.picky {
 		k.dropHopeless()
@@ -139,17 +130,18 @@ func (k *knapsack) above(least float64, p *packer, t *kind, pi []float64, rem []
 	}
 	k.topUp()
 	k.exchange()
-	if steps == 0 {
-		return k.result(load)
+	if steps > 0 {
+		if k.prune() > rebuildBelow && !k.picky {
+			k.rebuild(k.scarcest())
+			k.prune()
+		}
+		top = math.Min(top, k.search(steps))
 	}
-	if k.prune() > rebuildBelow && !k.picky {
-		k.rebuild(k.scarcest())
-		k.prune()
+	content, v = k.result(load)
+	if stride > 1 {
+		top = math.Inf(1)
 	}
-	if top := k.search(steps); stride == 1 {
-		k.top = math.Min(k.top, top)
-	}
-	return k.result(load)
+	return content, v, math.Max(v, top)
 }
 
 // bound is an upper bound, proven, of the value at worths pi of any content of

@@ -16,7 +16,7 @@ type descent struct {
 	// trial is what is being tried, by candidate; best the best content found, empty
 	// as long as nothing is better than what was taken before.
 	trial, best []int32
-	// weight and value are what all pods of the candidates before each add up to.
+	// weight and worth are what all pods of the candidates before each add up to.
 	weight, worth []float64
 }
 

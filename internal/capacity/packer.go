@@ -290,19 +290,14 @@ func (v *solver) planNodes(items []*item) []pattern {
 	}
 	best, pi, left := p.startPlan(begin + budget/8)
 	if left == 0 && budget > 0 && !p.limited {
-		many, part, done := nodes(best) > manyNodes, budget/3, false
+		many, part := nodes(best) > manyNodes, budget/3
 		if many {
 			part = budget * 3 / 4
 		}
-		if mix, ok := p.generate(best, pi, begin+part); ok {
-			pi = mix.worth
-			if ps := p.complete(mix.whole, pi); cost(ps) < cost(best)-1e-9 {
-				best = ps
-			}
-			// Where the plan is cheaper, the mixture is not done.
-			above := cost(best)/mix.cost - 1
-			done = many && above > -1e-9 && above < closeEnough
-		}
+		var above float64
+		best, pi, above = p.blend(best, pi, begin+part)
+		// Where the plan is cheaper, the mixture is not done.
+		done := many && above > -1e-9 && above < closeEnough
 		p.weigh()
 		if !done && v.credit == nil {
 			best, done = p.few(best, pi, p.work+(begin+budget-p.work)/2)

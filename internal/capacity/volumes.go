@@ -258,14 +258,20 @@ func (v *solver) volumeUsers() (users map[attachment]int, exclusive map[string]b
 	return users, exclusive
 }
 
+// placeLabels are the labels by which a volume says where it is, each with the one by
+// which a node does.
+var placeLabels = []struct{ label, key string }{
+	{corev1.LabelTopologyZone, corev1.LabelTopologyZone}, {labelZoneBeta, corev1.LabelTopologyZone},
+	{corev1.LabelTopologyRegion, corev1.LabelTopologyRegion}, {labelRegionBeta, corev1.LabelTopologyRegion},
+}
+
 // nowhere matches nodes that say neither zone nor region: kube-scheduler takes any
 // volume's labels to suit them.
-var nowhere = func() []corev1.NodeSelectorRequirement {
-	var list []corev1.NodeSelectorRequirement
-	for _, key := range []string{corev1.LabelTopologyZone, labelZoneBeta, corev1.LabelTopologyRegion, labelRegionBeta} {
-		list = append(list, corev1.NodeSelectorRequirement{Key: key, Operator: corev1.NodeSelectorOpDoesNotExist})
+var nowhere = func() (term corev1.NodeSelectorTerm) {
+	for _, l := range placeLabels {
+		term.MatchExpressions = append(term.MatchExpressions, corev1.NodeSelectorRequirement{Key: l.label, Operator: corev1.NodeSelectorOpDoesNotExist})
 	}
-	return list
+	return term
 }()
 
 func (s *Snapshot) boundNeeds(n *volumeNeeds, claim, name string) *Reason {
@@ -276,14 +282,11 @@ func (s *Snapshot) boundNeeds(n *volumeNeeds, claim, name string) *Reason {
 	if pv.Spec.NodeAffinity != nil && pv.Spec.NodeAffinity.Required != nil {
 		n.selectors = append(n.selectors, pv.Spec.NodeAffinity.Required)
 	}
-	for _, l := range []struct{ label, key string }{
-		{corev1.LabelTopologyZone, corev1.LabelTopologyZone}, {labelZoneBeta, corev1.LabelTopologyZone},
-		{corev1.LabelTopologyRegion, corev1.LabelTopologyRegion}, {labelRegionBeta, corev1.LabelTopologyRegion},
-	} {
+	for _, l := range placeLabels {
 		if v := pv.Labels[l.label]; v != "" {
 			n.selectors = append(n.selectors, &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{
 				{MatchExpressions: []corev1.NodeSelectorRequirement{{Key: l.key, Operator: corev1.NodeSelectorOpIn, Values: strings.Split(v, separatorOfZoneLists)}}},
-				{MatchExpressions: nowhere}}})
+				nowhere}})
 		}
 	}
 	switch {

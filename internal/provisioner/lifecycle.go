@@ -212,12 +212,17 @@ func carries(taints []corev1.Taint, want corev1.Taint) bool {
 	return false
 }
 
+// closed reports whether the node has the taint of one that is still to open.
+func closed(node *corev1.Node) bool {
+	return hasTaint(node.Spec.Taints, v1alpha1.TaintUnregistered) || hasTaint(node.Spec.Taints, corev1.TaintNodeNotReady)
+}
+
 // notInitialized says what a registered node still lacks, or nothing.
 func notInitialized(claim *v1alpha1.NodeClaim, node *corev1.Node) (reason, message string) {
 	if !nodeReady(node) {
 		return "NodeNotReady", "the kubelet does not report Ready yet"
 	}
-	if hasTaint(node.Spec.Taints, v1alpha1.TaintUnregistered) || hasTaint(node.Spec.Taints, corev1.TaintNodeNotReady) {
+	if closed(node) {
 		return "NodeNotReady", "the node still carries the taint of a node that is not ready"
 	}
 	for _, t := range claim.Spec.StartupTaints {

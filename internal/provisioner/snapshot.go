@@ -169,8 +169,7 @@ const cacheLag = 10 * time.Second
 // initialized: each kind is watched by itself, and one may be behind.
 func lagging(n *corev1.Node, claim *v1alpha1.NodeClaim, now time.Time) bool {
 	c := meta.FindStatusCondition(claim.Status.Conditions, v1alpha1.ConditionInitialized)
-	return c != nil && now.Sub(c.LastTransitionTime.Time) < cacheLag &&
-		(hasTaint(n.Spec.Taints, v1alpha1.TaintUnregistered) || hasTaint(n.Spec.Taints, corev1.TaintNodeNotReady))
+	return c != nil && now.Sub(c.LastTransitionTime.Time) < cacheLag && closed(n)
 }
 
 // planNode is a Node as the planner sees it; claim is nil for foreign nodes.

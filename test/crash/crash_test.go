@@ -63,7 +63,7 @@ func TestKilledAtEveryCall(t *testing.T) {
 		t.Logf("%s %4d x %s", what, kinds[k], k)
 	}
 	t.Logf("%d calls of %d kinds", len(calls), len(kinds))
-	points := everyPoint(calls)
+	points := everyPoint(len(calls))
 	switch os.Getenv("BERTH_CRASH") {
 	case "all":
 	case "writes":
@@ -100,11 +100,11 @@ type point struct {
 	moment moment
 }
 
-func everyPoint(calls []string) []point {
+func everyPoint(calls int) []point {
 	var out []point
-	for i := range calls {
+	for i := 1; i <= calls; i++ {
 		for _, m := range []moment{before, afterEffect, afterReply} {
-			out = append(out, point{i + 1, m})
+			out = append(out, point{i, m})
 		}
 	}
 	return out
@@ -156,13 +156,11 @@ func (w *world) scenario() {
 func (w *world) settled(n int) bool {
 	// The watch is asked first: it costs the API server nothing.
 	var seen v1alpha1.NodeClaimList
-	if err := view.List(w.ctx, &seen); err != nil || len(seen.Items) != n || slices.ContainsFunc(seen.Items, func(c v1alpha1.NodeClaim) bool {
-		return !meta.IsStatusConditionTrue(c.Status.Conditions, v1alpha1.ConditionInitialized) || c.DeletionTimestamp != nil
-	}) {
+	if err := view.List(w.ctx, &seen); err != nil || !allUp(seen.Items, n) {
 		return false
 	}
 	claims := w.claims()
-	if len(claims) != n {
+	if !allUp(claims, n) {
 		return false
 	}
 	byID := map[string]ec2sim.InstanceState{}
@@ -200,6 +198,13 @@ func (w *world) settled(n int) bool {
 		}
 	}
 	return true
+}
+
+// allUp reports whether there are n claims, all initialized and to stay.
+func allUp(claims []v1alpha1.NodeClaim, n int) bool {
+	return len(claims) == n && !slices.ContainsFunc(claims, func(c v1alpha1.NodeClaim) bool {
+		return !meta.IsStatusConditionTrue(c.Status.Conditions, v1alpha1.ConditionInitialized) || c.DeletionTimestamp != nil
+	})
 }
 
 // foreignInstance launches an instance that looks like one of ours and is of
