@@ -346,7 +346,11 @@ func boundKinds(p *packer, cols []*column) {
 // its pods. index is the item of each shape.
 func (p *packer) bought(bins []*bin, index []int) []pattern {
 	var out []pattern
-	for _, b := range bins {
+	for i, b := range bins {
+		// Nodes of one pattern were bought one after the other.
+		if i > 0 && b.col == bins[i-1].col && slices.Equal(b.placed, bins[i-1].placed) {
+			continue
+		}
 		var load []share
 		for _, x := range b.placed {
 			load = append(load, share{index[x.s.id], x.n})
