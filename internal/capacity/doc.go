@@ -31,8 +31,9 @@
 // rounding has cost something, on taking a few nodes apart and packing them anew
 // (improve.go).
 //
-// When limits make room scarce, shapes are planned one after the other by
-// priority and age. When a finished attempt turns out to break a spread
+// Limits are left aside at first. Where the plan goes beyond one, it is made again
+// with regard to them, by the plain search alone, and where they make room scarce,
+// shapes are planned one after the other by priority and age. When a finished attempt turns out to break a spread
 // constraint, because nodes bought for others are new domains, it is repeated
 // with that in mind.
 //

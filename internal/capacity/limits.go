@@ -35,6 +35,32 @@ func newLimitsLeft(p *Provisioner) limitsLeft {
 	return l
 }
 
+// resetLimits makes all limits as they are before anything is bought.
+func (v *solver) resetLimits() {
+	for _, s := range v.m.sellers {
+		s.left = nil
+		if !v.boundless {
+			s.left = newLimitsLeft(s.p)
+		}
+	}
+}
+
+// withinLimits says whether what is bought is within all limits. From then on
+// they are counted.
+func (v *solver) withinLimits() bool {
+	if !v.boundless {
+		return true
+	}
+	within := true
+	v.boundless = false
+	v.resetLimits()
+	for _, b := range v.bins[v.existing:] {
+		within = within && b.col.seller.left.room(b.col) > 0
+		b.col.seller.left.take(b.col, 1)
+	}
+	return within
+}
+
 // takes is what a node of the column takes of a limit.
 func (c *column) takes(name corev1.ResourceName) int64 {
 	switch name {

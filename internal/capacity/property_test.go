@@ -2,6 +2,7 @@ package capacity_test
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -327,6 +328,47 @@ func TestAPlanDoesNotDependOnTheOrderOfItsInput(t *testing.T) {
 		r.Shuffle(len(o.Provisioners), func(i, j int) { o.Provisioners[i], o.Provisioners[j] = o.Provisioners[j], o.Provisioners[i] })
 		if d := cmp.Diff(want, describe(capacity.Solve(&o))); d != "" {
 			t.Fatalf("(-in order +shuffled):\n%s", d)
+		}
+	})
+}
+
+// TestLimitsThatLeaveRoomChangeNothing plans without limits, then with limits that
+// leave room for exactly that plan.
+func TestLimitsThatLeaveRoomChangeNothing(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := drawSnapshot(fromRapid(t), rapid.Bool().Draw(t, "ties"))
+		for _, p := range s.Provisioners {
+			p.Spec.Limits = nil
+		}
+		// What limits have a say in beside the purchases is left out.
+		bought := func() string {
+			plan := capacity.Solve(s)
+			for i := range plan.Launches {
+				plan.Launches[i].Alternatives = nil
+			}
+			for i := range plan.Unschedulable {
+				plan.Unschedulable[i].Reasons = nil
+			}
+			for _, p := range s.Provisioners {
+				nodes, micros, takes := int64(0), p.UsedHourlyCost*1e6, capacity.Resources{}
+				for _, l := range plan.Launches {
+					if l.Provisioner == p {
+						nodes, micros = nodes+1, micros+math.Ceil(l.Price*1e6)
+						takes.Add(l.Capacity)
+					}
+				}
+				p.Spec.Limits = corev1.ResourceList{
+					v1alpha1.LimitNodes:      *resource.NewQuantity(p.Used[v1alpha1.LimitNodes]+nodes, resource.DecimalSI),
+					v1alpha1.LimitHourlyCost: *resource.NewScaledQuantity(int64(math.Ceil(micros)), resource.Micro),
+					corev1.ResourceCPU:       *resource.NewMilliQuantity(p.Used[corev1.ResourceCPU]+takes[corev1.ResourceCPU], resource.DecimalSI),
+					corev1.ResourceMemory:    *resource.NewQuantity(p.Used[corev1.ResourceMemory]+takes[corev1.ResourceMemory], resource.BinarySI),
+				}
+			}
+			return describe(plan)
+		}
+		without := bought()
+		if d := cmp.Diff(without, bought()); d != "" {
+			t.Fatalf("(-without limits +with):\n%s", d)
 		}
 	})
 }

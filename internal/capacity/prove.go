@@ -143,9 +143,7 @@ func (v *solver) restore(bins []*bin, bound []seat) {
 
 // reopen makes all bins as they are before the first pod of the plan is bound.
 func (v *solver) reopen(old []*bin) []*seat {
-	for _, s := range v.m.sellers {
-		s.left = newLimitsLeft(s.p)
-	}
+	v.resetLimits()
 	v.bins, v.bound = nil, nil
 	v.bins = v.existingBins()
 	var seats []*seat

@@ -31,13 +31,26 @@ func attempted(s *Snapshot, gangs map[*corev1.Pod]*gang, m *Memory) *solver {
 	v.gangs = gangs
 	v.groupPods()
 	v.prepare()
+	// Limits mostly leave room enough. Only where the cheapest plan goes beyond
+	// one is it planned with regard to them, which is a coarser search.
+	v.boundless = true
+	if v.attemptInOrder(); !v.withinLimits() {
+		v.attemptInOrder()
+	}
+	return v
+}
+
+// attemptInOrder plans all shapes together, and one after the other where that
+// cost somebody a place who comes first.
+func (v *solver) attemptInOrder() {
+	clear(v.careful)
+	clear(v.strict)
 	v.attemptAll(false)
 	if v.scarce || v.outbid() {
 		v.attemptAll(true)
 	}
 	v.exact()
 	v.prove()
-	return v
 }
 
 // compareService orders shapes as they are served when something is scarce.
@@ -94,8 +107,9 @@ type solver struct {
 	spreadCounters []*counter
 	// left is how many pods of each shape have no place yet.
 	left []int
-	// scarce: limits kept some pod from a node.
-	scarce bool
+	// boundless: nodes are bought without regard to limits. scarce: limits kept
+	// some pod from a node.
+	boundless, scarce bool
 	// settled: counters hold all pods that have a place; closed: no more nodes
 	// will be bought.
 	settled, closed bool
@@ -287,9 +301,7 @@ func (v *solver) attempt(strict bool) {
 	v.attempts++
 	clear(v.worth)
 	v.unspent = 0
-	for _, s := range v.m.sellers {
-		s.left = newLimitsLeft(s.p)
-	}
+	v.resetLimits()
 	v.scarce, v.settled, v.closed = false, false, false
 	v.bins, v.bound = nil, nil
 	v.bins = v.existingBins()

@@ -385,7 +385,7 @@ const (
 )
 
 func TestIdenticalClaimsShareACall(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	many := func() []*v1alpha1.NodeClaim { return slices.Concat(wanted("big", 250), wanted("lone", 1)) }
 	for name, tc := range map[string]struct{ there, created []*v1alpha1.NodeClaim }{
