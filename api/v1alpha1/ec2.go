@@ -68,7 +68,7 @@ type EC2 struct {
 	// +kubebuilder:validation:XValidation:rule="self.all(k, !k.startsWith('aws:') && !k.startsWith('berth.dev/') && !k.startsWith('kubernetes.io/cluster/'))",message="tags: keys under aws:, berth.dev/ and kubernetes.io/cluster/ are reserved"
 	Tags map[string]string `json:"tags,omitempty"`
 
-	// CapacityReservations to use first, by tag or id.
+	// CapacityReservations to use first, by tag or id; Capacity Blocks for ML too.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=30

@@ -179,6 +179,10 @@ type LaunchIntent struct {
 	// CapacityType of this attempt.
 	// +optional
 	CapacityType string `json:"capacityType,omitempty"`
+	// CapacityBlock is true where it goes into a Capacity Block, which EC2 takes a
+	// request of its own kind for.
+	// +optional
+	CapacityBlock bool `json:"capacityBlock,omitempty"`
 	// Overrides of the request, in order.
 	// +optional
 	// +listType=atomic

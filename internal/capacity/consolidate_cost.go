@@ -174,6 +174,10 @@ func BeyondLimits(launches []Launch) string {
 				takes = 1
 			case v1alpha1.LimitHourlyCost:
 				takes = micros(l.Price)
+			case ReservedRoom(l.InstanceType, l.Zone):
+				if l.CapacityType == v1alpha1.CapacityTypeReserved {
+					takes = 1
+				}
 			}
 			if left[p][name] -= takes; left[p][name] < 0 && takes > 0 {
 				return fmt.Sprintf("%s of Provisioner %s", name, p.Name)

@@ -98,7 +98,7 @@ func optimum(s *capacity.Snapshot) float64 {
 // few cuts a Snapshot down to what can be searched exhaustively.
 func few(s *capacity.Snapshot) {
 	for _, p := range s.Provisioners {
-		p.Spec.Limits, p.Spec.Weight = nil, 0
+		p.Spec.Limits, p.Spec.EC2.CapacityReservations, p.Spec.Weight = nil, nil, 0
 	}
 	s.Pods = s.Pods[:min(len(s.Pods), 5)]
 	for _, n := range s.Nodes {
@@ -177,7 +177,7 @@ func TestNoPlanIsDearerThanANodePerPod(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := drawSnapshot(fromRapid(t), false)
 		for _, p := range s.Provisioners {
-			p.Spec.Limits, p.Spec.Weight = nil, 0
+			p.Spec.Limits, p.Spec.EC2.CapacityReservations, p.Spec.Weight = nil, nil, 0
 		}
 		plan := capacity.Solve(s)
 		most := 0.0

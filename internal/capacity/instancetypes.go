@@ -40,11 +40,11 @@ func InstanceTypes(machines []Machine, spec *v1alpha1.ProvisionerSpec, resolved 
 			continue
 		}
 		sold := append(slices.Clip(m.Offerings), reservedOfferings(m, resolved.Reservations)...)
-		offerings, offered := allowedOfferings(sold, spec.Requirements, resolved.Zones, now)
-		if !offered {
+		offerings, soldOut := allowedOfferings(sold, spec.Requirements, resolved.Zones, now)
+		if len(offerings)+len(soldOut) == 0 {
 			continue
 		}
-		t := InstanceType{Machine: m, Labels: labels, Offerings: offerings, VolumeLimits: machineVolumeLimits(m)}
+		t := InstanceType{Machine: m, Labels: labels, Offerings: offerings, SoldOut: soldOut, VolumeLimits: machineVolumeLimits(m)}
 		t.Capacity = machineCapacity(m, spec, resolved)
 		t.Allocatable = machineAllocatable(m, spec, resolved.Networking, t.Capacity)
 		if name := gpuResource(m); name != "" && !acceleratorNamed(labels, spec.Requirements) {
@@ -168,30 +168,42 @@ func acceleratorNamed(labels map[string]string, rs []v1alpha1.Requirement) bool 
 	return false
 }
 
-// reservedShare of the on-demand price is what an instance in a reservation is
-// planned with: it is paid for already, used or not. The little that is left
-// keeps the order among types, and nothing free.
-const reservedShare = 1.0 / 1000
+const (
+	// reservedShare of the on-demand price is what an instance in a reservation is
+	// planned with: it is paid for already, used or not. The little that is left
+	// keeps the order among types, and nothing free.
+	reservedShare = 1.0 / 1000
+	// usualVCPUPrice in $/h stands in for the on-demand price of types that are sold
+	// in capacity blocks alone: about what a vCPU of a general-purpose type costs.
+	usualVCPUPrice = 0.05
+)
 
-// reservedOfferings are the machine's offerings in reservations that have room.
+// reservedOfferings are the machine's offerings in reservations, full ones too.
 func reservedOfferings(m *Machine, reservations []Reservation) []Offering {
 	var out []Offering
 	for _, r := range reservations {
-		if r.InstanceType != m.Name || r.Available <= 0 || slices.ContainsFunc(out, func(o Offering) bool { return o.Zone == r.Zone }) {
+		if r.InstanceType != m.Name {
 			continue
 		}
-		for _, o := range m.Offerings {
-			if o.Zone == r.Zone && o.CapacityType == v1alpha1.CapacityTypeOnDemand {
-				out = append(out, Offering{Zone: o.Zone, ZoneID: o.ZoneID, CapacityType: v1alpha1.CapacityTypeReserved, Price: o.Price * reservedShare})
+		if at := slices.IndexFunc(out, func(o Offering) bool { return o.Zone == r.Zone }); at >= 0 {
+			out[at].Room += r.Available
+			continue
+		}
+		o := Offering{Zone: r.Zone, ZoneID: r.ZoneID, CapacityType: v1alpha1.CapacityTypeReserved,
+			Price: usualVCPUPrice * float64(m.VCPUs) * reservedShare, Room: r.Available}
+		for _, other := range m.Offerings {
+			if other.CapacityType == v1alpha1.CapacityTypeOnDemand {
+				o.Price = other.Price * reservedShare
 			}
 		}
+		out = append(out, o)
 	}
 	return out
 }
 
 // allowedOfferings are the machine's offerings that can be bought now, cheapest
-// first; offered says whether there would be any, exhausted ones included.
-func allowedOfferings(sold []Offering, rs []v1alpha1.Requirement, zones []string, now time.Time) (list []Offering, offered bool) {
+// first, and those that could be if there were any.
+func allowedOfferings(sold []Offering, rs []v1alpha1.Requirement, zones []string, now time.Time) (list, soldOut []Offering) {
 	anyCapacityType := hasKey(rs, v1alpha1.LabelCapacityType)
 	for i := range sold {
 		o := &sold[i]
@@ -204,8 +216,8 @@ func allowedOfferings(sold []Offering, rs []v1alpha1.Requirement, zones []string
 		if !requirementsAllow(rs, isOfferingLabel, o.label) {
 			continue
 		}
-		offered = true
-		if now.Before(o.UnavailableUntil) {
+		if now.Before(o.UnavailableUntil) || o.CapacityType == v1alpha1.CapacityTypeReserved && o.Room <= 0 {
+			soldOut = append(soldOut, *o)
 			continue
 		}
 		list = append(list, *o)
@@ -213,7 +225,7 @@ func allowedOfferings(sold []Offering, rs []v1alpha1.Requirement, zones []string
 	slices.SortFunc(list, func(a, b Offering) int {
 		return cmp.Or(cmp.Compare(a.Price, b.Price), cmp.Compare(a.Zone, b.Zone), cmp.Compare(a.CapacityType, b.CapacityType))
 	})
-	return list, offered
+	return list, soldOut
 }
 
 // label is the offering's value for one of v1alpha1.OfferingLabels.

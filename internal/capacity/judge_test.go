@@ -227,6 +227,9 @@ func judgeLaunch(s *capacity.Snapshot, l *capacity.Launch) []string {
 func judgeLimits(s *capacity.Snapshot, plan *capacity.Plan) []string {
 	var wrong []string
 	for _, p := range s.Provisioners {
+		if len(p.Spec.EC2.CapacityReservations) > 0 {
+			wrong = append(wrong, judgeReservations(p, plan)...)
+		}
 		for name, q := range p.Spec.Limits {
 			used := float64(p.Used[name])
 			if name == v1alpha1.LimitHourlyCost {
@@ -256,6 +259,28 @@ func judgeLimits(s *capacity.Snapshot, plan *capacity.Plan) []string {
 			}
 			if bought > 0 && used+bought > limit+1e-6 {
 				wrong = append(wrong, fmt.Sprintf("%s: limit %s %v overrun: %v used, %v bought", p.Name, name, limit, used, bought))
+			}
+		}
+	}
+	return wrong
+}
+
+// judgeReservations checks that no reservation is asked for more than it has.
+func judgeReservations(p *capacity.Provisioner, plan *capacity.Plan) []string {
+	var wrong []string
+	for _, t := range p.InstanceTypes {
+		for _, o := range t.Offerings {
+			if o.CapacityType != v1alpha1.CapacityTypeReserved {
+				continue
+			}
+			n := 0
+			for _, l := range plan.Launches {
+				if l.Provisioner == p && l.InstanceType == t.Machine.Name && l.Zone == o.Zone && l.CapacityType == o.CapacityType {
+					n++
+				}
+			}
+			if used := int(p.Used[capacity.ReservedRoom(t.Machine.Name, o.Zone)]); n > 0 && n+used > o.Room {
+				wrong = append(wrong, fmt.Sprintf("%s: %d nodes in reservations of %s in %s, %d are on their way and there is room for %d", p.Name, n, t.Machine.Name, o.Zone, used, o.Room))
 			}
 		}
 	}

@@ -347,8 +347,8 @@ func (v *solver) topologyReason(s *shape, seller *seller) Reason {
 		probe.col, probe.taints = c, seller.p.Spec.Taints
 		kind := v.blocked(s, probe, everything)
 		if kind == "" {
-			if lacks := seller.left.lacks(seller.p, c); lacks != "" {
-				r.Constraint, r.Detail, r.Fix = ConstraintLimits, lacks, "raise the limit in Provisioner "+seller.p.Name
+			if lacks, fix := seller.left.lacks(seller.p, c); lacks != "" {
+				r.Constraint, r.Detail, r.Fix = ConstraintLimits, lacks, fix
 				return r
 			}
 			continue

@@ -16,15 +16,36 @@ const microDollars = 1e6
 // micros is a price in whole microdollars, rounded up.
 func micros(price float64) int64 { return int64(math.Ceil(price*microDollars - 1e-3)) }
 
-// limitsLeft is what a Provisioner's limits leave, by resource name; hourly cost
-// in microdollars. Nil: no limits.
+// limitsLeft is what a Provisioner's limits leave, by resource name, hourly cost in
+// microdollars; and the room of its reservations, by ReservedRoom. Nil: no limits.
 type limitsLeft map[corev1.ResourceName]int64
 
+// reservedRoom begins the names of the rooms of reservations.
+const reservedRoom = "berth.dev/reserved-"
+
+// ReservedRoom is the name of the room in the reservations of a type in a zone.
+// Provisioner.Used counts by it the instances that are to be in them, where EC2
+// cannot know that yet.
+func ReservedRoom(instanceType, zone string) corev1.ResourceName {
+	return corev1.ResourceName(reservedRoom + instanceType + "-" + zone)
+}
+
 func newLimitsLeft(p *Provisioner) limitsLeft {
-	if len(p.Spec.Limits) == 0 {
+	l := limitsLeft{}
+	if len(p.Spec.EC2.CapacityReservations) > 0 {
+		for i := range p.InstanceTypes {
+			t := &p.InstanceTypes[i]
+			for _, o := range t.Offerings {
+				if o.Room > 0 {
+					name := ReservedRoom(t.Machine.Name, o.Zone)
+					l[name] = int64(o.Room) - p.Used[name]
+				}
+			}
+		}
+	}
+	if len(l)+len(p.Spec.Limits) == 0 {
 		return nil
 	}
-	l := limitsLeft{}
 	for name, q := range p.Spec.Limits {
 		if name == v1alpha1.LimitHourlyCost {
 			l[name] = int64(math.Floor(q.AsApproximateFloat64()*microDollars+1e-3)) - micros(p.UsedHourlyCost)
@@ -68,6 +89,8 @@ func (c *column) takes(name corev1.ResourceName) int64 {
 		return 1
 	case v1alpha1.LimitHourlyCost:
 		return micros(c.price)
+	case c.room:
+		return 1
 	default:
 		return c.typ.Capacity[name]
 	}
@@ -91,22 +114,28 @@ func (l limitsLeft) take(c *column, n int) {
 	}
 }
 
-// lacks names the limit that leaves no room for a node of the column, in words.
-func (l limitsLeft) lacks(p *Provisioner, c *column) string {
-	worst := ""
+// lacks names the limit that leaves no room for a node of the column, and what
+// would help, in words.
+func (l limitsLeft) lacks(p *Provisioner, c *column) (detail, fix string) {
 	for _, name := range sortedNames(l) {
-		if t := c.takes(name); t > 0 && l[name] < t {
-			q := p.Spec.Limits[name]
-			switch name {
-			case v1alpha1.LimitHourlyCost:
-				worst = fmt.Sprintf("limit hourlyCost %.4g $/h leaves %.4g $/h, the cheapest node takes %.4g", q.AsApproximateFloat64(), max(0, float64(l[name]))/microDollars, c.price)
-			case v1alpha1.LimitNodes:
-				worst = fmt.Sprintf("limit nodes %s is reached", q.String())
-			default:
-				worst = fmt.Sprintf("limit %s %s leaves %s, the cheapest node takes %s", name, quantityOf(name, quantityValue(name, &q)), quantityOf(name, max(0, l[name])), quantityAtLeast(name, t))
-			}
-			return worst
+		t := c.takes(name)
+		if t == 0 || l[name] >= t {
+			continue
 		}
+		q := p.Spec.Limits[name]
+		fix = "raise the limit in Provisioner " + p.Name
+		switch name {
+		case v1alpha1.LimitHourlyCost:
+			detail = fmt.Sprintf("limit hourlyCost %.4g $/h leaves %.4g $/h, the cheapest node takes %.4g", q.AsApproximateFloat64(), max(0, float64(l[name]))/microDollars, c.price)
+		case v1alpha1.LimitNodes:
+			detail = fmt.Sprintf("limit nodes %s is reached", q.String())
+		case c.room:
+			detail = fmt.Sprintf("the capacity reservations of %s in %s have room for %d more nodes, which others take", c.typ.Machine.Name, c.offer.Zone, c.offer.Room)
+			fix = "reserve more, or allow other capacity types in Provisioner " + p.Name
+		default:
+			detail = fmt.Sprintf("limit %s %s leaves %s, the cheapest node takes %s", name, quantityOf(name, quantityValue(name, &q)), quantityOf(name, max(0, l[name])), quantityAtLeast(name, t))
+		}
+		return detail, fix
 	}
-	return worst
+	return "", ""
 }

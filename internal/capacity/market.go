@@ -55,6 +55,8 @@ type column struct {
 	typ     *InstanceType
 	offer   *Offering
 	price   float64
+	// room is the name of the room in reservations that a node takes; empty: of none.
+	room corev1.ResourceName
 	// rate is what the objective takes a node to cost, pooled the mean price of the
 	// pools that it may come from: see setRates.
 	rate, pooled float64
@@ -221,6 +223,9 @@ func (m *market) addColumns(s *seller, daemons []*daemon, rooms map[string]int32
 			roomBeside := map[*daemonLoad]int32{}
 			for j := range t.Offerings {
 				c := column{index: len(m.columns), seller: s, variant: v, typ: t, offer: &t.Offerings[j], price: t.Offerings[j].Price}
+				if c.offer.Room > 0 {
+					c.room = ReservedRoom(t.Machine.Name, c.offer.Zone)
+				}
 				// A DaemonSet that asks for more than the others leave never comes.
 				key, ports, room = key[:0], ports[:0], append(room[:0], t.Allocatable.vector(names)...)
 				for k, d := range tolerated {

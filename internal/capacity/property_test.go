@@ -144,7 +144,17 @@ func (d *drawn) provisioner(name string, machines []capacity.Machine) *capacity.
 			spec.Limits[corev1.ResourceMemory] = *resource.NewQuantity(int64(d.int(0, 64))<<30, resource.BinarySI)
 		}
 	}
-	p.InstanceTypes = capacity.InstanceTypes(machines, spec, capacity.Resolved{}, testNow)
+	resolved := capacity.Resolved{}
+	if d.chance(20) {
+		spec.EC2.CapacityReservations = []v1alpha1.SelectorTerm{{ID: "cr-1"}}
+		for _, m := range machines {
+			resolved.Reservations = append(resolved.Reservations, capacity.Reservation{InstanceType: m.Name, Zone: pick(d, d.zones...), Available: d.int(0, 3)})
+		}
+		if name := capacity.ReservedRoom(machines[0].Name, resolved.Reservations[0].Zone); d.chance(20) {
+			p.Used[name] = 1
+		}
+	}
+	p.InstanceTypes = capacity.InstanceTypes(machines, spec, resolved, testNow)
 	return p
 }
 
@@ -338,7 +348,7 @@ func TestLimitsThatLeaveRoomChangeNothing(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := drawSnapshot(fromRapid(t), rapid.Bool().Draw(t, "ties"))
 		for _, p := range s.Provisioners {
-			p.Spec.Limits = nil
+			p.Spec.Limits, p.Spec.EC2.CapacityReservations = nil, nil
 		}
 		// What limits have a say in beside the purchases is left out.
 		bought := func() string {

@@ -113,6 +113,7 @@ func (m *market) obstacles(n *need, s *seller) []obstacle {
 	}
 	slices.SortStableFunc(matching, func(a, b *column) int { return cmp.Compare(a.price, b.price) })
 	ports := false
+	var lacking []obstacle
 	for _, c := range matching {
 		if n.vector == nil || !vectorFits(n.vector, c.free) || c.typ.OnlyFor != "" && n.requests[c.typ.OnlyFor] == 0 {
 			continue
@@ -124,35 +125,30 @@ func (m *market) obstacles(n *need, s *seller) []obstacle {
 		if s.left.room(c) > 0 {
 			return nil
 		}
-		return []obstacle{{ConstraintLimits, s.left.lacks(p, c), "raise the limit in Provisioner " + p.Name}}
+		if lacking == nil {
+			detail, fix := s.left.lacks(p, c)
+			lacking = []obstacle{{ConstraintLimits, detail, fix}}
+		}
 	}
-	if ports {
+	if ports && lacking == nil {
 		return []obstacle{{ConstraintHostPort, "a DaemonSet on its nodes takes host port " + n.ports[0].String(), "use another hostPort, or none"}}
 	}
-	return nil
+	return lacking
 }
 
-// soldOut are columns for offerings that are known to be exhausted, with the
-// first time at which one of them counts again.
+// soldOut are columns for offerings that are sold out, with the first time at which
+// one of them counts again; zero: that is not known.
 func (s *seller) soldOut() ([]*column, time.Time) {
 	var cols []*column
 	var until time.Time
 	for i := range s.p.InstanceTypes {
 		t := &s.p.InstanceTypes[i]
-		if t.Machine == nil {
-			continue
-		}
-		for j := range t.Machine.Offerings {
-			o := &t.Machine.Offerings[j]
-			if o.UnavailableUntil.IsZero() || slices.ContainsFunc(t.Offerings, func(have Offering) bool {
-				return have.Zone == o.Zone && have.CapacityType == o.CapacityType
-			}) || !requirementsAllow(s.p.Spec.Requirements, isOfferingLabel, o.label) {
-				continue
-			}
+		for j := range t.SoldOut {
+			o := &t.SoldOut[j]
 			for v := range s.variants {
 				cols = append(cols, &column{seller: s, variant: v, typ: t, offer: o, price: o.Price})
 			}
-			if until.IsZero() || o.UnavailableUntil.Before(until) {
+			if u := o.UnavailableUntil; !u.IsZero() && (until.IsZero() || u.Before(until)) {
 				until = o.UnavailableUntil
 			}
 		}
@@ -166,8 +162,11 @@ func unavailable(p *Provisioner, cols []*column, until time.Time) obstacle {
 	if len(cols) > 1 {
 		more = fmt.Sprintf(" and %d more", len(cols)-1)
 	}
+	if !until.IsZero() {
+		more += "; next try " + until.UTC().Format(time.RFC3339)
+	}
 	return obstacle{ConstraintUnavailable,
-		fmt.Sprintf("EC2 has none of %s %s in %s%s; next try %s", c.offer.CapacityType, c.typ.Machine.Name, c.offer.Zone, more, until.UTC().Format(time.RFC3339)),
+		fmt.Sprintf("EC2 has none of %s %s in %s%s", c.offer.CapacityType, c.typ.Machine.Name, c.offer.Zone, more),
 		"allow more instance types, zones or capacity types in Provisioner " + p.Name}
 }
 

@@ -73,6 +73,9 @@ type Offering struct {
 	CapacityType string `json:"c"`
 	// Price in $/h.
 	Price float64 `json:"p"`
+	// Room is how many more instances fit, where that is known: in reservations. 0
+	// says nothing.
+	Room int `json:"r,omitempty"`
 	// UnavailableUntil is set while EC2 is known to have none (learned from a
 	// refusal); the offering counts again from then on.
 	UnavailableUntil time.Time `json:"u,omitzero"`
@@ -126,6 +129,7 @@ type ResolvedImage struct {
 type Reservation struct {
 	InstanceType string `json:"instanceType"`
 	Zone         string `json:"zone"`
+	ZoneID       string `json:"zoneID,omitempty"`
 	// Available is how many more instances fit.
 	Available int `json:"available"`
 }
@@ -152,6 +156,9 @@ type InstanceType struct {
 	// Offerings that the Provisioner allows and that are not known to be
 	// exhausted, cheapest first (ties by zone, then capacity type).
 	Offerings []Offering
+	// SoldOut are the others that it allows: known to be exhausted, or in
+	// reservations without room.
+	SoldOut []Offering
 	// OnlyFor, when set, keeps the type for pods that request this resource:
 	// accelerated machines that nobody has asked for by name.
 	OnlyFor corev1.ResourceName

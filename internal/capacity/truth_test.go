@@ -72,6 +72,7 @@ func TestReservedOfferings(t *testing.T) {
 	require := func(values ...string) []v1alpha1.Requirement {
 		return []v1alpha1.Requirement{{Key: v1alpha1.LabelCapacityType, Operator: v1alpha1.OperatorIn, Values: values}}
 	}
+	inBlocks := Machine{Name: "m5.large", Arch: "amd64", VCPUs: 2, MemoryMiB: 8192, CurrentGeneration: true}
 	for name, tc := range map[string]struct {
 		requirements []v1alpha1.Requirement
 		reservations []Reservation
@@ -84,15 +85,27 @@ func TestReservedOfferings(t *testing.T) {
 		"reserved before spot":                       {require("spot", "reserved"), here, []string{"a/reserved", "a/spot"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			types := InstanceTypes([]Machine{m}, &v1alpha1.ProvisionerSpec{Requirements: tc.requirements}, Resolved{Ready: true, Reservations: tc.reservations}, time.Time{})
+			offered := func(m Machine) (list []Offering) {
+				for _, ty := range InstanceTypes([]Machine{m}, &v1alpha1.ProvisionerSpec{Requirements: tc.requirements}, Resolved{Ready: true, Reservations: tc.reservations}, time.Time{}) {
+					list = append(list, ty.Offerings...)
+				}
+				return list
+			}
 			var got []string
-			for _, ty := range types {
-				for _, o := range ty.Offerings {
-					got = append(got, o.Zone+"/"+o.CapacityType)
+			for _, o := range offered(m) {
+				got = append(got, o.Zone+"/"+o.CapacityType)
+				if room := map[bool]int{true: 2}[o.CapacityType == "reserved"]; o.Room != room {
+					t.Errorf("%s %s has room for %d, want %d", o.Zone, o.CapacityType, o.Room, room)
 				}
 			}
 			if diff := cmp.Diff(tc.want, got); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
+			}
+			// What is sold in no other way is still not free.
+			for _, o := range offered(inBlocks) {
+				if o.CapacityType != "reserved" || o.Price <= 0 || o.Price >= 0.001 {
+					t.Errorf("%+v", o)
+				}
 			}
 		})
 	}

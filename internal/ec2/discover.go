@@ -137,7 +137,7 @@ func (d *discovery) build(region string) {
 			}
 		}
 		m.Offerings = offeringsOf(info.SupportedUsageClasses, m.Name, d.offered[m.Name], d.zoneIDs, price, d.spot)
-		if len(m.Offerings) > 0 {
+		if len(m.Offerings) > 0 || slices.Contains(info.SupportedUsageClasses, types.UsageClassTypeCapacityBlock) && len(d.offered[m.Name]) > 0 {
 			d.machines = append(d.machines, m)
 		}
 	}

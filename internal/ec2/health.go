@@ -28,17 +28,22 @@ type Trouble struct {
 // PlannedEvent is an event that AWS has planned for an instance.
 type PlannedEvent struct {
 	// Code is instance-reboot, system-reboot, system-maintenance,
-	// instance-retirement or instance-stop.
+	// instance-retirement, instance-stop or CodeBlockEnd.
 	Code string
 	// NotBefore is when it begins at the earliest.
 	NotBefore time.Time
 }
 
+// CodeBlockEnd stands for the end of the Capacity Block that an instance is in. It
+// is Berth's own: EC2 announces that by EventBridge alone.
+const CodeBlockEnd = "capacity-block-end"
+
 // plannedCodes are the codes of events that take an instance away from its pods.
 var plannedCodes = []string{"instance-reboot", "system-reboot", "system-maintenance", "instance-retirement", "instance-stop"}
 
-// Troubles asks EC2 for the instances of this account whose checks fail or
-// which have events planned, other clusters' included: the answer is short, and
+// Troubles asks EC2 for the instances of this account whose checks fail, which
+// have events planned or whose Capacity Block is about to end, other clusters'
+// included: the answer is short, and
 // the question cannot be narrowed by tag. Filters of one call must all match,
 // so that there is one call for each kind of trouble.
 func (c *Cloud) Troubles(ctx context.Context) ([]Trouble, error) {
@@ -60,6 +65,16 @@ func (c *Cloud) Troubles(ctx context.Context) ([]Trouble, error) {
 				}
 			}
 		}
+	}
+	taken, err := c.endingBlocks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for id, at := range taken {
+		t := byID[id]
+		t.InstanceID = id
+		t.Events = append([]PlannedEvent{{CodeBlockEnd, at}}, t.Events...) // Nothing is sooner.
+		byID[id] = t
 	}
 	out := make([]Trouble, 0, len(byID))
 	for _, t := range byID {

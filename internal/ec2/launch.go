@@ -55,6 +55,9 @@ func (c *Cloud) Launch(ctx context.Context, claim *v1alpha1.NodeClaim) (Launched
 	if err = translate("CreateFleet", err); err == nil {
 		var full []string
 		got, full, err = fleetAnswer(claim, out)
+		if claim.Status.Launch.CapacityType == v1alpha1.CapacityTypeReserved {
+			c.reservations.expire() // There is less room now than was last said.
+		}
 		c.buckets.learn(ec2.ServiceID, launchResources, began, cmp.Or(err, got.Short))
 		c.addresses.settle(claim.Status.Launch.Overrides[0].SubnetID, count, got.Instances)
 		for _, subnet := range full {
@@ -132,6 +135,11 @@ func fleetRequest(clusterName, clusterUID string, claim *v1alpha1.NodeClaim) (*e
 		// price list: limits, and what the money is really paid for.
 		prioritized = true
 		in.TargetCapacitySpecification.DefaultTargetCapacityType = types.DefaultTargetCapacityTypeOnDemand
+		if l.CapacityBlock {
+			in.TargetCapacitySpecification.DefaultTargetCapacityType = types.DefaultTargetCapacityTypeCapacityBlock
+			prioritized = false // There is one line.
+			break
+		}
 		in.OnDemandOptions = &types.OnDemandOptionsRequest{AllocationStrategy: types.FleetOnDemandAllocationStrategyPrioritized}
 	case v1alpha1.CapacityTypeSpot:
 		in.TargetCapacitySpecification.DefaultTargetCapacityType = types.DefaultTargetCapacityTypeSpot

@@ -61,7 +61,7 @@ func (c *Cloud) PrepareLaunch(ctx context.Context, claim *v1alpha1.NodeClaim, co
 		return nil, wrap(err)
 	}
 	c.sayMaxPods(lines, &claim.Spec.NodeTemplate)
-	intent := &v1alpha1.LaunchIntent{Attempt: 1, StartedAt: metav1.Now(), CapacityType: lines[0].capacityType}
+	intent := &v1alpha1.LaunchIntent{Attempt: 1, StartedAt: metav1.Now(), CapacityType: lines[0].capacityType, CapacityBlock: lines[0].reservation.Block}
 	if claim.Status.Launch != nil {
 		intent.Attempt = claim.Status.Launch.Attempt + 1
 	}
@@ -122,8 +122,8 @@ func (c *Cloud) template(ctx context.Context, claim *v1alpha1.NodeClaim, r Resol
 type line struct {
 	instanceType, zone, subnet, capacityType string
 	image                                    Image
-	// reservation is the Capacity Reservation to launch into, "" for none.
-	reservation string
+	// reservation to launch into; without an ID for none.
+	reservation Reservation
 	// maxPods that the kubelet is told; 0 leaves it to the image.
 	maxPods int32
 }
@@ -134,11 +134,12 @@ type variant struct {
 	maxPods            int32
 }
 
-func (l line) variant() variant { return variant{l.image.ID, l.reservation, l.maxPods} }
+func (l line) variant() variant { return variant{l.image.ID, l.reservation.ID, l.maxPods} }
 
 // chooseLines turns offerings into the lines of one attempt, in the offerings'
 // order: those with the capacity type of the first that has an image and a
-// subnet with a free address, at most maxOverrides and maxLineBytes. Spot dearer than the same
+// subnet with a free address, at most maxOverrides and maxLineBytes. A Capacity
+// Block is asked for alone, since EC2 takes no other line beside it. Spot dearer than the same
 // claim's cheapest on-demand offering is left out: it costs more and can be
 // taken away.
 func chooseLines(offerings []v1alpha1.ClaimOffering, machine func(string) *capacity.Machine, r Resolved, subnets map[string]string) ([]line, error) {
@@ -178,12 +179,17 @@ func chooseLines(offerings []v1alpha1.ClaimOffering, machine func(string) *capac
 		}
 		l := line{instanceType: o.InstanceType, zone: o.Zone, subnet: subnet, capacityType: o.CapacityType, image: image}
 		if o.CapacityType == v1alpha1.CapacityTypeReserved {
-			if l.reservation, ok = r.reservation(o.InstanceType, o.Zone); !ok {
+			if l.reservation, ok = r.reservation(o.InstanceType, o.Zone, time.Now()); !ok {
 				full = append(full, capacity.OfferingRef{InstanceType: o.InstanceType, Zone: o.Zone, CapacityType: o.CapacityType, Price: price})
 				continue
 			}
+			if l.reservation.Block && len(lines) > 0 {
+				continue
+			}
 		}
-		lines = append(lines, l)
+		if lines = append(lines, l); l.reservation.Block {
+			break
+		}
 	}
 	switch {
 	case len(lines) > 0:

@@ -7,6 +7,9 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/capacity"
@@ -54,10 +57,12 @@ func TestReservedCapacityEndToEnd(t *testing.T) {
 	if m := r.Findings[0].Message; !strings.Contains(m, id) || !strings.Contains(m, "cr-0000000000000000f") {
 		t.Errorf("the condition says %q", m)
 	}
-	if got := r.Planner().Reservations; len(got) != 1 || got[0] != (capacity.Reservation{InstanceType: "m5.large", Zone: "us-west-2a", Available: 1}) {
+	if got := r.Planner().Reservations; len(got) != 1 || got[0] != (capacity.Reservation{InstanceType: "m5.large", Zone: "us-west-2a", ZoneID: "usw2-az2", Available: 1}) {
 		t.Errorf("the planner is told %+v", got)
 	}
+	second := selected(newClaim("b", offer("m5.large", "us-west-2a", v1alpha1.CapacityTypeReserved, "0.0001")))
 	record(t, c, first)
+	record(t, c, second)
 	inst := mustLaunch(t, c, first)
 	if inst.CapacityType != v1alpha1.CapacityTypeReserved {
 		t.Errorf("launched as %s", inst.CapacityType)
@@ -71,16 +76,13 @@ func TestReservedCapacityEndToEnd(t *testing.T) {
 			t.Errorf("%s has room for %d, want %d", v.ID, v.Available, want)
 		}
 	}
-	// The second finds it full, at EC2 as far as Berth knows better yet.
-	second := selected(newClaim("b", offer("m5.large", "us-west-2a", v1alpha1.CapacityTypeReserved, "0.0001")))
-	record(t, c, second)
+	// The second, prepared while there was room, finds it full.
 	_, err = c.Launch(t.Context(), second)
 	var none *CapacityError
 	if !errors.As(err, &none) || none.Code != "ReservationCapacityExceeded" || len(none.Refused) != 1 || none.Refused[0].CapacityType != v1alpha1.CapacityTypeReserved {
 		t.Errorf("the second launch: %v", err)
 	}
-	// And before EC2 is asked, once that is known.
-	c.reservations.expire()
+	// What comes after a launch knows that before EC2 is asked.
 	third := selected(newClaim("c", offer("m5.large", "us-west-2a", v1alpha1.CapacityTypeReserved, "0.0001")))
 	if _, err := c.PrepareLaunch(t.Context(), third, 1); !errors.As(err, &none) || len(none.Refused) != 1 {
 		t.Errorf("the third: %v", err)
@@ -92,6 +94,96 @@ func TestReservedCapacityEndToEnd(t *testing.T) {
 	for _, v := range s.state().Reservations {
 		if v.ID == id && v.Available != 1 {
 			t.Errorf("after the end %s has room for %d", v.ID, v.Available)
+		}
+	}
+}
+
+func TestCapacityBlockEndToEnd(t *testing.T) {
+	s := newStandIn(t, nil)
+	c := s.cloud(nil)
+	const gpu, zone = "p5.48xlarge", "us-west-2b"
+	id := s.reserve(ec2sim.Reservation{InstanceType: gpu, Zone: zone, Count: 2, EndsIn: "24h", Tags: map[string]string{"team": "ml"}})
+	for _, other := range []ec2sim.Reservation{
+		{InstanceType: gpu, Zone: "us-west-2a", Count: 2, StartsIn: "1h", EndsIn: "24h"}, // Not yet.
+		{InstanceType: gpu, Zone: "us-west-2c", Count: 2, EndsIn: "59m"},                 // Not for long.
+	} {
+		other.Tags = map[string]string{"team": "ml"}
+		s.reserve(other)
+	}
+	wanting := func(name string) *v1alpha1.NodeClaim {
+		claim := newClaim(name, offer(gpu, zone, v1alpha1.CapacityTypeReserved, "0.1"), offer("m5.large", "us-west-2a", v1alpha1.CapacityTypeReserved, "0.1"))
+		claim.Spec.EC2.CapacityReservations = []v1alpha1.SelectorTerm{{Tags: map[string]string{"team": "ml"}}}
+		return claim
+	}
+	first := wanting("a")
+	r, err := c.Resolve(t.Context(), "default", &first.Spec.NodeTemplate)
+	if err != nil {
+		t.Fatal(err)
+	}
+	room := map[string]int{}
+	for _, v := range r.Planner().Reservations {
+		room[v.Zone] = v.Available
+	}
+	if diff := cmp.Diff(map[string]int{zone: 2, "us-west-2c": 0}, room); diff != "" {
+		t.Errorf("room (-want +got):\n%s", diff)
+	}
+	if m := r.Findings[0].Message; !strings.Contains(m, "a block that ends at") || !strings.Contains(m, "not launched into any more") {
+		t.Errorf("the condition says %q", m)
+	}
+	// A reservation of another kind is not asked for beside the block.
+	s.reserve(ec2sim.Reservation{InstanceType: "m5.large", Zone: "us-west-2a", Count: 1, Match: "targeted", Tags: map[string]string{"team": "ml"}})
+	c.reservations.expire()
+	list := []*v1alpha1.NodeClaim{first, wanting("b"), wanting("c")}
+	for _, claim := range list {
+		record(t, c, claim)
+		if l := claim.Status.Launch; !l.CapacityBlock || len(l.Overrides) != 1 {
+			t.Fatalf("the launch is %+v", l)
+		}
+	}
+	inst := mustLaunch(t, c, first)
+	if again := mustLaunch(t, c, first); again.ID != inst.ID {
+		t.Errorf("repeated, the launch gave %s after %s", again.ID, inst.ID)
+	}
+	if inst.CapacityType != v1alpha1.CapacityTypeReserved {
+		t.Errorf("launched as %s", inst.CapacityType)
+	}
+	if seen, err := c.Instance(t.Context(), inst.ID); err != nil || seen.CapacityType != v1alpha1.CapacityTypeReserved {
+		t.Errorf("EC2 lists it as %s: %v", seen.CapacityType, err)
+	}
+	mustLaunch(t, c, list[1])
+	_, err = c.Launch(t.Context(), list[2])
+	var none *CapacityError
+	if !errors.As(err, &none) || len(none.Refused) != 1 || none.Refused[0].CapacityType != v1alpha1.CapacityTypeReserved {
+		t.Errorf("the launch into a full block: %v", err)
+	}
+	// The claim goes on with what else it may have.
+	fourth := wanting("d")
+	record(t, c, fourth)
+	if l := fourth.Status.Launch; l.CapacityBlock || l.Overrides[0].InstanceType != "m5.large" {
+		t.Errorf("when the block is full the launch is %+v", l)
+	}
+
+	// Its end comes near, and EC2 is asked who is in it.
+	if list, err := c.Troubles(t.Context()); err != nil || len(list) != 0 {
+		t.Errorf("long before the end: %+v %v", list, err)
+	}
+	ends := time.Now().Add(blockTaken + blockNotice - time.Minute)
+	c.reservations.mu.Lock()
+	for _, e := range c.reservations.entries {
+		for i := range e.value {
+			if e.value[i].ID == id {
+				e.value[i].Ends = ends
+			}
+		}
+	}
+	c.reservations.mu.Unlock()
+	troubles, err := c.Troubles(t.Context())
+	if err != nil || len(troubles) != 2 {
+		t.Fatalf("%+v %v", troubles, err)
+	}
+	for _, tr := range troubles {
+		if len(tr.Events) != 1 || tr.Events[0] != (PlannedEvent{CodeBlockEnd, ends.Add(-blockTaken)}) {
+			t.Errorf("%+v", tr)
 		}
 	}
 }

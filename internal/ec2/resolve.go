@@ -108,7 +108,7 @@ func (r Resolved) Planner() capacity.Resolved {
 		out.Archs = append(out.Archs, i.Arch)
 		out.Images = append(out.Images, capacity.ResolvedImage{ID: i.ID, Arch: i.Arch, Accelerators: i.Accelerators})
 	}
-	out.Reservations = plannerReservations(r.Reservations)
+	out.Reservations = plannerReservations(r.Reservations, time.Now())
 	slices.Sort(out.Archs)
 	out.Archs = slices.Compact(out.Archs)
 	return out

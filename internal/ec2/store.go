@@ -2,6 +2,8 @@ package ec2
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -72,6 +74,20 @@ func (s *store[T]) asked(key string) time.Time {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.asked
+}
+
+// values are all remembered answers, believed or not.
+func (s *store[T]) values() []T {
+	s.mu.Lock()
+	entries := slices.Collect(maps.Values(s.entries))
+	s.mu.Unlock()
+	var out []T
+	for _, e := range entries {
+		e.mu.Lock()
+		out = append(out, e.value)
+		e.mu.Unlock()
+	}
+	return out
 }
 
 // expire makes the next get of every question ask again.

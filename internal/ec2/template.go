@@ -47,8 +47,8 @@ type templateInput struct {
 	userData        string
 	securityGroups  []string
 	instanceProfile string
-	// reservation is the Capacity Reservation to launch into, "" for none.
-	reservation string
+	// reservation to launch into; without an ID for none.
+	reservation Reservation
 }
 
 // templateData builds the content of a launch template.
@@ -62,9 +62,12 @@ func templateData(in templateInput) *types.RequestLaunchTemplateData {
 	if in.userData != "" {
 		d.UserData = aws.String(base64.StdEncoding.EncodeToString([]byte(in.userData)))
 	}
-	if in.reservation != "" {
+	if in.reservation.ID != "" {
 		d.CapacityReservationSpecification = &types.LaunchTemplateCapacityReservationSpecificationRequest{
-			CapacityReservationTarget: &types.CapacityReservationTarget{CapacityReservationId: aws.String(in.reservation)}}
+			CapacityReservationTarget: &types.CapacityReservationTarget{CapacityReservationId: aws.String(in.reservation.ID)}}
+	}
+	if in.reservation.Block {
+		d.InstanceMarketOptions = &types.LaunchTemplateInstanceMarketOptionsRequest{MarketType: types.MarketTypeCapacityBlock}
 	}
 	if in.instanceProfile != "" {
 		d.IamInstanceProfile = &types.LaunchTemplateIamInstanceProfileSpecificationRequest{Name: aws.String(in.instanceProfile)}

@@ -207,7 +207,7 @@ func (s *Sim) state() *State {
 		return slices.Compare([]string{a.InstanceType, a.Zone, a.CapacityType}, []string{b.InstanceType, b.Zone, b.CapacityType})
 	})
 	for _, r := range s.reserved {
-		out.Reservations = append(out.Reservations, ReservationState{r.id, r.typeName, r.zone, r.total, r.total - r.used, r.targeted})
+		out.Reservations = append(out.Reservations, ReservationState{r.id, r.typeName, r.zone, r.total, r.left(s.clock.Now()), r.targeted})
 	}
 	for _, f := range s.faults {
 		out.Faults = append(out.Faults, f.Fault)

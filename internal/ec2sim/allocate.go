@@ -26,8 +26,9 @@ type candidate struct {
 	vcpus    int
 	// reservation is the Capacity Reservation that the launch names, or "";
 	// usesOpen is whether it takes room in open ones that match it.
-	reservation string
-	usesOpen    bool
+	// block: that is a Capacity Block, which no quota counts.
+	reservation     string
+	usesOpen, block bool
 	// refusal is why it cannot be launched whatever the capacity.
 	refusal *apiError
 }
@@ -66,7 +67,7 @@ func (st *stock) take(c candidate, n int) {
 			st.pools[c.pool] -= n - inOpen
 		}
 	}
-	if key := c.quota(); st.limited(key) {
+	if key := c.quota(); st.limited(key) && !c.block {
 		st.vcpus[key] -= n * c.vcpus
 	}
 	st.subnets[c.subnet] -= n
@@ -163,9 +164,12 @@ func fill(list []candidate, want int, st *stock) (grants []grant, failures []fai
 			take, short = left+st.openFor(c), noCapacity(c.pool)
 		}
 		if c.reservation != "" && st.reserved[c.reservation] < take {
-			take, short = st.reserved[c.reservation], reservationFull(c.reservation)
+			take, short = max(0, st.reserved[c.reservation]), reservationFull(c.reservation)
+			if c.block {
+				short = noCapacity(c.pool)
+			}
 		}
-		if key := c.quota(); st.limited(key) && max(0, st.vcpus[key])/c.vcpus < take {
+		if key := c.quota(); st.limited(key) && !c.block && max(0, st.vcpus[key])/c.vcpus < take {
 			take, short = max(0, st.vcpus[key])/c.vcpus, overQuota(key, st.quotas[key])
 		}
 		if free := st.subnets[c.subnet]; free < take {

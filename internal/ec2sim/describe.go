@@ -132,6 +132,26 @@ type reservationItem struct {
 	Instances []instanceItem `xml:"instancesSet>item"`
 }
 
+// lifecycle is how an instance was bought; empty: on demand.
+func (i *instance) lifecycle() string {
+	switch {
+	case i.pool.spot:
+		return "spot"
+	case i.spec.block():
+		return "capacity-block"
+	default:
+		return ""
+	}
+}
+
+// reservedIn is the Capacity Reservation that an instance runs in, or "".
+func (i *instance) reservedIn() string {
+	if i.capacity == nil {
+		return ""
+	}
+	return i.capacity.id
+}
+
 func (s *Sim) instanceItem(i *instance) instanceItem {
 	l := i.spec
 	item := instanceItem{
@@ -145,12 +165,8 @@ func (s *Sim) instanceItem(i *instance) instanceItem {
 	item.CPU.Cores, item.CPU.Threads = l.typ.VCPUs/l.typ.ThreadsPerCore, l.typ.ThreadsPerCore
 	item.DNSOptions.HostnameType = "ip-name"
 	item.Metadata = s.metadata(l)
-	if i.pool.spot {
-		item.Lifecycle = "spot"
-	}
-	if i.capacity != nil {
-		item.ReservedIn = i.capacity.id
-	}
+	item.Lifecycle = i.lifecycle()
+	item.ReservedIn = i.reservedIn()
 	if i.reasonCode != "" {
 		item.StateReason = &struct {
 			Code    string `xml:"code"`
@@ -267,24 +283,20 @@ func (s *Sim) instanceFields() fields[*instance] {
 		}
 	}
 	return fields[*instance]{
-		"instance-id":          one(func(i *instance) string { return i.id }),
-		"instance-state-name":  one(func(i *instance) string { return i.state.String() }),
-		"instance-state-code":  one(func(i *instance) string { return strconv.Itoa(stateCodes[i.state]) }),
-		"instance-type":        one(func(i *instance) string { return i.pool.typeName }),
-		"image-id":             one(func(i *instance) string { return i.spec.image.id }),
-		"architecture":         one(func(i *instance) string { return i.spec.image.arch }),
-		"availability-zone":    one(func(i *instance) string { return i.pool.zone }),
-		"availability-zone-id": one(func(i *instance) string { return i.spec.subnet.zone.ID }),
-		"reservation-id":       one(func(i *instance) string { return i.reservation }),
-		"client-token":         one(func(i *instance) string { return i.clientToken }),
-		"launch-time":          one(func(i *instance) string { return query.Time(i.launched) }),
-		"owner-id":             one(func(*instance) string { return AccountID }),
-		"instance-lifecycle": func(i *instance) []string {
-			if i.pool.spot {
-				return []string{"spot"}
-			}
-			return nil
-		},
+		"instance-id":                         one(func(i *instance) string { return i.id }),
+		"instance-state-name":                 one(func(i *instance) string { return i.state.String() }),
+		"instance-state-code":                 one(func(i *instance) string { return strconv.Itoa(stateCodes[i.state]) }),
+		"instance-type":                       one(func(i *instance) string { return i.pool.typeName }),
+		"image-id":                            one(func(i *instance) string { return i.spec.image.id }),
+		"architecture":                        one(func(i *instance) string { return i.spec.image.arch }),
+		"availability-zone":                   one(func(i *instance) string { return i.pool.zone }),
+		"availability-zone-id":                one(func(i *instance) string { return i.spec.subnet.zone.ID }),
+		"reservation-id":                      one(func(i *instance) string { return i.reservation }),
+		"client-token":                        one(func(i *instance) string { return i.clientToken }),
+		"launch-time":                         one(func(i *instance) string { return query.Time(i.launched) }),
+		"owner-id":                            one(func(*instance) string { return AccountID }),
+		"instance-lifecycle":                  some((*instance).lifecycle),
+		"capacity-reservation-id":             some((*instance).reservedIn),
 		"spot-instance-request-id":            one(func(i *instance) string { return i.spotRequest }),
 		"private-dns-name":                    alive(func(i *instance) string { return i.node }),
 		"private-ip-address":                  alive(func(i *instance) string { return i.ip.String() }),

@@ -22,6 +22,16 @@ func one[T any](f func(T) string) func(T) []string {
 	return func(v T) []string { return []string{f(v)} }
 }
 
+// some is the field of an item that may have none, which is empty then.
+func some[T any](f func(T) string) func(T) []string {
+	return func(v T) []string {
+		if x := f(v); x != "" {
+			return []string{x}
+		}
+		return nil
+	}
+}
+
 // apply keeps the items that pass all filters. tags is nil for resources that
 // have none. A filter that is not known is an error, as in EC2.
 func apply[T any](items []T, filters []filter, known fields[T], tags func(T) map[string]string) ([]T, error) {

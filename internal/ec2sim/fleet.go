@@ -106,9 +106,11 @@ func (o *option) wire() templateAndOverride {
 	return w
 }
 
-// half is the on-demand or the spot part of a fleet.
+// half is the on-demand or the spot part of a fleet, or all of one for a Capacity
+// Block.
 type half struct {
 	spot       bool
+	block      bool
 	want       int
 	strategy   string
 	singleType bool
@@ -181,10 +183,14 @@ func (s *Sim) createFleet(c *call, in *fleetInput) (any, error) {
 }
 
 func (h *half) lifecycle() string {
-	if h.spot {
+	switch {
+	case h.spot:
 		return "spot"
+	case h.block:
+		return "capacity-block"
+	default:
+		return "on-demand"
 	}
-	return "on-demand"
 }
 
 func (s *Sim) commitHalf(c *call, h *half, options []option, answer *fleetAnswer, token string) []*instance {
@@ -235,6 +241,13 @@ func (in *fleetInput) halves() ([]*half, error) {
 		od.want += rest
 	case "spot":
 		spot.want += rest
+	case "capacity-block":
+		// "Using OnDemandTargetCapacity or SpotTargetCapacity is not supported"; nor
+		// are CapacityReservationOptions, and here no options at all.
+		if rest != total || in.OnDemand != nil || in.Spot != nil {
+			return nil, errf("InvalidFleetConfig", "A fleet for a Capacity Block has neither target capacities nor options for On-Demand or Spot")
+		}
+		return []*half{{block: true, want: total, strategy: od.strategy}}, nil
 	case "":
 		if rest > 0 {
 			return nil, missing("TargetCapacitySpecification.DefaultTargetCapacityType")
@@ -318,6 +331,15 @@ func (s *Sim) fleetOptions(in *fleetInput) ([]option, error) {
 			out = append(out, opt)
 		}
 	}
+	targets := map[string]bool{}
+	for _, o := range out {
+		if l := (&launchSpec{data: o.data}); l.block() {
+			targets[l.target()] = true
+		}
+	}
+	if len(targets) > 1 {
+		return nil, errf("InvalidFleetConfig", "Multiple Capacity Blocks in the same EC2 Fleet request are not supported")
+	}
 	if len(out) > maxOptions {
 		return nil, errf("InvalidInput", "The payload for the body of the request is too large: %d overrides, at most %d", len(out), maxOptions)
 	}
@@ -351,7 +373,13 @@ func (s *Sim) plan(h *half, options []option, st *stock) error {
 			cand.pool, cand.subnet, cand.vcpus = l.pool(), l.subnet.id, l.typ.VCPUs
 			cand.price = s.price(cand.pool)
 			cand.reservation, cand.usesOpen = l.target(), l.mayUseOpen()
-			cand.refusal = s.offered(cand.pool)
+			cand.block = l.block()
+			if cand.block != h.block {
+				cand.refusal = errf("InvalidParameterCombination", "The market type of the launch template does not match the target capacity type of the fleet, %s", h.lifecycle())
+			}
+			if refusal := s.offered(cand.pool, cand.block); cand.refusal == nil {
+				cand.refusal = refusal
+			}
 			if refusal := s.checkTarget(l); cand.refusal == nil {
 				cand.refusal = refusal
 			}

@@ -107,6 +107,8 @@ const (
 	dueTerminated
 	dueForget
 	dueInterrupt
+	dueBlockNotice
+	dueBlockEnd
 )
 
 type dueItem struct {
@@ -177,6 +179,12 @@ func (s *Sim) tick(now time.Time) {
 			s.end(i, d.at)
 		case dueForget:
 			s.forget(i)
+		case dueBlockNotice:
+			if i.state <= stateRunning {
+				s.announceBlockEnd(i)
+			}
+		case dueBlockEnd:
+			s.shutDown(i, d.at, "Server.CapacityBlockTermination", "Server.CapacityBlockTermination: the Capacity Block ends")
 		case dueInterrupt:
 			s.shutDown(i, d.at, "Server.SpotInstanceTermination", "Server.SpotInstanceTermination: Spot instance termination")
 		}

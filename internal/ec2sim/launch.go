@@ -136,9 +136,12 @@ func (s *Sim) profileName(p *profile) (string, error) {
 
 // offered refuses a pool that does not exist: a type that the zone does not
 // offer, or that is not sold in this way.
-func (s *Sim) offered(p pool) *apiError {
+func (s *Sim) offered(p pool, block bool) *apiError {
 	if !s.cfg.Catalog.Offers(s.region.Name, p.typeName, p.zone) {
 		return errf("Unsupported", "Your requested instance type (%s) is not supported in your requested Availability Zone (%s). Please retry your request by not specifying an Availability Zone or choosing another one. The requested configuration is currently not supported.", p.typeName, p.zone)
+	}
+	if block {
+		return nil // The block is there, or the target is refused.
 	}
 	if !p.spot {
 		if _, ok := s.cfg.Catalog.OnDemandPrice(s.region.Name, p.typeName); !ok {
@@ -177,7 +180,7 @@ func (s *Sim) stock() *stock {
 		st.subnets[sn.id] = sn.ips.free
 	}
 	for _, r := range s.reserved {
-		st.reserved[r.id] = r.total - r.used
+		st.reserved[r.id] = r.left(s.clock.Now())
 		st.open[pool{r.typeName, r.zone, false}] = s.openFor(pool{r.typeName, r.zone, false})
 	}
 	return st
@@ -228,6 +231,9 @@ func (s *Sim) launch(c *call, l *launchSpec, count int, extra map[string]string,
 		s.doom(i)
 		s.schedule(c.now.Add(s.runningTime), dueRunning, i)
 		s.schedule(c.now.Add(s.boot), dueBoot, i)
+		if in != nil {
+			s.endWithBlock(i)
+		}
 	}
 	s.launchesDone(count)
 	s.announce(out, "pending")

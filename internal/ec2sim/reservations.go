@@ -1,22 +1,74 @@
 package ec2sim
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/berth-dev/berth/internal/ec2sim/query"
 )
 
 // reservation is an On-Demand Capacity Reservation ("Reserve compute capacity
-// with EC2 On-Demand Capacity Reservations").
+// with EC2 On-Demand Capacity Reservations"), or a Capacity Block ("Capacity
+// Blocks for ML").
 type reservation struct {
 	id, typeName string
 	zone, zoneID string
 	total, used  int
 	targeted     bool
 	created      time.Time
+	// block is true for a Capacity Block, which is from starts to ends.
+	block        bool
+	starts, ends time.Time
+}
+
+const (
+	// blockTaken is how long before the end of a Capacity Block its instances are
+	// terminated, blockNotice how long before that an event says so.
+	blockTaken  = 30 * time.Minute
+	blockNotice = 10 * time.Minute
+)
+
+// state of a reservation.
+func (r *reservation) state(now time.Time) string {
+	switch {
+	case !r.block:
+		return "active"
+	case now.Before(r.starts):
+		return "scheduled"
+	case now.Before(r.ends):
+		return "active"
+	default:
+		return "expired"
+	}
+}
+
+// left is how many more instances can be launched into a reservation. One that
+// begins later or has ended has no room ("Insufficient Capacity Error").
+func (r *reservation) left(now time.Time) int {
+	if r.state(now) != "active" {
+		return 0
+	}
+	return r.total - r.used
+}
+
+// kind of a reservation.
+func (r *reservation) kind() string {
+	if r.block {
+		return "capacity-block"
+	}
+	return "default"
+}
+
+// inBlocks are the families that are sold in Capacity Blocks, by how they begin.
+var inBlocks = []string{"p4d.", "p4de.", "p5.", "p5e.", "p5en.", "p6", "trn1.", "trn2."}
+
+// soldInBlocks reports whether a type is sold in Capacity Blocks.
+func soldInBlocks(typeName string) bool {
+	return slices.ContainsFunc(inBlocks, func(begin string) bool { return strings.HasPrefix(typeName, begin) })
 }
 
 // Reservation makes a Capacity Reservation of this account.
@@ -30,6 +82,10 @@ type Reservation struct {
 	// targeted (only launches that name it do).
 	Match string            `json:"match,omitempty"`
 	Tags  map[string]string `json:"tags,omitempty"`
+	// EndsIn makes it a Capacity Block, which is targeted, and ends after that
+	// duration. StartsIn is when it begins; empty: now.
+	EndsIn   string `json:"endsIn,omitempty"`
+	StartsIn string `json:"startsIn,omitempty"`
 }
 
 // ReservationState is a Capacity Reservation in State.
@@ -56,6 +112,26 @@ func (s *Sim) reserve(in *Reservation) (string, error) {
 	}
 	r := &reservation{id: s.newID("cr-"), typeName: in.InstanceType, zone: zone.Name, zoneID: zone.ID,
 		total: in.Count, targeted: in.Match == "targeted", created: s.clock.Now()}
+	r.starts = r.created
+	if in.EndsIn+in.StartsIn != "" {
+		starts, err := duration("startsIn", in.StartsIn)
+		if err != nil {
+			return "", err
+		}
+		ends, err := duration("endsIn", in.EndsIn)
+		if err != nil {
+			return "", err
+		}
+		switch {
+		case ends <= starts:
+			return "", fmt.Errorf("endsIn %q is not after startsIn %q", in.EndsIn, in.StartsIn)
+		case in.Match == "open":
+			return "", errors.New("a Capacity Block is targeted")
+		case !soldInBlocks(in.InstanceType):
+			return "", fmt.Errorf("%q is not sold in Capacity Blocks", in.InstanceType)
+		}
+		r.block, r.targeted, r.starts, r.ends = true, true, r.created.Add(starts), r.created.Add(ends)
+	}
 	s.reserved = append(s.reserved, r)
 	s.tags[r.id] = maps.Clone(in.Tags)
 	if s.tags[r.id] == nil {
@@ -81,17 +157,25 @@ func (l *launchSpec) target() string {
 	return ""
 }
 
+// block reports whether a launch is into a Capacity Block.
+func (l *launchSpec) block() bool {
+	return l.data.Market != nil && l.data.Market.MarketType == "capacity-block"
+}
+
 // mayUseOpen reports whether a launch uses open reservations that match it: on
 // demand, and unless it says otherwise.
 func (l *launchSpec) mayUseOpen() bool {
 	c := l.data.CapacityReservation
-	return !l.spot && (c == nil || c.Preference == "" && c.Target == nil || c.Preference == "open")
+	return !l.spot && !l.block() && (c == nil || c.Preference == "" && c.Target == nil || c.Preference == "open")
 }
 
 // checkTarget refuses a reservation that is not there or is for something else.
 func (s *Sim) checkTarget(l *launchSpec) *apiError {
 	id := l.target()
-	if id == "" {
+	switch {
+	case id == "" && l.block():
+		return errf("MissingParameter", "A launch into a Capacity Block must specify a CapacityReservationTarget")
+	case id == "":
 		return nil
 	}
 	r := s.reservationByID(id)
@@ -100,6 +184,8 @@ func (s *Sim) checkTarget(l *launchSpec) *apiError {
 		return errf("InvalidCapacityReservationId.NotFound", "The capacity reservation '%s' could not be found", id)
 	case l.spot:
 		return errf("InvalidParameterCombination", "A Spot Instance cannot be launched into a Capacity Reservation")
+	case l.block() != r.block:
+		return errf("InvalidParameterCombination", "The capacity reservation '%s' is of type %s and does not match the market type of the launch", id, r.kind())
 	case r.typeName != l.typ.Name || r.zone != l.subnet.zone.Name:
 		return errf("InvalidCapacityReservationState.Unavailable", "The capacity reservation '%s' is for %s in %s and does not match the launch", id, r.typeName, r.zone)
 	}
@@ -135,7 +221,25 @@ func (s *Sim) occupy(l *launchSpec) *reservation {
 	return r
 }
 
-// reservationFull is EC2's refusal of a reservation without room.
+// endWithBlock has an instance in a Capacity Block announced its end and taken.
+func (s *Sim) endWithBlock(i *instance) {
+	if taken := i.capacity.ends.Add(-blockTaken); i.capacity.block {
+		s.schedule(taken.Add(-blockNotice), dueBlockNotice, i)
+		s.schedule(taken, dueBlockEnd, i)
+	}
+}
+
+// announceBlockEnd says that an instance is about to be taken, as EventBridge does
+// ("Monitor Capacity Blocks using EventBridge").
+func (s *Sim) announceBlockEnd(i *instance) {
+	s.publish("EC2 Capacity Reservation Instance Interruption Warning", s.arn("ec2", "instance/"+i.id), map[string]any{
+		"instance-id": i.id, "instance-action": "terminate", "instance-lifecycle": "capacity-block",
+		"instance-termination-time": i.capacity.ends.Add(-blockTaken).UTC().Format(time.RFC3339), "availability-zone-id": i.capacity.zoneID,
+	})
+}
+
+// reservationFull is EC2's refusal of a reservation without room; that of a block
+// is as of a pool.
 func reservationFull(id string) *apiError {
 	return errf("ReservationCapacityExceeded", "The requested reservation '%s' does not have sufficient compatible and available capacity for this request.", id)
 }
@@ -157,6 +261,7 @@ type capacityReservationItem struct {
 	Kind      string `xml:"reservationType"`
 	Created   string `xml:"createDate"`
 	Started   string `xml:"startDate"`
+	Ends      string `xml:"endDate,omitempty"`
 	Tags      []tag  `xml:"tagSet>item"`
 }
 
@@ -165,6 +270,21 @@ func (r *reservation) match() string {
 		return "targeted"
 	}
 	return "open"
+}
+
+func (r *reservation) endType() string {
+	if r.block {
+		return "limited"
+	}
+	return "unlimited"
+}
+
+// endDate is empty without an end.
+func (r *reservation) endDate() string {
+	if r.ends.IsZero() {
+		return ""
+	}
+	return query.Time(r.ends)
 }
 
 func (s *Sim) describeCapacityReservations(_ *call, in *struct {
@@ -183,19 +303,21 @@ func (s *Sim) describeCapacityReservations(_ *call, in *struct {
 		}
 	}
 	none := func(*reservation) []string { return nil }
+	now := s.clock.Now()
 	kept, err := apply(all, in.Filters, fields[*reservation]{
 		"instance-type":           one(func(r *reservation) string { return r.typeName }),
 		"availability-zone":       one(func(r *reservation) string { return r.zone }),
 		"availability-zone-id":    one(func(r *reservation) string { return r.zoneID }),
-		"state":                   one(func(*reservation) string { return "active" }),
+		"state":                   one(func(r *reservation) string { return r.state(now) }),
 		"owner-id":                one(func(*reservation) string { return AccountID }),
 		"tenancy":                 one(func(*reservation) string { return "default" }),
 		"instance-match-criteria": one((*reservation).match),
 		"instance-platform":       one(func(*reservation) string { return linux }),
-		"reservation-type":        one(func(*reservation) string { return "default" }),
-		"end-date-type":           one(func(*reservation) string { return "unlimited" }),
-		"start-date":              one(func(r *reservation) string { return query.Time(r.created) }),
-		"end-date":                none, "placement-group-arn": none, "outpost-arn": none,
+		"reservation-type":        one((*reservation).kind),
+		"end-date-type":           one((*reservation).endType),
+		"start-date":              one(func(r *reservation) string { return query.Time(r.starts) }),
+		"end-date":                some((*reservation).endDate),
+		"placement-group-arn":     none, "outpost-arn": none,
 	}, func(r *reservation) map[string]string { return s.tags[r.id] })
 	if err != nil {
 		return nil, err
@@ -208,8 +330,8 @@ func (s *Sim) describeCapacityReservations(_ *call, in *struct {
 	for _, r := range list {
 		items = append(items, capacityReservationItem{
 			ID: r.id, Owner: AccountID, Arn: s.arn("ec2", "capacity-reservation/"+r.id), Type: r.typeName, Platform: linux,
-			Zone: r.zone, ZoneID: r.zoneID, Tenancy: "default", Total: r.total, Available: r.total - r.used, State: "active",
-			EndType: "unlimited", Match: r.match(), Kind: "default", Created: query.Time(r.created), Started: query.Time(r.created),
+			Zone: r.zone, ZoneID: r.zoneID, Tenancy: "default", Total: r.total, Available: r.left(now), State: r.state(now),
+			EndType: r.endType(), Match: r.match(), Kind: r.kind(), Created: query.Time(r.created), Started: query.Time(r.starts), Ends: r.endDate(),
 			Tags: tagList(s.tags[r.id]),
 		})
 	}

@@ -52,7 +52,7 @@ func (s *Sim) runInstances(c *call, in *runInput) (any, error) {
 	spot := false
 	maxPrice := ""
 	if m := data.Market; m != nil {
-		if m.MarketType != "" && m.MarketType != "spot" {
+		if !slices.Contains(marketTypes, m.MarketType) {
 			return nil, invalidValue("InstanceMarketOptions.MarketType", m.MarketType)
 		}
 		spot = m.MarketType == "spot"
@@ -65,7 +65,7 @@ func (s *Sim) runInstances(c *call, in *runInput) (any, error) {
 		return nil, err
 	}
 	l.template, l.version = t, version
-	if err := s.offered(l.pool()); err != nil {
+	if err := s.offered(l.pool(), l.block()); err != nil {
 		return nil, err
 	}
 	if err := overPrice(maxPrice, s.price(l.pool()), spot); err != nil {
@@ -84,7 +84,7 @@ func (s *Sim) runInstances(c *call, in *runInput) (any, error) {
 	if err := s.checkTarget(l); err != nil {
 		return nil, err
 	}
-	grants, failures := fill([]candidate{{pool: l.pool(), subnet: l.subnet.id, vcpus: l.typ.VCPUs, reservation: l.target(), usesOpen: l.mayUseOpen()}}, in.MaxCount, st)
+	grants, failures := fill([]candidate{{pool: l.pool(), subnet: l.subnet.id, vcpus: l.typ.VCPUs, reservation: l.target(), usesOpen: l.mayUseOpen(), block: l.block()}}, in.MaxCount, st)
 	count := 0
 	for _, g := range grants {
 		count += g.count

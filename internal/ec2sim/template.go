@@ -121,6 +121,9 @@ type marketOptions struct {
 	} `xml:"spotOptions"`
 }
 
+// marketTypes are how a launch can be paid for; empty is on demand.
+var marketTypes = []string{"", "spot", "capacity-block"}
+
 // templateTags are the resource types a template may tag at launch.
 var templateTags = []string{"instance", "volume", "network-interface", "spot-instances-request"}
 
@@ -157,6 +160,9 @@ func (d *templateData) check() error {
 		if h := m.HTTPPutResponseHopLimit; h != nil && (*h < 1 || *h > 64) {
 			return invalidValue("MetadataOptions.HttpPutResponseHopLimit", strconv.Itoa(int(*h)))
 		}
+	}
+	if m := d.Market; m != nil && !slices.Contains(marketTypes, m.MarketType) {
+		return invalidValue("InstanceMarketOptions.MarketType", m.MarketType)
 	}
 	if c := d.CapacityReservation; c != nil && c.Preference != "" && c.Target != nil {
 		return errf("InvalidParameterCombination", "CapacityReservationPreference and CapacityReservationTarget exclude each other")

@@ -159,7 +159,7 @@ type neuItem struct {
 
 func describeType(t *catalog.Type) typeItem {
 	item := typeItem{
-		Type: t.Name, Current: t.CurrentGeneration, UsageClasses: wordList{t.UsageClasses}, RootDeviceTypes: wordList{[]string{"ebs"}},
+		Type: t.Name, Current: t.CurrentGeneration, UsageClasses: wordList{usageClasses(t)}, RootDeviceTypes: wordList{[]string{"ebs"}},
 		Virtualization: wordList{[]string{"hvm"}}, BareMetal: t.BareMetal, Hypervisor: t.Hypervisor,
 		Processor: processor{wordList{t.Architectures}, t.ClockGHz, t.CPUMaker},
 		VCPU:      vcpuInfo{VCPUs: t.VCPUs, Cores: t.VCPUs / t.ThreadsPerCore, Threads: t.ThreadsPerCore},
@@ -278,7 +278,7 @@ func typeFields() fields[*catalog.Type] {
 		"hypervisor":                                 one(func(t *catalog.Type) string { return t.Hypervisor }),
 		"processor-info.supported-architecture":      func(t *catalog.Type) []string { return t.Architectures },
 		"processor-info.manufacturer":                one(func(t *catalog.Type) string { return t.CPUMaker }),
-		"supported-usage-class":                      func(t *catalog.Type) []string { return t.UsageClasses },
+		"supported-usage-class":                      usageClasses,
 		"supported-virtualization-type":              one(func(*catalog.Type) string { return "hvm" }),
 		"supported-root-device-type":                 one(func(*catalog.Type) string { return "ebs" }),
 		"vcpu-info.default-vcpus":                    one(func(t *catalog.Type) string { return strconv.Itoa(t.VCPUs) }),
@@ -383,4 +383,14 @@ func (s *Sim) describeInstanceTypeOfferings(_ *call, in *struct {
 		Items []offeringItem `xml:"instanceTypeOfferingSet>item"`
 		Next  string         `xml:"nextToken,omitempty"`
 	}{list, next}, nil
+}
+
+// usageClasses are how a type is sold. The catalogue does not know what is sold in
+// Capacity Blocks.
+func usageClasses(t *catalog.Type) []string {
+	out := slices.Clone(t.UsageClasses)
+	if soldInBlocks(t.Name) && !slices.Contains(out, "capacity-block") {
+		out = append(out, "capacity-block")
+	}
+	return out
 }

@@ -162,6 +162,22 @@ func (c *catalogue) setResolved(provisioner string, r capacity.Resolved) bool {
 	return true
 }
 
+// occupied notes that an instance of a Provisioner is in a reservation: EC2 is
+// asked how much room there is left only once a minute.
+func (c *catalogue) occupied(provisioner, instanceType, zone string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r := c.resolved[provisioner]
+	at := slices.IndexFunc(r.Reservations, func(v capacity.Reservation) bool { return v.InstanceType == instanceType && v.Zone == zone })
+	if at < 0 {
+		return
+	}
+	r.Reservations = slices.Clone(r.Reservations)
+	r.Reservations[at].Available--
+	c.resolved[provisioner] = r
+	c.version++
+}
+
 // forget drops a deleted Provisioner.
 func (c *catalogue) forget(provisioner string) {
 	c.mu.Lock()
@@ -208,9 +224,12 @@ func (c *catalogue) provisioner(pr *v1alpha1.Provisioner, now time.Time) *capaci
 				d.until = i.until
 			}
 		}
-		r.Reservations = slices.DeleteFunc(slices.Clone(r.Reservations), func(v capacity.Reservation) bool {
-			return c.ice[offeringKey{v.InstanceType, v.Zone, v1alpha1.CapacityTypeReserved}].until.After(now)
-		})
+		r.Reservations = slices.Clone(r.Reservations)
+		for i, v := range r.Reservations {
+			if c.ice[offeringKey{v.InstanceType, v.Zone, v1alpha1.CapacityTypeReserved}].until.After(now) {
+				r.Reservations[i].Available = 0
+			}
+		}
 		d.types = capacity.InstanceTypes(c.machinesNow(now), &pr.Spec, r, now)
 		c.types[pr.Name] = d
 	}
@@ -276,7 +295,8 @@ func (c *catalogue) instance(claim *v1alpha1.NodeClaim, instanceType, zone, capa
 			{Key: corev1.LabelArchStable, Operator: v1alpha1.OperatorExists},
 			{Key: v1alpha1.LabelCapacityType, Operator: v1alpha1.OperatorExists},
 		},
-	}, capacity.Resolved{RootVolumeBytes: r.RootVolumeBytes, Images: r.Images, Networking: r.Networking}, time.Now())
+	}, capacity.Resolved{RootVolumeBytes: r.RootVolumeBytes, Images: r.Images, Networking: r.Networking,
+		Reservations: []capacity.Reservation{{InstanceType: instanceType, Zone: zone, Available: 1}}}, time.Now()) // Some types are sold in no other way.
 	if len(types) == 0 {
 		return f, false
 	}

@@ -143,6 +143,9 @@ func (h *checkup) announced(claim *v1alpha1.NodeClaim, now time.Time) (departure
 		return departure{}, false
 	}
 	e := t.Events[0]
+	if e.Code == ec2.CodeBlockEnd {
+		return blockDeparture(t.InstanceID, e.NotBefore, now), true
+	}
 	if e.NotBefore.Sub(now) > plannedSoon && !h.mayGo(claim) {
 		return departure{}, false
 	}

@@ -43,6 +43,14 @@ func reservedPrice(c *v1alpha1.NodeClaim) float64 {
 	return most
 }
 
+// entersReservation reports whether a claim is to be launched into a reservation,
+// so that EC2 still counts its room there as free.
+func entersReservation(c *v1alpha1.NodeClaim) bool {
+	l := c.Status.Launch
+	return c.Status.InstanceID == "" && c.Spec.Offerings[0].CapacityType == v1alpha1.CapacityTypeReserved &&
+		(l == nil || l.CapacityType == v1alpha1.CapacityTypeReserved)
+}
+
 // capacityOf and allocatableOf are what a claim's node has, or is expected to.
 func capacityOf(c *v1alpha1.NodeClaim) capacity.Resources {
 	if len(c.Status.Capacity) > 0 {

@@ -174,9 +174,7 @@ func (i *interruption) act(ctx context.Context, n notice, received time.Time) er
 			fmt.Sprintf("EC2 takes instance %s away (%s) at %s", claim.Status.InstanceID, e.Detail, e.Until.UTC().Format(time.RFC3339))}
 		return i.timed(ctx, claim, d, received)
 	case ec2.EventBlockEnd:
-		d := departure{v1alpha1.ReasonInterrupted, noticeDeadline(e.Until, now), "CapacityBlockEnds",
-			fmt.Sprintf("the capacity block of instance %s ends; EC2 takes it away at %s", claim.Status.InstanceID, e.Until.UTC().Format(time.RFC3339))}
-		return i.timed(ctx, claim, d, received)
+		return i.timed(ctx, claim, blockDeparture(claim.Status.InstanceID, e.Until, now), received)
 	case ec2.EventScheduled:
 		// EC2 lists what is planned; the health loop acts on that, so that a plan
 		// that was cancelled, or a message that lies, costs nothing.
@@ -247,6 +245,12 @@ func (i *interruption) ended(ctx context.Context, claim *v1alpha1.NodeClaim, e e
 
 // endingStates are the states that an instance does not come back from by itself.
 var endingStates = []string{ec2.StateStopping, ec2.StateStopped, ec2.StateShuttingDown, ec2.StateTerminated}
+
+// blockDeparture is what becomes of a node whose Capacity Block ends.
+func blockDeparture(instance string, until, now time.Time) departure {
+	return departure{v1alpha1.ReasonInterrupted, noticeDeadline(until, now), "CapacityBlockEnds",
+		fmt.Sprintf("the capacity block of instance %s ends; EC2 takes it away at %s", instance, until.UTC().Format(time.RFC3339))}
+}
 
 // stateDeparture is what becomes of a node whose instance ends or has ended:
 // its pods are as good as gone, and nothing is to be waited for.

@@ -290,6 +290,19 @@ func TestCapacityBlockEnd(t *testing.T) {
 	within(t, s.claim(), end.Add(-noticeMargin))
 }
 
+// TestCapacityBlockEndWithoutNotice: the second source says the same, also while
+// other nodes of the pool are leaving.
+func TestCapacityBlockEndWithoutNotice(t *testing.T) {
+	end := time.Now().Add(9 * time.Minute)
+	s := newScene(t, hospital{}, interceptor.Funcs{})
+	s.health.troubles = map[string]ec2.Trouble{ourInstance: {InstanceID: ourInstance, Events: []ec2.PlannedEvent{{Code: ec2.CodeBlockEnd, NotBefore: end}}}}
+	s.health.begun["uid-b"] = true
+	d, ok := s.health.announced(s.claim(), time.Now())
+	if !ok || d.event != "CapacityBlockEnds" || !d.deadline.Equal(end.Add(-noticeMargin)) {
+		t.Errorf("%+v, %t", d, ok)
+	}
+}
+
 func TestPlannedEvents(t *testing.T) {
 	start := time.Now().Add(3 * 24 * time.Hour)
 	s := newScene(t, hospital{}, interceptor.Funcs{})

@@ -55,6 +55,9 @@ func (l *lifter) launched(ctx context.Context, claim *v1alpha1.NodeClaim, inst e
 		go l.tag(ctx, claim.DeepCopy())
 	}
 	l.catalogue.succeeded(claim.Spec.Provisioner.Name)
+	if inst.CapacityType == v1alpha1.CapacityTypeReserved {
+		l.catalogue.occupied(claim.Spec.Provisioner.Name, inst.Type, inst.Zone)
+	}
 	l.metrics.launched(claim, inst)
 	l.log.Info("instance launched", "claim", claim.Name, "instance", inst.ID, "type", inst.Type, "zone", inst.Zone,
 		"capacityType", inst.CapacityType, "price", facts.price, "node", inst.PrivateDNSName)

@@ -10,10 +10,12 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/capacity"
 	"github.com/berth-dev/berth/internal/ec2"
 	"github.com/berth-dev/berth/internal/ec2sim"
 	"github.com/berth-dev/berth/internal/ec2sim/simtest"
@@ -119,4 +121,58 @@ func TestPriceTableOverEC2sPrices(t *testing.T) {
 	}
 	m.readPrices()
 	check("a table that is gone", "c5.large", "on-demand", 0.02)
+}
+
+// TestRoomInReservations: what is on its way into a reservation takes its room
+// before EC2 knows of it, and when it has arrived before EC2 is asked again.
+func TestRoomInReservations(t *testing.T) {
+	c := newCatalogue("us-west-2")
+	now := time.Now()
+	// Sold in blocks alone: there is no other offering.
+	c.setMachines([]capacity.Machine{{Name: "p9.48xlarge", Arch: "amd64", VCPUs: 96, MemoryMiB: 1 << 20, CurrentGeneration: true, ENIs: 4, IPv4PerENI: 15}}, now)
+	pr := &v1alpha1.Provisioner{}
+	pr.Name = "ml"
+	pr.Spec.Requirements = []v1alpha1.Requirement{{Key: corev1.LabelInstanceTypeStable, Operator: v1alpha1.OperatorIn, Values: []string{"p9.48xlarge"}}}
+	pr.Spec.EC2.CapacityReservations = []v1alpha1.SelectorTerm{{ID: "cr-1"}}
+	c.setResolved(pr.Name, capacity.Resolved{Ready: true, Reservations: []capacity.Reservation{{InstanceType: "p9.48xlarge", Zone: "us-west-2a", Available: 2}}})
+	room := func() int {
+		it := c.provisioner(pr, now).InstanceTypes[0]
+		return append(it.Offerings, it.SoldOut...)[0].Room
+	}
+	if room() != 2 {
+		t.Errorf("room for %d", room())
+	}
+	claim := &v1alpha1.NodeClaim{}
+	claim.Spec.Provisioner.Name = pr.Name
+	claim.Spec.Offerings = []v1alpha1.ClaimOffering{
+		{InstanceType: "p9.48xlarge", Zone: "us-west-2a", CapacityType: v1alpha1.CapacityTypeReserved, HourlyPrice: "0.1"},
+		{InstanceType: "p9.48xlarge", Zone: "us-west-2b", CapacityType: v1alpha1.CapacityTypeOnDemand, HourlyPrice: "98"},
+	}
+	if !entersReservation(claim) {
+		t.Error("a new claim takes no room")
+	}
+	claim.Status.Launch = &v1alpha1.LaunchIntent{CapacityType: v1alpha1.CapacityTypeReserved}
+	if !entersReservation(claim) {
+		t.Error("a claim that is being launched takes no room")
+	}
+	claim.Status.Launch.CapacityType = v1alpha1.CapacityTypeOnDemand
+	if entersReservation(claim) {
+		t.Error("a claim that is launched on demand takes room")
+	}
+	claim.Status.Launch.CapacityType, claim.Status.InstanceID = v1alpha1.CapacityTypeReserved, "i-1"
+	if entersReservation(claim) {
+		t.Error("what EC2 counts is counted twice")
+	}
+	if f, known := c.instance(claim, "p9.48xlarge", "us-west-2a", v1alpha1.CapacityTypeReserved); !known || f.price != 0.1 || f.labels[v1alpha1.LabelCapacityType] != v1alpha1.CapacityTypeReserved {
+		t.Errorf("of its instance is expected: %+v", f)
+	}
+	c.occupied(pr.Name, "p9.48xlarge", "us-west-2a")
+	if room() != 1 {
+		t.Errorf("with one instance there is room for %d", room())
+	}
+	c.occupied(pr.Name, "p9.48xlarge", "us-west-2b") // Of another zone.
+	c.occupied(pr.Name, "p9.48xlarge", "us-west-2a")
+	if room() != 0 {
+		t.Errorf("with two instances there is room for %d", room())
+	}
 }

@@ -409,6 +409,9 @@ func (p *Loops) readProvisioners(v *view, now time.Time) {
 		}
 		pr.Used[v1alpha1.LimitNodes]++
 		pr.UsedHourlyCost += reservedPrice(c)
+		if o := c.Spec.Offerings[0]; entersReservation(c) {
+			pr.Used[capacity.ReservedRoom(o.InstanceType, o.Zone)]++
+		}
 	}
 }
 
