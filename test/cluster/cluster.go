@@ -14,7 +14,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -94,28 +93,19 @@ func Start(ctx context.Context, progress io.Writer, flags ...string) (*Cluster, 
 	c := &Cluster{Bin: bin, done: make(chan error, 1), log: &tail{}}
 	c.cmd = exec.Command(filepath.Join(bin, "devcluster"), append([]string{"up"}, flags...)...)
 	c.cmd.Stderr = io.MultiWriter(progress, c.log)
-	c.cmd.SysProcAttr = childAttr()
 	out, err := c.cmd.StdoutPipe()
 	if err != nil {
 		return nil, fmt.Errorf("starting devcluster: %w", err)
 	}
-	line, started := make(chan []byte, 1), make(chan error, 1)
-	go func() {
-		// The thread that starts it must live as long as the process: the
-		// kernel goes by the thread (childAttr).
-		runtime.LockOSThread()
-		err := c.cmd.Start()
-		started <- err
-		if err != nil {
-			return
-		}
+	line := make(chan []byte, 1)
+	err = StartTied(c.cmd, func() {
 		r := bufio.NewReader(out)
 		l, _ := r.ReadBytes('\n') // An error shows as an empty line below.
 		line <- l
 		_, _ = io.Copy(io.Discard, r)
 		c.done <- c.cmd.Wait()
-	}()
-	if err := <-started; err != nil {
+	})
+	if err != nil {
 		return nil, fmt.Errorf("starting devcluster: %w", err)
 	}
 	select {

@@ -64,10 +64,9 @@ func (c *Cluster) start(ctx context.Context, dir, program string, flags ...strin
 	p := &Process{Health: "http://" + health, Metrics: "http://" + metrics + "/metrics", log: f.Name(), done: make(chan error, 1)}
 	p.cmd = exec.Command(filepath.Join(c.Bin, program), args...)
 	p.cmd.Env, p.cmd.Stderr = c.Environ(), f
-	if err := p.cmd.Start(); err != nil {
+	if err := StartTied(p.cmd, func() { p.done <- p.cmd.Wait() }); err != nil {
 		return nil, fmt.Errorf("starting the %s: %w", program, err)
 	}
-	go func() { p.done <- p.cmd.Wait() }()
 	err = Until(ctx, func() (bool, error) {
 		select {
 		case err := <-p.done:

@@ -394,12 +394,9 @@ func (w *world) startLocked() {
 	cmd := exec.Command(filepath.Join(plane.Bin, "provisioner"), args...)
 	cmd.Env = append(os.Environ(), "AWS_ENDPOINT_URL="+w.ec2.URL, "AWS_REGION="+region, "AWS_ACCESS_KEY_ID=sim", "AWS_SECRET_ACCESS_KEY=sim", "AWS_EC2_METADATA_DISABLED=true")
 	cmd.Stderr = log
-	if err := cmd.Start(); err != nil {
-		w.t.Error(err)
-		return
-	}
-	w.cmd = cmd
-	w.done.Go(func() {
+	w.done.Add(1)
+	err = cluster.StartTied(cmd, func() {
+		defer w.done.Done()
 		err := cmd.Wait()
 		_ = log.Close()
 		w.mu.Lock()
@@ -412,6 +409,12 @@ func (w *world) startLocked() {
 			w.broken = append(w.broken, fmt.Sprintf("the provisioner ended by itself: %v", err))
 		}
 	})
+	if err != nil {
+		w.done.Done()
+		w.t.Error(err)
+		return
+	}
+	w.cmd = cmd
 }
 
 // killNow kills the provisioner with SIGKILL; it is started again at once.
@@ -453,8 +456,7 @@ func (w *world) dump() {
 			w.t.Logf("claim %s: instance %q, launch %+v, conditions %+v", c.Name, c.Status.InstanceID, c.Status.Launch, c.Status.Conditions)
 		}
 	}
-	lines := strings.Split(w.log(), "\n")
-	w.t.Logf("provisioner:\n%s", strings.Join(lines[max(0, len(lines)-60):], "\n"))
+	w.t.Logf("%d claims; provisioner:\n%s", len(w.claims()), w.log())
 }
 
 // until waits for a condition, at most for patience.

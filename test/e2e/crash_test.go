@@ -60,6 +60,8 @@ type process struct {
 	c    *cluster.Cluster
 	cmd  *exec.Cmd
 	file string
+	// ended gets what the process has ended with.
+	ended chan error
 }
 
 func (p *process) start() {
@@ -72,7 +74,8 @@ func (p *process) start() {
 	p.cmd = exec.Command(filepath.Join(p.c.Bin, "provisioner"), "--kubeconfig", p.c.Kubeconfig, "--cluster-name", p.c.ClusterName,
 		"--metrics-bind-address", "0", "--health-probe-bind-address", "0", "--leader-elect=false")
 	p.cmd.Env, p.cmd.Stderr, p.file = p.c.Environ(), f, f.Name()
-	if err := p.cmd.Start(); err != nil {
+	p.ended = make(chan error, 1)
+	if err := cluster.StartTied(p.cmd, func() { p.ended <- p.cmd.Wait() }); err != nil {
 		p.t.Fatal(err)
 	}
 }
@@ -90,7 +93,7 @@ func (p *process) kill() {
 	if err := p.cmd.Process.Kill(); err != nil {
 		p.t.Fatal(err)
 	}
-	_ = p.cmd.Wait() // It was killed: that is the error.
+	<-p.ended
 }
 
 // stop asks the provisioner to stop, and expects that it does so cleanly.
@@ -99,7 +102,7 @@ func (p *process) stop() {
 	if err := p.cmd.Process.Signal(os.Interrupt); err != nil {
 		p.t.Fatal(err)
 	}
-	if err := p.cmd.Wait(); err != nil {
+	if err := <-p.ended; err != nil {
 		p.t.Errorf("the provisioner did not stop cleanly: %v", err)
 	}
 }
