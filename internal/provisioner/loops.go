@@ -97,8 +97,8 @@ type Loops struct {
 	// memory of what was planned before; only the provision loop uses it.
 	memory *capacity.Memory
 	held   held
-	// contested: pods of more than one kind wait, so that one may take the seat
-	// that was bought for another.
+	// contested: pods of more than one kind wait (of several owners, or ownerless and
+	// of several shapes), so that one may take the seat that was bought for another.
 	contested atomic.Bool
 	// planned: a round has planned since the start; firstJoin is when a node was
 	// first asked to wait for that, in Unix nanoseconds.

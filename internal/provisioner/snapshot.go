@@ -227,7 +227,7 @@ func planClaim(c *v1alpha1.NodeClaim) *capacity.Node {
 func (p *Loops) readPods(v *view, nodes *nodeSet, now time.Time) {
 	s := v.snapshot
 	existing := map[types.UID]int{}
-	kinds := map[types.UID]bool{}
+	kinds := map[string]bool{}
 	for _, pod := range all[*corev1.Pod](p.stores.pods) {
 		if terminal(pod) {
 			continue
@@ -245,10 +245,11 @@ func (p *Loops) readPods(v *view, nodes *nodeSet, now time.Time) {
 		}
 		if waiting(pod) {
 			v.pending = append(v.pending, pod)
+			kind := string(uid)
 			if !owned {
-				uid = pod.UID
+				kind = capacity.ShapeHash(pod)
 			}
-			kinds[uid] = true
+			kinds[kind] = true
 		}
 	}
 	p.contested.Store(len(kinds) > 1)
