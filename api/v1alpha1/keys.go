@@ -154,7 +154,10 @@ const (
 // Taints.
 const (
 	// TaintUnregistered keeps pods off a node until Berth has put all labels
-	// and taints on it. The kubelet registers with it; Berth removes it.
+	// and taints on it. The kubelet registers with it; Berth removes it. Its effect
+	// is NoSchedule: kube-controller-manager learns of pods and of Nodes by watches of
+	// their own, and under NoExecute it evicts pods of whose binding it hears before
+	// it hears that the taint is gone.
 	TaintUnregistered = Group + "/unregistered"
 	// TaintDisrupted keeps new pods off a node that is being removed.
 	TaintDisrupted = Group + "/disrupted"

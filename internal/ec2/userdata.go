@@ -48,7 +48,7 @@ func (c *Cloud) bootstrap(provisioner string, t *v1alpha1.NodeTemplate) bootstra
 	}
 	b.labels[v1alpha1.LabelProvisioner] = provisioner
 	b.taints = slices.Concat(t.Taints, t.StartupTaints,
-		[]corev1.Taint{{Key: v1alpha1.TaintUnregistered, Effect: corev1.TaintEffectNoExecute}})
+		[]corev1.Taint{{Key: v1alpha1.TaintUnregistered, Effect: corev1.TaintEffectNoSchedule}})
 	if t.Kubelet != nil {
 		b.kubelet = *t.Kubelet
 	}

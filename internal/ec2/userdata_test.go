@@ -194,7 +194,7 @@ func TestUserDataAsInstancesReadIt(t *testing.T) {
 		Labels: map[string]string{"team": "web", "node.kubernetes.io/role": "a", "example.com/tier": "front",
 			v1alpha1.LabelProvisioner: "default"},
 		Taints: []corev1.Taint{
-			{Key: v1alpha1.TaintUnregistered, Effect: corev1.TaintEffectNoExecute},
+			{Key: v1alpha1.TaintUnregistered, Effect: corev1.TaintEffectNoSchedule},
 			{Key: "cni.example.com/not-ready", Effect: corev1.TaintEffectNoExecute},
 			{Key: "cni.example.com/not-ready", Effect: corev1.TaintEffectNoSchedule},
 			{Key: "dedicated", Value: "web", Effect: corev1.TaintEffectNoSchedule},

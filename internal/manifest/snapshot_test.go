@@ -208,7 +208,7 @@ status: {capacity: {cpu: 8}}
 apiVersion: v1
 kind: Node
 metadata: {name: joining}
-spec: {providerID: 'aws:///us-west-2a/i-1', taints: [{key: berth.dev/unregistered, effect: NoExecute}]}
+spec: {providerID: 'aws:///us-west-2a/i-1', taints: [{key: berth.dev/unregistered, effect: NoSchedule}]}
 status: {allocatable: {cpu: 1900m}}
 ---
 apiVersion: berth.dev/v1alpha1

@@ -102,7 +102,7 @@ func (n *nominator) seatPod(ctx context.Context, claim *v1alpha1.NodeClaim, pod 
 		node, ok := one[*corev1.Node](n.stores.nodes, claim.Status.NodeName)
 		if !ok || hasTaint(node.Spec.Taints, v1alpha1.TaintUnregistered) {
 			// The lifecycle creates the Node first, or registers it where the kubelet
-			// was faster, then asks again. Under that taint the pod would be evicted.
+			// was faster, then asks again: the pod is to find all labels there.
 			return nil
 		}
 		return n.bind(ctx, claim, pod)

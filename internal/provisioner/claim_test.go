@@ -96,7 +96,7 @@ func TestDress(t *testing.T) {
 	claim.Spec.StartupTaints = []corev1.Taint{{Key: "cni", Effect: corev1.TaintEffectNoExecute}}
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n", Labels: map[string]string{"kubernetes.io/hostname": "n"}}}
 	node.Spec.Taints = []corev1.Taint{
-		{Key: v1alpha1.TaintUnregistered, Effect: corev1.TaintEffectNoExecute},
+		{Key: v1alpha1.TaintUnregistered, Effect: corev1.TaintEffectNoSchedule},
 		{Key: "node.kubernetes.io/not-ready", Effect: corev1.TaintEffectNoSchedule},
 	}
 	if !dress(node, claim) {

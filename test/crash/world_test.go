@@ -48,6 +48,8 @@ const (
 var (
 	plane *cluster.Cluster
 	view  client.Reader
+	// runs that have begun.
+	runs int
 )
 
 func TestMain(m *testing.M) {
@@ -147,6 +149,7 @@ type fleetCall struct {
 // provisioner starts with start.
 func newWorld(t *testing.T, change func(*ec2sim.Config), args ...string) *world {
 	t.Helper()
+	runs++
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	w := &world{t: t, ctx: ctx, dir: t.TempDir(), args: args, tokens: map[string]bool{}}
 	w.killer = &killer{kill: w.killNow}
@@ -534,10 +537,14 @@ func strip(ctx context.Context, o client.Object) error {
 	return plane.Client.Delete(ctx, o)
 }
 
+// ofRun marks what belongs to this run: kube-scheduler may not know yet that nodes of
+// the one before are gone, whose names come again.
+func ofRun(name string) string { return fmt.Sprintf("%s-%d", name, runs) }
+
 // provisioner is one that the pods of this package select by its name.
 func provisioner(name string, change func(*v1alpha1.Provisioner)) *v1alpha1.Provisioner {
 	pr := &v1alpha1.Provisioner{ObjectMeta: metav1.ObjectMeta{Name: name}}
-	pr.Spec.Labels = map[string]string{"test": name}
+	pr.Spec.Labels = map[string]string{"test": ofRun(name)}
 	if change != nil {
 		change(pr)
 	}
@@ -558,7 +565,7 @@ func pods(provisioner string, n int) []client.Object {
 		out = append(out, &corev1.Pod{
 			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: fmt.Sprintf("%s-%03d", provisioner, i)},
 			Spec: corev1.PodSpec{
-				ServiceAccountName: "test", NodeSelector: map[string]string{"test": provisioner},
+				ServiceAccountName: "test", NodeSelector: map[string]string{"test": ofRun(provisioner)},
 				Containers: []corev1.Container{{Name: "app", Image: "registry.k8s.io/pause:3.10",
 					Ports: []corev1.ContainerPort{{ContainerPort: 80, HostPort: 80}},
 					Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{

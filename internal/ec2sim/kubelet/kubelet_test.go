@@ -33,7 +33,7 @@ spec:
     certificateAuthority: Q0E=
     cidr: 10.100.0.0/16
   kubelet:
-    flags: ["--node-labels=team=x", "--register-with-taints=berth.dev/unregistered=:NoExecute"]
+    flags: ["--node-labels=team=x", "--register-with-taints=berth.dev/unregistered=:NoSchedule"]
 `
 
 const settings = `[settings.kubernetes]
@@ -72,7 +72,7 @@ func TestBuildNode(t *testing.T) {
 	if diff := cmp.Diff(wantLabels, n.Labels); diff != "" {
 		t.Error(diff)
 	}
-	if diff := cmp.Diff([]corev1.Taint{{Key: "berth.dev/unregistered", Effect: "NoExecute"}}, n.Spec.Taints); diff != "" {
+	if diff := cmp.Diff([]corev1.Taint{{Key: "berth.dev/unregistered", Effect: "NoSchedule"}}, n.Spec.Taints); diff != "" {
 		t.Error(diff)
 	}
 	if n.Status.NodeInfo.Architecture != "arm64" || n.Status.Addresses[0].Address != "10.0.0.4" {
