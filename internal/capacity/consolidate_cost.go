@@ -167,19 +167,13 @@ func BeyondLimits(launches []Launch) string {
 		if left[p] == nil {
 			left[p] = newLimitsLeft(p)
 		}
+		var room corev1.ResourceName
+		if l.CapacityType == v1alpha1.CapacityTypeReserved {
+			room = ReservedRoom(l.InstanceType, l.Zone)
+		}
 		for _, name := range sortedNames(left[p]) {
-			takes := l.Capacity[name]
-			switch name {
-			case v1alpha1.LimitNodes:
-				takes = 1
-			case v1alpha1.LimitHourlyCost:
-				takes = micros(l.Price)
-			case ReservedRoom(l.InstanceType, l.Zone):
-				if l.CapacityType == v1alpha1.CapacityTypeReserved {
-					takes = 1
-				}
-			}
-			if left[p][name] -= takes; left[p][name] < 0 && takes > 0 {
+			n := takes(name, l.Capacity, l.Price, room)
+			if left[p][name] -= n; left[p][name] < 0 && n > 0 {
 				return fmt.Sprintf("%s of Provisioner %s", name, p.Name)
 			}
 		}

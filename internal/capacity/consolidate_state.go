@@ -115,9 +115,7 @@ func newConsolidator(in *ConsolidationInput) *consolidator {
 		x.refuse(v.refused, bare, home, origin)
 	}
 	v.prepare()
-	for _, s := range v.m.sellers {
-		s.left = newLimitsLeft(s.p)
-	}
+	v.resetLimits()
 	v.bins = v.existingBins()
 	v.existing = len(v.bins)
 	v.left = make([]int, len(v.shapes))

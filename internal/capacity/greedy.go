@@ -1,6 +1,7 @@
 package capacity
 
 import (
+	"maps"
 	"math"
 	"slices"
 )
@@ -239,10 +240,7 @@ func (p *packer) limitsCopy() sellerLimits {
 	for _, k := range p.kinds {
 		s := k.col.seller
 		if s.left != nil && l[s] == nil {
-			l[s] = limitsLeft{}
-			for name, x := range s.left {
-				l[s][name] = x
-			}
+			l[s] = maps.Clone(s.left)
 		}
 	}
 	return l

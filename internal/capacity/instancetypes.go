@@ -185,10 +185,6 @@ func reservedOfferings(m *Machine, reservations []Reservation) []Offering {
 		if r.InstanceType != m.Name {
 			continue
 		}
-		if at := slices.IndexFunc(out, func(o Offering) bool { return o.Zone == r.Zone }); at >= 0 {
-			out[at].Room += r.Available
-			continue
-		}
 		o := Offering{Zone: r.Zone, ZoneID: r.ZoneID, CapacityType: v1alpha1.CapacityTypeReserved,
 			Price: usualVCPUPrice * float64(m.VCPUs) * reservedShare, Room: r.Available}
 		for _, other := range m.Offerings {

@@ -2,6 +2,7 @@ package capacity
 
 import (
 	"fmt"
+	"maps"
 	"math"
 
 	corev1 "k8s.io/api/core/v1"
@@ -20,14 +21,11 @@ func micros(price float64) int64 { return int64(math.Ceil(price*microDollars - 1
 // microdollars; and the room of its reservations, by ReservedRoom. Nil: no limits.
 type limitsLeft map[corev1.ResourceName]int64
 
-// reservedRoom begins the names of the rooms of reservations.
-const reservedRoom = "berth.dev/reserved-"
-
 // ReservedRoom is the name of the room in the reservations of a type in a zone.
 // Provisioner.Used counts by it the instances that are to be in them, where EC2
 // cannot know that yet.
 func ReservedRoom(instanceType, zone string) corev1.ResourceName {
-	return corev1.ResourceName(reservedRoom + instanceType + "-" + zone)
+	return corev1.ResourceName("berth.dev/reserved-" + instanceType + "-" + zone)
 }
 
 func newLimitsLeft(p *Provisioner) limitsLeft {
@@ -61,17 +59,14 @@ func (v *solver) resetLimits() {
 	for _, s := range v.m.sellers {
 		s.left = nil
 		if !v.boundless {
-			s.left = newLimitsLeft(s.p)
+			s.left = maps.Clone(s.limits)
 		}
 	}
 }
 
-// withinLimits says whether what is bought is within all limits. From then on
-// they are counted.
+// withinLimits says whether what was bought without regard to limits is within
+// all of them. From then on they are counted.
 func (v *solver) withinLimits() bool {
-	if !v.boundless {
-		return true
-	}
 	within := true
 	v.boundless = false
 	v.resetLimits()
@@ -84,15 +79,19 @@ func (v *solver) withinLimits() bool {
 
 // takes is what a node of the column takes of a limit.
 func (c *column) takes(name corev1.ResourceName) int64 {
+	return takes(name, c.typ.Capacity, c.price, c.room)
+}
+
+// takes is what a node takes of a limit; room is the name of the room in reservations
+// that it takes, empty for none.
+func takes(name corev1.ResourceName, capacity Resources, price float64, room corev1.ResourceName) int64 {
 	switch name {
-	case v1alpha1.LimitNodes:
+	case v1alpha1.LimitNodes, room:
 		return 1
 	case v1alpha1.LimitHourlyCost:
-		return micros(c.price)
-	case c.room:
-		return 1
+		return micros(price)
 	default:
-		return c.typ.Capacity[name]
+		return capacity[name]
 	}
 }
 

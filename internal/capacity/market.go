@@ -42,7 +42,9 @@ type seller struct {
 	shunned bool
 	// first and end bound its columns.
 	first, end int
-	left       limitsLeft
+	// limits are what its limits leave before anything is bought, left what they
+	// leave now.
+	limits, left limitsLeft
 	// priceOrder is made by offersOf.
 	priceOrder []int32
 }
@@ -173,7 +175,8 @@ func (r Resources) vector(names []corev1.ResourceName) []int64 {
 func newMarket(region string, provisioners []*Provisioner, daemons []*daemon, wanted map[string][]string, dims *dimensions) *market {
 	m := &market{region: region, dims: dims}
 	for _, p := range provisioners {
-		s := &seller{p: p, left: newLimitsLeft(p), shunned: avoids(nil, p.Spec.Taints)}
+		s := &seller{p: p, limits: newLimitsLeft(p), shunned: avoids(nil, p.Spec.Taints)}
+		s.left = s.limits
 		if p.NotReady == "" {
 			s.variants = labelVariants(p.Spec, wanted)
 		}

@@ -161,7 +161,7 @@ func (v *solver) marketFor(wanted map[string][]string) *market {
 	for _, s := range r.m.sellers {
 		i := slices.IndexFunc(v.snap.Provisioners, func(p *Provisioner) bool { return p.Name == s.p.Name })
 		s.p = v.snap.Provisioners[i]
-		s.left = newLimitsLeft(s.p)
+		s.limits = newLimitsLeft(s.p)
 	}
 	return r.m
 }

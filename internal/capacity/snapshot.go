@@ -73,8 +73,8 @@ type Offering struct {
 	CapacityType string `json:"c"`
 	// Price in $/h.
 	Price float64 `json:"p"`
-	// Room is how many more instances fit, where that is known: in reservations. 0
-	// says nothing.
+	// Room is how many more instances fit into a reservation. Of other offerings it
+	// is 0 and says nothing.
 	Room int `json:"r,omitempty"`
 	// UnavailableUntil is set while EC2 is known to have none (learned from a
 	// refusal); the offering counts again from then on.
@@ -110,7 +110,7 @@ type Resolved struct {
 	// Images that it uses, the first that fits a machine: what was learned about
 	// a machine holds for an image.
 	Images []ResolvedImage `json:"images,omitempty"`
-	// Reservations of capacity that it may use.
+	// Reservations of capacity that it may use, one for each type and zone.
 	Reservations []Reservation `json:"reservations,omitempty"`
 	// Networking of the cluster.
 	Networking Networking `json:"networking,omitzero"`

@@ -43,9 +43,9 @@ var plannedCodes = []string{"instance-reboot", "system-reboot", "system-maintena
 
 // Troubles asks EC2 for the instances of this account whose checks fail, which
 // have events planned or whose Capacity Block is about to end, other clusters'
-// included: the answer is short, and
-// the question cannot be narrowed by tag. Filters of one call must all match,
-// so that there is one call for each kind of trouble.
+// included: the answer is short, and the question cannot be narrowed by tag.
+// Filters of one call must all match, so that there is one call for each kind of
+// trouble.
 func (c *Cloud) Troubles(ctx context.Context) ([]Trouble, error) {
 	byID := map[string]Trouble{}
 	for _, f := range []types.Filter{

@@ -129,19 +129,17 @@ func fleetRequest(clusterName, clusterUID string, claim *v1alpha1.NodeClaim) (*e
 		},
 	}
 	prioritized := false
-	switch l.CapacityType {
-	case v1alpha1.CapacityTypeOnDemand, v1alpha1.CapacityTypeReserved:
+	switch kind := l.CapacityType; {
+	case l.CapacityBlock:
+		// There is one line, and EC2 takes no options beside it.
+		in.TargetCapacitySpecification.DefaultTargetCapacityType = types.DefaultTargetCapacityTypeCapacityBlock
+	case kind == v1alpha1.CapacityTypeOnDemand, kind == v1alpha1.CapacityTypeReserved:
 		// The lines are in the planner's order, which knows more than EC2's
 		// price list: limits, and what the money is really paid for.
 		prioritized = true
 		in.TargetCapacitySpecification.DefaultTargetCapacityType = types.DefaultTargetCapacityTypeOnDemand
-		if l.CapacityBlock {
-			in.TargetCapacitySpecification.DefaultTargetCapacityType = types.DefaultTargetCapacityTypeCapacityBlock
-			prioritized = false // There is one line.
-			break
-		}
 		in.OnDemandOptions = &types.OnDemandOptionsRequest{AllocationStrategy: types.FleetOnDemandAllocationStrategyPrioritized}
-	case v1alpha1.CapacityTypeSpot:
+	case kind == v1alpha1.CapacityTypeSpot:
 		in.TargetCapacitySpecification.DefaultTargetCapacityType = types.DefaultTargetCapacityTypeSpot
 		in.SpotOptions = &types.SpotOptionsRequest{AllocationStrategy: types.SpotAllocationStrategyPriceCapacityOptimized}
 	default:

@@ -86,7 +86,7 @@ type reservedItem struct {
 
 // reservedItem of an instance; a launch that says nothing uses open ones.
 func (i *instance) reservedItem() *reservedItem {
-	if id := i.spec.target(); id != "" {
+	if id := i.spec.data.target(); id != "" {
 		return &reservedItem{Target: &struct {
 			ID string `xml:"capacityReservationId"`
 		}{id}}
@@ -137,7 +137,7 @@ func (i *instance) lifecycle() string {
 	switch {
 	case i.pool.spot:
 		return "spot"
-	case i.spec.block():
+	case i.spec.data.block():
 		return "capacity-block"
 	default:
 		return ""

@@ -402,8 +402,7 @@ func TestTimes(t *testing.T) {
 
 func TestHealth(t *testing.T) {
 	w := newWorld(t)
-	c := sqs.NewFromConfig(w.aws())
-	queueURL := must(c.CreateQueue(t.Context(), &sqs.CreateQueueInput{QueueName: aws.String("demo")}))(t).QueueUrl
+	c, queueURL := w.queue()
 	sick, sound := w.one(), w.one()
 	w.clock.Step(bootDelay)
 	status := func(filter, value string) []types.InstanceStatus {
@@ -452,8 +451,7 @@ func TestHealth(t *testing.T) {
 func TestSpoiltEvents(t *testing.T) {
 	states := func(f EventFaults) []string {
 		w := newWorld(t, func(c *Config) { c.Seed = 3 })
-		c := sqs.NewFromConfig(w.aws())
-		queueURL := must(c.CreateQueue(t.Context(), &sqs.CreateQueueInput{QueueName: aws.String("demo")}))(t).QueueUrl
+		c, queueURL := w.queue()
 		w.order("events", f)
 		id := w.one()
 		w.clock.Step(bootDelay / 4)
@@ -493,8 +491,7 @@ func TestSpoiltEvents(t *testing.T) {
 		t.Errorf("nothing is late: %q", late)
 	}
 	w := newWorld(t)
-	c := sqs.NewFromConfig(w.aws())
-	queueURL := must(c.CreateQueue(t.Context(), &sqs.CreateQueueInput{QueueName: aws.String("demo")}))(t).QueueUrl
+	c, queueURL := w.queue()
 	w.order("event", map[string]string{"body": "no event at all"})
 	if m := must(c.ReceiveMessage(t.Context(), &sqs.ReceiveMessageInput{QueueUrl: queueURL}))(t).Messages; len(m) != 1 || *m[0].Body != "no event at all" {
 		t.Errorf("%+v", m)

@@ -193,6 +193,14 @@ func (h *half) lifecycle() string {
 	}
 }
 
+// checkMarket refuses a template that is for another market than the half.
+func (h *half) checkMarket(l *launchSpec) *apiError {
+	if l.data.block() == h.block {
+		return nil
+	}
+	return errf("InvalidParameterCombination", "The market type of the launch template does not match the target capacity type of the fleet, %s", h.lifecycle())
+}
+
 func (s *Sim) commitHalf(c *call, h *half, options []option, answer *fleetAnswer, token string) []*instance {
 	var launched []*instance
 	for _, g := range h.grants {
@@ -333,8 +341,8 @@ func (s *Sim) fleetOptions(in *fleetInput) ([]option, error) {
 	}
 	targets := map[string]bool{}
 	for _, o := range out {
-		if l := (&launchSpec{data: o.data}); l.block() {
-			targets[l.target()] = true
+		if o.data.block() {
+			targets[o.data.target()] = true
 		}
 	}
 	if len(targets) > 1 {
@@ -372,20 +380,8 @@ func (s *Sim) plan(h *half, options []option, st *stock) error {
 			h.specs[n] = l
 			cand.pool, cand.subnet, cand.vcpus = l.pool(), l.subnet.id, l.typ.VCPUs
 			cand.price = s.price(cand.pool)
-			cand.reservation, cand.usesOpen = l.target(), l.mayUseOpen()
-			cand.block = l.block()
-			if cand.block != h.block {
-				cand.refusal = errf("InvalidParameterCombination", "The market type of the launch template does not match the target capacity type of the fleet, %s", h.lifecycle())
-			}
-			if refusal := s.offered(cand.pool, cand.block); cand.refusal == nil {
-				cand.refusal = refusal
-			}
-			if refusal := s.checkTarget(l); cand.refusal == nil {
-				cand.refusal = refusal
-			}
-			if refusal := overPrice(o.override.MaxPrice, cand.price, h.spot); cand.refusal == nil {
-				cand.refusal = refusal
-			}
+			cand.reservation, cand.usesOpen, cand.block = l.data.target(), l.mayUseOpen(), l.data.block()
+			cand.refusal = cmp.Or(h.checkMarket(l), s.offered(cand.pool, cand.block), s.checkTarget(l), overPrice(o.override.MaxPrice, cand.price, h.spot))
 			if cand.refusal == nil {
 				cand.refusal = s.refusedPool("CreateFleet", cand.pool)
 			}

@@ -231,7 +231,7 @@ func (s *Sim) launch(c *call, l *launchSpec, count int, extra map[string]string,
 		s.doom(i)
 		s.schedule(c.now.Add(s.runningTime), dueRunning, i)
 		s.schedule(c.now.Add(s.boot), dueBoot, i)
-		if in != nil {
+		if in != nil && in.block {
 			s.endWithBlock(i)
 		}
 	}

@@ -150,30 +150,30 @@ func (s *Sim) reservationByID(id string) *reservation {
 }
 
 // target is the reservation that a launch names, or "".
-func (l *launchSpec) target() string {
-	if c := l.data.CapacityReservation; c != nil && c.Target != nil {
+func (d *templateData) target() string {
+	if c := d.CapacityReservation; c != nil && c.Target != nil {
 		return c.Target.ID
 	}
 	return ""
 }
 
 // block reports whether a launch is into a Capacity Block.
-func (l *launchSpec) block() bool {
-	return l.data.Market != nil && l.data.Market.MarketType == "capacity-block"
+func (d *templateData) block() bool {
+	return d.Market != nil && d.Market.MarketType == "capacity-block"
 }
 
 // mayUseOpen reports whether a launch uses open reservations that match it: on
 // demand, and unless it says otherwise.
 func (l *launchSpec) mayUseOpen() bool {
 	c := l.data.CapacityReservation
-	return !l.spot && !l.block() && (c == nil || c.Preference == "" && c.Target == nil || c.Preference == "open")
+	return !l.spot && !l.data.block() && (c == nil || c.Preference == "" && c.Target == nil || c.Preference == "open")
 }
 
 // checkTarget refuses a reservation that is not there or is for something else.
 func (s *Sim) checkTarget(l *launchSpec) *apiError {
-	id := l.target()
+	id := l.data.target()
 	switch {
-	case id == "" && l.block():
+	case id == "" && l.data.block():
 		return errf("MissingParameter", "A launch into a Capacity Block must specify a CapacityReservationTarget")
 	case id == "":
 		return nil
@@ -184,7 +184,7 @@ func (s *Sim) checkTarget(l *launchSpec) *apiError {
 		return errf("InvalidCapacityReservationId.NotFound", "The capacity reservation '%s' could not be found", id)
 	case l.spot:
 		return errf("InvalidParameterCombination", "A Spot Instance cannot be launched into a Capacity Reservation")
-	case l.block() != r.block:
+	case l.data.block() != r.block:
 		return errf("InvalidParameterCombination", "The capacity reservation '%s' is of type %s and does not match the market type of the launch", id, r.kind())
 	case r.typeName != l.typ.Name || r.zone != l.subnet.zone.Name:
 		return errf("InvalidCapacityReservationState.Unavailable", "The capacity reservation '%s' is for %s in %s and does not match the launch", id, r.typeName, r.zone)
@@ -206,7 +206,7 @@ func (s *Sim) openFor(p pool) int {
 // occupy takes a place in the reservation that an instance runs in, if any: the
 // one that its launch names, or the first open one that matches.
 func (s *Sim) occupy(l *launchSpec) *reservation {
-	r := s.reservationByID(l.target())
+	r := s.reservationByID(l.data.target())
 	if r == nil && l.mayUseOpen() {
 		for _, o := range s.reserved {
 			if !o.targeted && o.typeName == l.typ.Name && o.zone == l.subnet.zone.Name && o.used < o.total {
@@ -223,10 +223,9 @@ func (s *Sim) occupy(l *launchSpec) *reservation {
 
 // endWithBlock has an instance in a Capacity Block announced its end and taken.
 func (s *Sim) endWithBlock(i *instance) {
-	if taken := i.capacity.ends.Add(-blockTaken); i.capacity.block {
-		s.schedule(taken.Add(-blockNotice), dueBlockNotice, i)
-		s.schedule(taken, dueBlockEnd, i)
-	}
+	taken := i.capacity.ends.Add(-blockTaken)
+	s.schedule(taken.Add(-blockNotice), dueBlockNotice, i)
+	s.schedule(taken, dueBlockEnd, i)
 }
 
 // announceBlockEnd says that an instance is about to be taken, as EventBridge does

@@ -41,8 +41,7 @@ func (w *world) into(id string, market types.MarketType) string {
 
 func TestCapacityBlockFromStartToEnd(t *testing.T) {
 	w := newWorld(t)
-	c := sqs.NewFromConfig(w.aws())
-	queueURL := must(c.CreateQueue(t.Context(), &sqs.CreateQueueInput{QueueName: aws.String("demo")}))(t).QueueUrl
+	c, queueURL := w.queue()
 	id := w.reserve(Reservation{InstanceType: "p5.48xlarge", Zone: "us-west-2b", Count: 2, StartsIn: "1h", EndsIn: "25h"})
 	gpu := w.override("p5.48xlarge", "us-west-2b")
 	fleet := w.fleet(w.into(id, types.MarketTypeCapacityBlock), 3, inBlock, gpu)

@@ -52,9 +52,6 @@ func (s *Sim) runInstances(c *call, in *runInput) (any, error) {
 	spot := false
 	maxPrice := ""
 	if m := data.Market; m != nil {
-		if !slices.Contains(marketTypes, m.MarketType) {
-			return nil, invalidValue("InstanceMarketOptions.MarketType", m.MarketType)
-		}
 		spot = m.MarketType == "spot"
 		if m.SpotOptions != nil {
 			maxPrice = m.SpotOptions.MaxPrice
@@ -65,7 +62,7 @@ func (s *Sim) runInstances(c *call, in *runInput) (any, error) {
 		return nil, err
 	}
 	l.template, l.version = t, version
-	if err := s.offered(l.pool(), l.block()); err != nil {
+	if err := s.offered(l.pool(), l.data.block()); err != nil {
 		return nil, err
 	}
 	if err := overPrice(maxPrice, s.price(l.pool()), spot); err != nil {
@@ -84,7 +81,7 @@ func (s *Sim) runInstances(c *call, in *runInput) (any, error) {
 	if err := s.checkTarget(l); err != nil {
 		return nil, err
 	}
-	grants, failures := fill([]candidate{{pool: l.pool(), subnet: l.subnet.id, vcpus: l.typ.VCPUs, reservation: l.target(), usesOpen: l.mayUseOpen(), block: l.block()}}, in.MaxCount, st)
+	grants, failures := fill([]candidate{{pool: l.pool(), subnet: l.subnet.id, vcpus: l.typ.VCPUs, reservation: l.data.target(), usesOpen: l.mayUseOpen(), block: l.data.block()}}, in.MaxCount, st)
 	count := 0
 	for _, g := range grants {
 		count += g.count

@@ -16,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 	clocktesting "k8s.io/utils/clock/testing"
@@ -117,6 +118,13 @@ func (w *world) order(path string, body any) {
 	if status, answer := w.post("/_sim/"+path, body); status != http.StatusOK {
 		w.t.Fatalf("%s: %d %v", path, status, answer)
 	}
+}
+
+// queue makes the cluster's queue.
+func (w *world) queue() (c *sqs.Client, url *string) {
+	w.t.Helper()
+	c = sqs.NewFromConfig(w.aws())
+	return c, must(c.CreateQueue(w.t.Context(), &sqs.CreateQueueInput{QueueName: aws.String("demo")}))(w.t).QueueUrl
 }
 
 func (w *world) state() State {

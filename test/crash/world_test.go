@@ -454,12 +454,13 @@ func (w *world) log() string {
 
 // dump shows what a failed run left.
 func (w *world) dump() {
-	for i, c := range w.claims() {
+	claims := w.claims()
+	for i, c := range claims {
 		if c.Status.InstanceID == "" || i < 5 {
 			w.t.Logf("claim %s: instance %q, launch %+v, conditions %+v", c.Name, c.Status.InstanceID, c.Status.Launch, c.Status.Conditions)
 		}
 	}
-	w.t.Logf("%d claims; provisioner:\n%s", len(w.claims()), w.log())
+	w.t.Logf("%d claims; provisioner:\n%s", len(claims), w.log())
 }
 
 // until waits for a condition, at most for patience.
