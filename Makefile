@@ -65,6 +65,11 @@ parity: ## kube-scheduler's own filters judge 10,000 fixed and 10,000 fresh rand
 bench-burst: control-plane ## 1,000 pods from creation to bound on the real control plane
 	$(GO) run ./hack/bench-burst
 
+.PHONY: bench-burst-karpenter
+bench-burst-karpenter: control-plane ## the same beside Karpenter on the same control plane
+	$(GO) build -C hack/karpenter -o ../../bin/karpenter sigs.k8s.io/karpenter/kwok
+	$(GO) run ./hack/bench-burst -karpenter bin/karpenter -karpenter-source $$($(GO) list -C hack/karpenter -m -f '{{.Dir}}' sigs.k8s.io/karpenter)
+
 .PHONY: bench-removal
 bench-removal: control-plane ## nodes given back on the real control plane: emptied, drifted, drained under budgets
 	$(GO) run ./hack/bench-removal

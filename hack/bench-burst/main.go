@@ -34,23 +34,29 @@ func main() {
 	boot := flag.Duration("boot-delay", 0, "time from an instance's launch to its node's joining")
 	binding := flag.String("binding", string(v1alpha1.BindingNominate), "the Provisioner's binding: Nominate, Immediate or Scheduler")
 	baseline := flag.Bool("alone", true, "measure the control plane alone, too")
+	peer := flag.String("karpenter", "", "measure Karpenter, too: its program for simulated kubelets (make bench-burst-karpenter builds it)")
+	source := flag.String("karpenter-source", "", "the folder of the module that it was built from, for its custom resource definitions")
 	limit := flag.Duration("limit", 2*time.Minute, "give up after that long")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	fmt.Printf("%d pods of 1 CPU and 2 GiB, one Deployment, boot delay %s, binding %s; seconds since the Deployment was created\n", *pods, *boot, *binding)
-	fmt.Printf("%-10s %10s %10s %10s %10s %10s %6s\n", "run", "created", "half", "99 %", "all bound", "all ready", "nodes")
+	fmt.Printf("%-12s %10s %10s %10s %10s %10s %6s\n", "run", "created", "half", "99 %", "all bound", "all ready", "nodes")
 	show := func(name string, r result, err error) {
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "bench-burst:", err)
 			os.Exit(1)
 		}
-		fmt.Printf("%-10s %10.2f %10.2f %10.2f %10.2f %10.2f %6d\n", name, r.created.Seconds(), r.half.Seconds(), r.most.Seconds(), r.all.Seconds(), r.ready.Seconds(), r.nodes)
+		fmt.Printf("%-12s %10.2f %10.2f %10.2f %10.2f %10.2f %6d\n", name, r.created.Seconds(), r.half.Seconds(), r.most.Seconds(), r.all.Seconds(), r.ready.Seconds(), r.nodes)
 	}
 	for i := range *runs {
 		if *baseline {
 			r, err := alone(ctx, *pods, *limit)
 			show(fmt.Sprint(i+1, " alone"), r, err)
+		}
+		if *peer != "" {
+			r, err := karpenter(ctx, *peer, *source, *pods, *limit)
+			show(fmt.Sprint(i+1, " Karpenter"), r, err)
 		}
 		r, err := run(ctx, *pods, *boot, v1alpha1.Binding(*binding), *limit)
 		show(fmt.Sprint(i+1, " Berth"), r, err)
