@@ -223,6 +223,9 @@ func (d *drift) judge(g *generation, now time.Time) health {
 		if launched != nil && launched.Reason == reasonNeverJoined {
 			return health{sick: "the instance of claim " + c.Name + " never joined"}
 		}
+		if i := meta.FindStatusCondition(c.Status.Conditions, v1alpha1.ConditionInitialized); i != nil && i.Reason == reasonNeverInitialized {
+			return health{sick: i.Message}
+		}
 	}
 	return h
 }

@@ -2,6 +2,7 @@ package provisioner
 
 import (
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -9,6 +10,19 @@ import (
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 )
+
+// Reasons of a claim that has a node and is not ready.
+const (
+	// reasonNodeUnready: the node was initialized, and its kubelet reports no longer.
+	reasonNodeUnready = "NodeUnready"
+	// reasonNodeGone: the node was initialized, and its Node object is gone.
+	reasonNodeGone = "NodeGone"
+	// reasonNeverInitialized: the kubelet reports, the node never became ready for pods.
+	reasonNeverInitialized = "NeverInitialized"
+)
+
+// nodeGonePatience is how long a kubelet may take to register its Node again.
+const nodeGonePatience = 5 * time.Minute
 
 // setCondition sets a condition of a claim.
 func setCondition(c *v1alpha1.NodeClaim, kind string, status metav1.ConditionStatus, reason, message string) {
@@ -18,8 +32,9 @@ func setCondition(c *v1alpha1.NodeClaim, kind string, status metav1.ConditionSta
 }
 
 // summarize derives Ready: true when launched, registered and initialized,
-// else false with the reason of the first stage that is missing. A claim that
-// is being removed shows how far that is.
+// else false with the reason of the first stage that is missing. Of an initialized
+// claim its node says the rest (follow, missNode). A claim that is being removed shows
+// how far that is.
 func summarize(c *v1alpha1.NodeClaim) {
 	if c.DeletionTimestamp != nil {
 		reason, message := "Removing", "being removed"
@@ -42,6 +57,9 @@ func summarize(c *v1alpha1.NodeClaim) {
 			setCondition(c, v1alpha1.ConditionReady, metav1.ConditionFalse, stage.Reason, stage.Message)
 			return
 		}
+	}
+	if r := meta.FindStatusCondition(c.Status.Conditions, v1alpha1.ConditionReady); r != nil && (r.Reason == reasonNodeUnready || r.Reason == reasonNodeGone) {
+		return
 	}
 	setCondition(c, v1alpha1.ConditionReady, metav1.ConditionTrue, "Ready", "")
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -12,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/ec2"
@@ -74,15 +76,20 @@ func (r *lifecycle) name(ctx context.Context, claim *v1alpha1.NodeClaim) (ctrl.R
 
 // join follows the node from booting to initialized.
 func (r *lifecycle) join(ctx context.Context, claim *v1alpha1.NodeClaim) (ctrl.Result, error) {
-	if isTrue(claim.Status.Conditions, v1alpha1.ConditionInitialized) && isTrue(claim.Status.Conditions, v1alpha1.ConditionReady) {
-		return ctrl.Result{}, r.follow(ctx, claim)
+	node, ok := r.nodeOf(claim)
+	switch {
+	case ok && node.DeletionTimestamp != nil:
+		return ctrl.Result{}, r.deleteClaim(ctx, claim, v1alpha1.ReasonDeleted)
+	case isTrue(claim.Status.Conditions, v1alpha1.ConditionInitialized) && !ok:
+		return r.missNode(ctx, claim)
+	case isTrue(claim.Status.Conditions, v1alpha1.ConditionInitialized):
+		return ctrl.Result{}, r.follow(ctx, claim, node)
 	}
 	if claim.Spec.Binding == v1alpha1.BindingImmediate {
 		if err := r.ensureNode(ctx, claim); err != nil {
 			return ctrl.Result{}, err
 		}
 	}
-	node, ok := r.nodeOf(claim)
 	if !ok || !kubeletJoined(node) {
 		return r.awaitKubelet(ctx, claim)
 	}
@@ -106,8 +113,11 @@ func (r *lifecycle) join(ctx context.Context, claim *v1alpha1.NodeClaim) (ctrl.R
 		c.Status.Capacity = node.Status.Capacity
 		c.Status.Allocatable = node.Status.Allocatable
 	})
-	if err != nil || reason != "" {
+	if err != nil {
 		return ctrl.Result{}, err
+	}
+	if reason != "" {
+		return r.awaitInitialized(ctx, claim, message)
 	}
 	r.metrics.initialized(claim)
 	r.log.Info("node initialized", "claim", claim.Name, "node", node.Name)
@@ -117,14 +127,47 @@ func (r *lifecycle) join(ctx context.Context, claim *v1alpha1.NodeClaim) (ctrl.R
 	return ctrl.Result{}, nil
 }
 
-// follow keeps the Ready condition of an initialized claim true to its node,
-// and removes the claim when somebody deletes the Node.
-func (r *lifecycle) follow(ctx context.Context, claim *v1alpha1.NodeClaim) error {
-	node, ok := r.nodeOf(claim)
-	if ok && node.DeletionTimestamp != nil {
-		return r.deleteClaim(ctx, claim, v1alpha1.ReasonDeleted)
+// follow keeps the Ready condition of an initialized claim true to its node, and
+// registers a Node anew that its kubelet has made anew.
+func (r *lifecycle) follow(ctx context.Context, claim *v1alpha1.NodeClaim, node *corev1.Node) error {
+	if kubeletJoined(node) && (hasTaint(node.Spec.Taints, v1alpha1.TaintUnregistered) || !controllerutil.ContainsFinalizer(node, v1alpha1.Finalizer)) {
+		if err := r.register(ctx, claim, node); err != nil {
+			return err
+		}
 	}
-	return nil
+	if nodeReady(node) {
+		return r.patchStatus(ctx, claim, func(c *v1alpha1.NodeClaim) {
+			setCondition(c, v1alpha1.ConditionReady, metav1.ConditionTrue, "Ready", "")
+		})
+	}
+	return r.patchStatus(ctx, claim, func(c *v1alpha1.NodeClaim) {
+		setCondition(c, v1alpha1.ConditionReady, metav1.ConditionFalse, reasonNodeUnready, "the kubelet has stopped reporting Ready")
+	})
+}
+
+// missNode removes an initialized claim whose Node is gone, finalizer and all, and
+// that no kubelet registers again: nothing else would ever notice its instance.
+func (r *lifecycle) missNode(ctx context.Context, claim *v1alpha1.NodeClaim) (ctrl.Result, error) {
+	err := r.patchStatus(ctx, claim, func(c *v1alpha1.NodeClaim) {
+		setCondition(c, v1alpha1.ConditionReady, metav1.ConditionFalse, reasonNodeGone, fmt.Sprintf(
+			"Node %s is gone; unless its kubelet registers it again, instance %s is terminated", c.Status.NodeName, c.Status.InstanceID))
+	})
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	since := meta.FindStatusCondition(claim.Status.Conditions, v1alpha1.ConditionReady).LastTransitionTime.Time
+	if wait := nodeGonePatience - time.Since(since); wait > 0 {
+		return ctrl.Result{RequeueAfter: wait}, nil
+	}
+	node := &corev1.Node{}
+	err = r.cfg.APIReader.Get(ctx, client.ObjectKey{Name: claim.Status.NodeName}, node)
+	switch {
+	case err == nil && node.Spec.ProviderID == claim.Status.ProviderID:
+		return ctrl.Result{RequeueAfter: time.Second}, nil // The watch is about to show it.
+	case client.IgnoreNotFound(err) != nil:
+		return ctrl.Result{}, fmt.Errorf("reading node %s: %w", claim.Status.NodeName, err)
+	}
+	return ctrl.Result{}, r.deleteClaim(ctx, claim, v1alpha1.ReasonDeleted)
 }
 
 // awaitKubelet gives up on instances that never join.
@@ -141,6 +184,26 @@ func (r *lifecycle) awaitKubelet(ctx context.Context, claim *v1alpha1.NodeClaim)
 	return ctrl.Result{}, r.giveUp(ctx, claim, reasonNeverJoined, fmt.Sprintf(
 		"instance %s did not join within %s; look at its console output (aws ec2 get-console-output --instance-id %s), its security groups and the role of its instance profile",
 		claim.Status.InstanceID, r.cfg.RegistrationTimeout, claim.Status.InstanceID))
+}
+
+// awaitInitialized gives up on nodes that have joined and never become ready for
+// pods: their pods are planned anew, and the instance does not cost for ever.
+func (r *lifecycle) awaitInitialized(ctx context.Context, claim *v1alpha1.NodeClaim, lacks string) (ctrl.Result, error) {
+	since := meta.FindStatusCondition(claim.Status.Conditions, v1alpha1.ConditionRegistered).LastTransitionTime.Time
+	if wait := r.cfg.RegistrationTimeout - time.Since(since); wait > 0 {
+		return ctrl.Result{RequeueAfter: wait}, nil
+	}
+	r.metrics.neverInitialized.Inc()
+	message := fmt.Sprintf("node %s has joined, and was not ready for pods within %s: %s", claim.Status.NodeName, r.cfg.RegistrationTimeout, lacks)
+	r.log.Info("claim given up", "claim", claim.Name, "reason", reasonNeverInitialized, "message", message)
+	r.cfg.Recorder.Eventf(claim, nil, corev1.EventTypeWarning, reasonNeverInitialized, "Join", "%s", clip(message))
+	err := r.patchStatus(ctx, claim, func(c *v1alpha1.NodeClaim) {
+		setCondition(c, v1alpha1.ConditionInitialized, metav1.ConditionFalse, reasonNeverInitialized, clip(message))
+	})
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	return ctrl.Result{}, r.deleteClaim(ctx, claim, v1alpha1.ReasonUnhealthy)
 }
 
 // register puts on the node what a kubelet may not, and lets pods in.
@@ -179,23 +242,22 @@ func dress(node *corev1.Node, claim *v1alpha1.NodeClaim) bool {
 	for k, v := range claim.Spec.Annotations {
 		set(&node.Annotations, k, v)
 	}
-	had := hasTaint(node.Spec.Taints, v1alpha1.TaintUnregistered)
-	if had {
-		var keep []corev1.Taint
-		for _, t := range node.Spec.Taints {
-			if t.Key != v1alpha1.TaintUnregistered {
-				keep = append(keep, t)
-			}
+	// A kubelet with user data of one's own may register without the taint.
+	had, untouched := hasTaint(node.Spec.Taints, v1alpha1.TaintUnregistered), !controllerutil.ContainsFinalizer(node, v1alpha1.Finalizer)
+	if had || untouched {
+		node.Spec.Taints = slices.DeleteFunc(slices.Clone(node.Spec.Taints), func(t corev1.Taint) bool { return t.Key == v1alpha1.TaintUnregistered })
+		taints := slices.Clone(claim.Spec.Taints)
+		if had || !isTrue(claim.Status.Conditions, v1alpha1.ConditionRegistered) {
+			// Only now: a startup taint that its owner has removed later must not
+			// come back.
+			taints = append(taints, claim.Spec.StartupTaints...)
 		}
-		node.Spec.Taints = keep
-		changed = true
-		// Only now: a startup taint that its owner has removed later must not
-		// come back.
-		for _, t := range append(claim.Spec.Taints, claim.Spec.StartupTaints...) {
+		for _, t := range taints {
 			if !carries(node.Spec.Taints, t) {
 				node.Spec.Taints = append(node.Spec.Taints, t)
 			}
 		}
+		changed = true
 	}
 	if addFinalizer(node) {
 		changed = true

@@ -14,14 +14,14 @@ import (
 // metrics of the loops. Labels are bounded: Provisioner names, zones, types of
 // capacity and our own constants; never a tenant's string.
 type metrics struct {
-	pending, gap, instances                               prometheus.Gauge
-	solve, batch                                          prometheus.Histogram
-	stage                                                 *prometheus.HistogramVec
-	claimsCreated, removed, launches, blocked             *prometheus.CounterVec
-	hints                                                 *prometheus.CounterVec
-	unschedulable                                         *prometheus.GaugeVec
-	roundErrors, throttled, neverJoined, nominated, bound prometheus.Counter
-	orphans, evicted, drained                             prometheus.Counter
+	pending, gap, instances                                                 prometheus.Gauge
+	solve, batch                                                            prometheus.Histogram
+	stage                                                                   *prometheus.HistogramVec
+	claimsCreated, removed, launches, blocked                               *prometheus.CounterVec
+	hints                                                                   *prometheus.CounterVec
+	unschedulable                                                           *prometheus.GaugeVec
+	roundErrors, throttled, neverJoined, neverInitialized, nominated, bound prometheus.Counter
+	orphans, evicted, drained                                               prometheus.Counter
 	// Of consolidation.
 	sweep        prometheus.Histogram
 	possible     prometheus.Gauge
@@ -61,14 +61,15 @@ func newMetrics(reg prometheus.Registerer, p *Loops) (*metrics, error) {
 		hints:         vec("placement_hints_total", "Pods launched for, by how the webhook's hint compares with the plan: matched, differed, missing, stale (from older offerings), contradicted (not for this spec).", "agreement"),
 		unschedulable: prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "berth", Name: "pods_unschedulable",
 			Help: "Pods that nothing can host, by their nearest obstacle."}, []string{"constraint"}),
-		roundErrors: counter("planning_errors_total", "Planning rounds that failed."),
-		throttled:   counter("launches_throttled_total", "Launches that EC2 refused for their rate."),
-		neverJoined: counter("instances_never_joined_total", "Instances that did not join in time."),
-		nominated:   counter("pods_nominated_total", "Pods whose seat was written as nominatedNodeName."),
-		bound:       counter("pods_bound_total", "Pods bound by Berth itself."),
-		orphans:     counter("orphans_terminated_total", "Instances terminated because no claim owned them."),
-		evicted:     counter("pods_evicted_total", "Pods evicted by drains."),
-		drained:     counter("nodes_drained_total", "Drains that ended."),
+		roundErrors:      counter("planning_errors_total", "Planning rounds that failed."),
+		throttled:        counter("launches_throttled_total", "Launches that EC2 refused for their rate."),
+		neverJoined:      counter("instances_never_joined_total", "Instances that did not join in time."),
+		neverInitialized: counter("nodes_never_initialized_total", "Nodes that joined and were not ready for pods in time."),
+		nominated:        counter("pods_nominated_total", "Pods whose seat was written as nominatedNodeName."),
+		bound:            counter("pods_bound_total", "Pods bound by Berth itself."),
+		orphans:          counter("orphans_terminated_total", "Instances terminated because no claim owned them."),
+		evicted:          counter("pods_evicted_total", "Pods evicted by drains."),
+		drained:          counter("nodes_drained_total", "Drains that ended."),
 		sweep: prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "berth", Name: "consolidation_sweep_duration_seconds",
 			Help: "Time to weigh all nodes once.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 14)}),
 		possible:     gauge("consolidation_possible_saving_dollars_per_hour", "What the decisions of the last sweep would save."),
@@ -80,7 +81,7 @@ func newMetrics(reg prometheus.Registerer, p *Loops) (*metrics, error) {
 		interruptMetrics: newInterruptMetrics(),
 	}
 	for _, c := range append(m.collectors(), []prometheus.Collector{m.pending, m.gap, m.instances, m.solve, m.batch, m.stage, m.claimsCreated, m.removed, m.launches,
-		m.blocked, m.hints, m.unschedulable, m.roundErrors, m.throttled, m.neverJoined, m.nominated, m.bound, m.orphans, m.evicted, m.drained,
+		m.blocked, m.hints, m.unschedulable, m.roundErrors, m.throttled, m.neverJoined, m.neverInitialized, m.nominated, m.bound, m.orphans, m.evicted, m.drained,
 		m.sweep, m.possible, m.consolidated, m.moves, m.saved, m.modelError, claimCollector{p}}...) {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("registering metrics: %w", err)

@@ -203,7 +203,8 @@ func planNode(n *corev1.Node, claim *v1alpha1.NodeClaim, now time.Time) *capacit
 	return pn
 }
 
-// planClaim is a claim without a Node as the planner sees it.
+// planClaim is a claim without a Node as the planner sees it. One that had a Node
+// and has lost it is no room for anybody.
 func planClaim(c *v1alpha1.NodeClaim) *capacity.Node {
 	name := c.Name
 	if c.Status.NodeName != "" {
@@ -217,7 +218,7 @@ func planClaim(c *v1alpha1.NodeClaim) *capacity.Node {
 		Provisioner:   c.Spec.Provisioner.Name,
 		Claim:         c.Name,
 		InFlight:      true,
-		Unschedulable: c.DeletionTimestamp != nil,
+		Unschedulable: c.DeletionTimestamp != nil || isTrue(c.Status.Conditions, v1alpha1.ConditionInitialized),
 		HourlyPrice:   priceOf(c),
 	}
 }
