@@ -210,9 +210,11 @@ func (m *market) filterByLabels(n *need, p *Provisioner, cols []*column) ([]*col
 					first = &o
 				}
 			}
-			if fs := s.NodeSelectorTerms[i].MatchFields; len(fs) > 0 && first == nil {
-				count++
-				first = &obstacle{ConstraintNodeAffinity, "only a node of a certain name will do (" + fs[0].Key + " " + string(fs[0].Operator) + " " + strings.Join(fs[0].Values, ",") + ")", "remove matchFields from the node affinity"}
+			for _, f := range s.NodeSelectorTerms[i].MatchFields {
+				if f.Operator == corev1.NodeSelectorOpIn && first == nil { // Not to be on some node keeps from none that is new.
+					count++
+					first = &obstacle{ConstraintNodeAffinity, "only a node of a certain name will do (" + f.Key + " " + string(f.Operator) + " " + strings.Join(f.Values, ",") + ")", "remove matchFields from the node affinity"}
+				}
 			}
 			if first != nil && (fewest < 0 || count < fewest) {
 				best, fewest = first, count

@@ -88,6 +88,7 @@ type Loops struct {
 	stores    *stores
 	book      *book
 	verdicts  *verdicts
+	spurned   spurned
 	catalogue *catalogue
 	nominator *nominator
 	fleet     *fleet

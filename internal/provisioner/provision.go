@@ -119,6 +119,7 @@ func (p *Loops) round(ctx context.Context) error {
 	p.metrics.pending.Set(float64(len(v.pending)))
 	p.verdicts.forget(v.pending)
 	if len(v.snapshot.Pods) == 0 {
+		clear(p.spurned.since)
 		p.announce(v.stopped)
 		p.seated(v.leaving.found)
 		return nil
@@ -147,7 +148,11 @@ func (p *Loops) round(ctx context.Context) error {
 			p.nominator.enqueue(pl.Node.Claim)
 		}
 	}
-	p.announce(append(v.stopped, plan.Unschedulable...))
+	spurned := p.spurned.look(plan, v.snapshot.Nodes, now, p.bindsLate)
+	if len(spurned) > 0 {
+		p.trigger()
+	}
+	p.announce(slices.Concat(v.stopped, plan.Unschedulable, spurned))
 	return p.create(ctx, v, plan)
 }
 

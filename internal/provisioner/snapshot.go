@@ -47,6 +47,7 @@ func (p *Loops) read(now time.Time) *view {
 	p.readPods(v, nodes, now)
 	v.leaving = p.depart(v, nodes, now)
 	p.readProvisioners(v, now)
+	p.spurned.avoid(v.snapshot, now)
 	v.choices = insist(v.snapshot)
 	v.snapshot.Nodes = nodes.all
 	return v
