@@ -42,7 +42,12 @@ Several replicas may run; one leads.`,
   # against a development cluster
   AWS_REGION=us-west-2 AWS_ENDPOINT_URL=http://127.0.0.1:4566 \
     provisioner --kubeconfig ./kubeconfig --cluster-name berth-dev`,
-		Args:          cobra.NoArgs,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if err := cobra.NoArgs(cmd, args); err != nil {
+				return usageError{fmt.Errorf("%w; see provisioner --help", err)}
+			}
+			return nil
+		},
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE:          func(*cobra.Command, []string) error { return o.run(ctx) },

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"strings"
@@ -92,13 +93,34 @@ func (o *options) defaultSpread() ([]corev1.TopologySpreadConstraint, error) {
 	return cs, nil
 }
 
+// check finds values that no process could work with, before anything is asked.
+func (o *options) check() error {
+	if o.qps <= 0 || o.burst <= 0 {
+		return errors.New("--kube-api-qps and --kube-api-burst must be positive")
+	}
+	for _, d := range []struct {
+		flag  string
+		value time.Duration
+	}{{"batch-idle", o.batchIdle}, {"batch-max", o.batchMax}, {"plan-budget", o.planBudget}, {"registration-timeout", o.regTimeout}} {
+		if d.value <= 0 {
+			return fmt.Errorf("--%s must be positive, not %s", d.flag, d.value)
+		}
+	}
+	for _, a := range []struct{ flag, value string }{{"metrics-bind-address", o.metricsAddress}, {"health-probe-bind-address", o.healthAddress}} {
+		if _, _, err := net.SplitHostPort(a.value); a.value != "0" && err != nil {
+			return fmt.Errorf("--%s %q is not host:port, :port or 0", a.flag, a.value)
+		}
+	}
+	return nil
+}
+
 // run starts the provisioner and returns when it has stopped.
 func (o *options) run(ctx context.Context) error {
 	if o.clusterName == "" {
 		return usageError{errors.New("--cluster-name is required: the name in the kubernetes.io/cluster/<name> tags of the cluster's subnets")}
 	}
-	if o.qps <= 0 || o.burst <= 0 {
-		return usageError{errors.New("--kube-api-qps and --kube-api-burst must be positive")}
+	if err := o.check(); err != nil {
+		return usageError{err}
 	}
 	spread, err := o.defaultSpread()
 	if err != nil {

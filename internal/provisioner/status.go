@@ -82,7 +82,9 @@ func (k *statusKeeper) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Re
 	k.reportLaunches(pr)
 	k.sum(pr)
 	if !apiEqual(before.Status, pr.Status) {
-		if err := k.cfg.Client.Status().Patch(ctx, pr, client.MergeFrom(before)); client.IgnoreNotFound(err) != nil {
+		// Under a lock: a patch replaces all conditions, and drift keeps one of its own there.
+		err := k.cfg.Client.Status().Patch(ctx, pr, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
+		if client.IgnoreNotFound(err) != nil {
 			return ctrl.Result{}, fmt.Errorf("storing the status of Provisioner %s: %w", pr.Name, err)
 		}
 		k.announceReadiness(before, pr)
