@@ -52,8 +52,13 @@ func (m *market) reasons(n *need) []Reason {
 		if len(os) == 0 {
 			continue
 		}
-		misses = append(misses, miss{Reason{Provisioner: s.p.Name, Constraint: os[0].constraint, Detail: os[0].detail, Fix: os[0].fix},
-			len(os), slices.Index(constraintsByDistance, os[0].constraint)})
+		// All of them: what removes the first alone helps nobody.
+		r := Reason{Provisioner: s.p.Name, Constraint: os[0].constraint, Detail: os[0].detail, Fix: os[0].fix}
+		for _, o := range os[1:] {
+			r.Detail += "; and " + o.detail
+			r.Fix += "; and " + o.fix
+		}
+		misses = append(misses, miss{r, len(os), slices.Index(constraintsByDistance, os[0].constraint)})
 	}
 	slices.SortStableFunc(misses, func(a, b miss) int {
 		return cmp.Or(cmp.Compare(a.count, b.count), cmp.Compare(a.rank, b.rank), cmp.Compare(a.reason.Provisioner, b.reason.Provisioner))
