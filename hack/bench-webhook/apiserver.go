@@ -108,6 +108,38 @@ func onTheAPIServer(ctx context.Context, c *cluster.Cluster, turns int, length t
 			return fmt.Errorf("the API server counted %.0f calls of %s, of which %.0f failed", h.count, w, h.failed)
 		}
 	}
+	return atRates(ctx, c, turns, length)
+}
+
+// rates at which pods are created, too: what kube-controller-manager may do by default,
+// and five times that. There the cores are not busy, as they are where creators
+// do not pause.
+var rates = []int{20, 100}
+
+// atRates creates pods at constant rates, in turns with and without the webhook.
+func atRates(ctx context.Context, c *cluster.Cluster, turns int, length time.Duration) error {
+	for _, rate := range rates {
+		var took [2][]time.Duration
+		for i := range turns {
+			for j := range took {
+				k := (i + j) % len(took)
+				namespace := legs[2*k].namespace
+				d, err := open(length, rate, func() error { return createOne(ctx, c, namespace) })
+				if err = errors.Join(err, deleteAll(ctx, c, namespace)); err != nil {
+					return err
+				}
+				took[k] = append(took[k], d...)
+			}
+		}
+		for k := range took {
+			slices.Sort(took[k])
+		}
+		added := func(q float64) float64 { return ms(quantile(took[0], q) - quantile(took[1], q)) }
+		fmt.Printf("pods created at %d/s, %d turns of %s each: p50 %.2f ms with, %.2f ms without; p99 %.2f and %.2f ms\n", rate, turns, length,
+			ms(quantile(took[0], .5)), ms(quantile(took[1], .5)), ms(quantile(took[0], .99)), ms(quantile(took[1], .99)))
+		report(fmt.Sprintf("p50 of creation at %d/s, added", rate), added(.5), "ms", 1, false)
+		report(fmt.Sprintf("p99 of creation at %d/s, added", rate), added(.99), "ms", 10, false)
+	}
 	return nil
 }
 
@@ -120,10 +152,16 @@ var created atomic.Int64
 
 // create creates pods for a time and deletes them after it.
 func create(ctx context.Context, c *cluster.Cluster, namespace string, length time.Duration) ([]time.Duration, error) {
-	all, failed := withoutPause(length, creators, func() error {
-		return c.Client.Create(ctx, benchPod(namespace, fmt.Sprintf("p-%d", created.Add(1))))
-	})
-	return all, errors.Join(failed, c.Client.DeleteAllOf(ctx, &corev1.Pod{}, client.InNamespace(namespace), client.GracePeriodSeconds(0)))
+	all, failed := withoutPause(length, creators, func() error { return createOne(ctx, c, namespace) })
+	return all, errors.Join(failed, deleteAll(ctx, c, namespace))
+}
+
+func createOne(ctx context.Context, c *cluster.Cluster, namespace string) error {
+	return c.Client.Create(ctx, benchPod(namespace, fmt.Sprintf("p-%d", created.Add(1))))
+}
+
+func deleteAll(ctx context.Context, c *cluster.Cluster, namespace string) error {
+	return c.Client.DeleteAllOf(ctx, &corev1.Pod{}, client.InNamespace(namespace), client.GracePeriodSeconds(0))
 }
 
 // latencies is what the API server's histogram holds.
