@@ -103,6 +103,14 @@ bench-planner: ## the planner against its bars, then its Go benchmarks
 	$(GO) run ./hack/bench-planner
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/capacity/...
 
+.PHONY: bench-planner-karpenter
+bench-planner-karpenter: ## the first row of bench-planner beside Karpenter's scheduler, with the same pods and types
+	@mkdir -p bin
+	$(GO) build -C hack/karpenter -o ../../bin/karpenter-planner .
+	$(GO) run ./hack/bench-planner -write-fifths bin/fifths.json
+	bin/karpenter-planner bin/fifths.json
+	$(GO) run ./hack/bench-planner -rows fifths
+
 .PHONY: clean
 clean: ## remove bin/
 	rm -rf bin

@@ -57,6 +57,7 @@ func main() {
 	only := flag.String("rows", "", "only these rows, comma-separated")
 	workloads := flag.String("workloads", "", "only these workloads, comma-separated, in the rows about gaps")
 	profile := flag.String("cpuprofile", "", "write a CPU profile to this file")
+	problem := flag.String("write-fifths", "", "only write the pods and types of the row fifths to this file, for another planner")
 	child := flag.Bool("child", false, "plan the large cluster once and print the time and memory that it took")
 	flag.Parse()
 	b.workloads = names(*workloads)
@@ -67,6 +68,10 @@ func main() {
 		}
 		exitOn(err)
 		defer pprof.StopCPUProfile()
+	}
+	if *problem != "" {
+		exitOn(write(*problem, b.fifths()))
+		return
 	}
 	if *child {
 		exitOn(plainCluster(b))
