@@ -51,6 +51,8 @@ var provisionerNeeds = []need{
 	{why: "how many volumes a node takes", group: "storage.k8s.io", resource: "csinodes", verbs: reading},
 	{why: "volumes that a drained node still holds", group: "storage.k8s.io", resource: "volumeattachments", verbs: reading},
 	{why: "what each node will carry besides", group: "apps", resource: "daemonsets", verbs: reading},
+	{why: "what DaemonSets' pods take besides", group: "node.k8s.io", resource: "runtimeclasses", verbs: reading},
+	{why: "which DaemonSets' pods come first", group: "scheduling.k8s.io", resource: "priorityclasses", verbs: reading},
 	{why: "whether a batch is complete", group: "apps", resource: "replicasets", verbs: reading},
 	{why: "whether a batch is complete", group: "apps", resource: "statefulsets", verbs: reading},
 	{why: "whether a batch is complete", group: "batch", resource: "jobs", verbs: reading},
@@ -73,6 +75,8 @@ func webhookNeeds(mode certs.Mode) []need {
 		{why: "what may be bought", group: v1alpha1.Group, resource: "provisioners", verbs: reading},
 		{why: "what an update does to nodes", group: v1alpha1.Group, resource: "nodeclaims", verbs: reading},
 		{why: "what each node will carry besides", group: "apps", resource: "daemonsets", verbs: reading},
+		{why: "what DaemonSets' pods take besides", group: "node.k8s.io", resource: "runtimeclasses", verbs: reading},
+		{why: "which DaemonSets' pods come first", group: "scheduling.k8s.io", resource: "priorityclasses", verbs: reading},
 		{why: "what keeps nodes from being drained", group: "policy", resource: "poddisruptionbudgets", verbs: reading},
 		{why: "pods that share spot", resource: "pods", verbs: reading},
 		{why: "what workloads were warned of", group: "events.k8s.io", resource: "events", verbs: "create patch"},
@@ -253,8 +257,12 @@ func apiGroup(importPath string) (string, bool) {
 		return "apps", true
 	case "k8s.io/api/batch/v1":
 		return "batch", true
+	case "k8s.io/api/node/v1":
+		return "node.k8s.io", true
 	case "k8s.io/api/policy/v1":
 		return "policy", true
+	case "k8s.io/api/scheduling/v1", "k8s.io/api/scheduling/v1beta1":
+		return "scheduling.k8s.io", true
 	case "k8s.io/api/storage/v1":
 		return "storage.k8s.io", true
 	case "github.com/berth-dev/berth/api/v1alpha1":

@@ -11,7 +11,9 @@ import (
 	"github.com/go-logr/logr"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -42,8 +44,8 @@ type store interface {
 
 // FeedConfig is what a Feed needs. Cache and Namespace are required.
 type FeedConfig struct {
-	// Cache of Provisioners, NodeClaims, DaemonSets, PodDisruptionBudgets, ConfigMap
-	// berth-offerings, and the pods that have label berth.dev/capacity-choice.
+	// Cache of Provisioners, NodeClaims, DaemonSets, RuntimeClasses, PriorityClasses,
+	// PodDisruptionBudgets, ConfigMap berth-offerings, and the pods that have label berth.dev/capacity-choice.
 	Cache store
 	// Namespace of Berth.
 	Namespace string
@@ -87,6 +89,8 @@ func (f *Feed) Run(ctx context.Context) error {
 		{&v1alpha1.Provisioner{}, provisionerMatters},
 		{&corev1.ConfigMap{}, always},
 		{&appsv1.DaemonSet{}, specMatters},
+		{&nodev1.RuntimeClass{}, always},
+		{&schedulingv1.PriorityClass{}, always},
 		{&policyv1.PodDisruptionBudget{}, specMatters},
 		{&v1alpha1.NodeClaim{}, nothingMatters}, // Read when asked for.
 		{&corev1.Pod{}, nothingMatters},         // For the ledger alone.
@@ -227,8 +231,14 @@ func (f *Feed) rebuild(ctx context.Context) error {
 	if err := f.config.Cache.List(ctx, &daemonSets); err != nil {
 		return fmt.Errorf("listing DaemonSets: %w", err)
 	}
+	classes, err := f.classes(ctx)
+	if err != nil {
+		return err
+	}
 	for i := range daemonSets.Items {
-		in.DaemonSetPods = append(in.DaemonSetPods, podOf(&daemonSets.Items[i]))
+		pod := capacity.DaemonSetPod(&daemonSets.Items[i])
+		classes.Admit(pod)
+		in.DaemonSetPods = append(in.DaemonSetPods, pod)
 	}
 	var budgets policyv1.PodDisruptionBudgetList
 	if err := f.config.Cache.List(ctx, &budgets); err != nil {
@@ -244,6 +254,26 @@ func (f *Feed) rebuild(ctx context.Context) error {
 	in.Offerings = f.offerings
 	f.current.Store(newSnapshot(in, f.memory))
 	return nil
+}
+
+// classes are those that complete DaemonSets' pods.
+func (f *Feed) classes(ctx context.Context) (*capacity.Classes, error) {
+	var runtimes nodev1.RuntimeClassList
+	if err := f.config.Cache.List(ctx, &runtimes); err != nil {
+		return nil, fmt.Errorf("listing RuntimeClasses: %w", err)
+	}
+	var priorities schedulingv1.PriorityClassList
+	if err := f.config.Cache.List(ctx, &priorities); err != nil {
+		return nil, fmt.Errorf("listing PriorityClasses: %w", err)
+	}
+	rs, ps := make([]*nodev1.RuntimeClass, len(runtimes.Items)), make([]*schedulingv1.PriorityClass, len(priorities.Items))
+	for i := range rs {
+		rs[i] = &runtimes.Items[i]
+	}
+	for i := range ps {
+		ps[i] = &priorities.Items[i]
+	}
+	return capacity.NewClasses(rs, ps), nil
 }
 
 // readOfferings decodes the ConfigMap if it is another than the last.
@@ -267,15 +297,6 @@ func (f *Feed) readOfferings(ctx context.Context) error {
 	}
 	f.offerings = o
 	return nil
-}
-
-// podOf is a pod as the DaemonSet's controller would make it, without the
-// affinity to one node.
-func podOf(ds *appsv1.DaemonSet) *corev1.Pod {
-	pod := &corev1.Pod{Spec: ds.Spec.Template.Spec}
-	pod.Namespace, pod.Name = ds.Namespace, ds.Name
-	pod.Labels = ds.Spec.Template.Labels
-	return pod
 }
 
 func always(_, _ any) bool         { return true }

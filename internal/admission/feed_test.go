@@ -10,6 +10,7 @@ import (
 	"github.com/go-logr/logr"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -112,11 +113,25 @@ func TestFeedFollowsTheCluster(t *testing.T) {
 		}
 
 		ds := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "agent"}}
-		ds.Spec.Template.Spec.Containers = []corev1.Container{{Name: "a", Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{"cpu": resource.MustParse("1500m")}}}}
+		ds.Spec.Template.Spec.Containers = []corev1.Container{{Name: "a", Resources: corev1.ResourceRequirements{Limits: corev1.ResourceList{"cpu": resource.MustParse("1500m")}}}}
 		must(s.Create(ctx, ds))
 		changed(ds)
 		if got := hint(); got == small || got == "" {
 			t.Errorf("with a DaemonSet that takes most of the small type: hint %q", got)
+		}
+		ds.Spec.Template.Spec.Containers[0].Resources.Limits["cpu"] = resource.MustParse("1m")
+		ds.Spec.Template.Spec.RuntimeClassName = new("boxed")
+		must(s.Update(ctx, ds))
+		changed(ds)
+		if got := hint(); got != small {
+			t.Errorf("with a small DaemonSet: hint %q", got)
+		}
+		boxed := &nodev1.RuntimeClass{ObjectMeta: metav1.ObjectMeta{Name: "boxed"}, Handler: "boxed",
+			Overhead: &nodev1.Overhead{PodFixed: corev1.ResourceList{"cpu": resource.MustParse("1500m")}}}
+		must(s.Create(ctx, boxed))
+		changed(boxed)
+		if got := hint(); got == small || got == "" {
+			t.Errorf("with a DaemonSet whose class takes most of the small type: hint %q", got)
 		}
 		must(s.Delete(ctx, ds))
 		changed(ds)

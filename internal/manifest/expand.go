@@ -11,11 +11,11 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/rand"
-	resourcehelper "k8s.io/component-helpers/resource"
+
+	"github.com/berth-dev/berth/internal/capacity"
 )
 
 // Workload says what a pod belongs to, as a person would: the Deployment
@@ -57,7 +57,7 @@ func newWorkload(o Object, apiVersion, kind, name string, t *corev1.PodTemplateS
 		spec:      *t.Spec.DeepCopy(),
 		labels:    labels,
 	}
-	setDefaults(&w.spec)
+	capacity.DefaultPodSpec(&w.spec)
 	return w
 }
 
@@ -113,7 +113,7 @@ func (s *Set) expand() *world {
 			w.running[key{kind, p.Namespace, name}]++
 		}
 		p = p.DeepCopy()
-		setDefaults(&p.Spec)
+		capacity.DefaultPodSpec(&p.Spec)
 		if p.UID == "" {
 			p.UID = types.UID("pod/" + p.Namespace + "/" + p.Name)
 		}
@@ -270,86 +270,10 @@ func (w *world) job(o *batchv1.Job) {
 	}
 }
 
-// DaemonSetPod is the pod that a DaemonSet's controller makes for each node,
-// without the affinity to one node, with the tolerations that it adds
-// (k8s.io/kubernetes/pkg/controller/daemon/util).
-func DaemonSetPod(ds *appsv1.DaemonSet) *corev1.Pod {
-	w := newWorkload(ds, "apps/v1", "DaemonSet", ds.Name, &ds.Spec.Template, nil)
-	p := w.pod(ds.Name, nil)
-	tolerate := func(key string, effect corev1.TaintEffect) {
-		p.Spec.Tolerations = append(p.Spec.Tolerations, corev1.Toleration{Key: key, Operator: corev1.TolerationOpExists, Effect: effect})
-	}
-	tolerate(corev1.TaintNodeNotReady, corev1.TaintEffectNoExecute)
-	tolerate(corev1.TaintNodeUnreachable, corev1.TaintEffectNoExecute)
-	tolerate(corev1.TaintNodeDiskPressure, corev1.TaintEffectNoSchedule)
-	tolerate(corev1.TaintNodeMemoryPressure, corev1.TaintEffectNoSchedule)
-	tolerate(corev1.TaintNodePIDPressure, corev1.TaintEffectNoSchedule)
-	tolerate(corev1.TaintNodeUnschedulable, corev1.TaintEffectNoSchedule)
-	if p.Spec.HostNetwork {
-		tolerate(corev1.TaintNodeNetworkUnavailable, corev1.TaintEffectNoSchedule)
-	}
-	return p
-}
-
 // templateHash stands for a template's content in names and labels.
 func templateHash(t *corev1.PodTemplateSpec) string {
 	h := fnv.New32a()
 	// A template that was decoded can be encoded again.
 	_ = json.NewEncoder(h).Encode(t)
 	return rand.SafeEncodeString(strconv.FormatUint(uint64(h.Sum32()), 10))
-}
-
-// setDefaults does to a pod's spec what the API server does where scheduling
-// can tell the difference (k8s.io/kubernetes/pkg/apis/core/v1, SetDefaults_Pod):
-// requests default to limits, host ports of host-network pods to the
-// containers' ports.
-func setDefaults(spec *corev1.PodSpec) {
-	for _, list := range [][]corev1.Container{spec.InitContainers, spec.Containers} {
-		for i := range list {
-			r := &list[i].Resources
-			r.Requests = withDefaults(r.Requests, r.Limits)
-			for j := range list[i].Ports {
-				port := &list[i].Ports[j]
-				if spec.HostNetwork && port.HostPort == 0 {
-					port.HostPort = port.ContainerPort
-				}
-				if port.Protocol == "" {
-					port.Protocol = corev1.ProtocolTCP
-				}
-			}
-		}
-	}
-	if spec.SchedulerName == "" {
-		spec.SchedulerName = corev1.DefaultSchedulerName
-	}
-	if r := spec.Resources; r != nil {
-		// Of the pod as a whole, what its containers request comes first.
-		r.Requests = withDefaults(r.Requests, withoutKeysOf(r.Limits, containerRequests(spec)))
-	}
-}
-
-func containerRequests(spec *corev1.PodSpec) corev1.ResourceList {
-	return resourcehelper.PodRequests(&corev1.Pod{Spec: *spec}, resourcehelper.PodResourcesOptions{SkipPodLevelResources: true, ExcludeOverhead: true})
-}
-
-func withoutKeysOf(list, other corev1.ResourceList) corev1.ResourceList {
-	out := corev1.ResourceList{}
-	for name, q := range list {
-		if _, ok := other[name]; !ok {
-			out[name] = q
-		}
-	}
-	return out
-}
-
-func withDefaults(list, defaults corev1.ResourceList) corev1.ResourceList {
-	for name, q := range defaults {
-		if _, ok := list[name]; !ok {
-			if list == nil {
-				list = map[corev1.ResourceName]resource.Quantity{}
-			}
-			list[name] = q.DeepCopy()
-		}
-	}
-	return list
 }

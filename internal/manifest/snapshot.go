@@ -69,7 +69,7 @@ func (s *Set) Snapshot(o Options) *capacity.Snapshot {
 		out.Groups[g.Namespace+"/"+g.Name] = capacity.NewPodGroup(g)
 	}
 	for _, d := range all[*appsv1.DaemonSet](s) {
-		out.DaemonSetPods = append(out.DaemonSetPods, DaemonSetPod(d))
+		out.DaemonSetPods = append(out.DaemonSetPods, capacity.DaemonSetPod(d))
 	}
 	s.spread(out, o.DefaultSpread)
 	s.admit(w.pods, out.DaemonSetPods)

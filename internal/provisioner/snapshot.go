@@ -8,6 +8,8 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -95,8 +97,11 @@ func (p *Loops) newView(now time.Time) *view {
 			s.Groups[o.Namespace+"/"+o.Name] = capacity.NewPodGroup(o)
 		}
 	}
+	classes := capacity.NewClasses(all[*nodev1.RuntimeClass](p.stores.runtimeClasses), all[*schedulingv1.PriorityClass](p.stores.priorityClasses))
 	for _, ds := range all[*appsv1.DaemonSet](p.stores.daemonSets) {
-		s.DaemonSetPods = append(s.DaemonSetPods, daemonSetPod(ds))
+		pod := capacity.DaemonSetPod(ds)
+		classes.Admit(pod)
+		s.DaemonSetPods = append(s.DaemonSetPods, pod)
 	}
 	return v
 }
@@ -416,37 +421,6 @@ func (p *Loops) readProvisioners(v *view, now time.Time) {
 			pr.Used[capacity.ReservedRoom(o.InstanceType, o.Zone)]++
 		}
 	}
-}
-
-// daemonSetPod is the pod that a DaemonSet's controller would make, with the
-// tolerations that it adds (k8s.io/kubernetes/pkg/controller/daemon/util).
-func daemonSetPod(ds *appsv1.DaemonSet) *corev1.Pod {
-	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{
-			Namespace: ds.Namespace, Name: ds.Name,
-			Labels: ds.Spec.Template.Labels, Annotations: ds.Spec.Template.Annotations,
-		},
-		Spec: *ds.Spec.Template.Spec.DeepCopy(),
-	}
-	tolerate := []struct {
-		key    string
-		effect corev1.TaintEffect
-	}{
-		{corev1.TaintNodeNotReady, corev1.TaintEffectNoExecute},
-		{corev1.TaintNodeUnreachable, corev1.TaintEffectNoExecute},
-		{corev1.TaintNodeDiskPressure, corev1.TaintEffectNoSchedule},
-		{corev1.TaintNodeMemoryPressure, corev1.TaintEffectNoSchedule},
-		{corev1.TaintNodePIDPressure, corev1.TaintEffectNoSchedule},
-		{corev1.TaintNodeUnschedulable, corev1.TaintEffectNoSchedule},
-	}
-	for _, t := range tolerate {
-		pod.Spec.Tolerations = append(pod.Spec.Tolerations, corev1.Toleration{Key: t.key, Operator: corev1.TolerationOpExists, Effect: t.effect})
-	}
-	if pod.Spec.HostNetwork {
-		pod.Spec.Tolerations = append(pod.Spec.Tolerations, corev1.Toleration{
-			Key: corev1.TaintNodeNetworkUnavailable, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoSchedule})
-	}
-	return pod
 }
 
 func volumeLimits(csi *storagev1.CSINode) map[string]int64 {

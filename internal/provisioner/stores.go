@@ -7,7 +7,9 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -38,6 +40,7 @@ type stores struct {
 	daemonSets, replicaSets, statefulSets, jobs    toolscache.SharedIndexInformer
 	pvcs, pvs, storageClasses, csiNodes, namespace toolscache.SharedIndexInformer
 	attachments, pdbs                              toolscache.SharedIndexInformer
+	runtimeClasses, priorityClasses                toolscache.SharedIndexInformer
 	// services is nil where kube-scheduler has no default spread constraints.
 	services toolscache.SharedIndexInformer
 	// podGroups is nil where the API server does not serve them.
@@ -71,6 +74,8 @@ func newStores(ctx context.Context, c cache.Cache, mapper meta.RESTMapper, withS
 		{&s.namespace, &corev1.Namespace{}},
 		{&s.attachments, &storagev1.VolumeAttachment{}},
 		{&s.pdbs, &policyv1.PodDisruptionBudget{}},
+		{&s.runtimeClasses, &nodev1.RuntimeClass{}},
+		{&s.priorityClasses, &schedulingv1.PriorityClass{}},
 	}
 	if withServices {
 		wanted = append(wanted, source{&s.services, &corev1.Service{}})

@@ -7,7 +7,10 @@ import (
 	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -79,6 +82,7 @@ func storesWith(t *testing.T, objects ...runtime.Object) *stores {
 	for _, into := range []*toolscache.SharedIndexInformer{
 		&s.pods, &s.nodes, &s.claims, &s.provisioners, &s.daemonSets, &s.replicaSets, &s.statefulSets, &s.jobs,
 		&s.pvcs, &s.pvs, &s.storageClasses, &s.csiNodes, &s.namespace, &s.attachments, &s.pdbs, &s.podGroups,
+		&s.runtimeClasses, &s.priorityClasses,
 	} {
 		*into = toolscache.NewSharedIndexInformer(&toolscache.ListWatch{}, &corev1.Pod{}, 0, toolscache.Indexers{})
 	}
@@ -87,6 +91,14 @@ func storesWith(t *testing.T, objects ...runtime.Object) *stores {
 		switch o.(type) {
 		case *schedulingv1beta1.PodGroup:
 			into = s.podGroups
+		case *appsv1.DaemonSet:
+			into = s.daemonSets
+		case *nodev1.RuntimeClass:
+			into = s.runtimeClasses
+		case *schedulingv1.PriorityClass:
+			into = s.priorityClasses
+		case *corev1.Node:
+			into = s.nodes
 		case *corev1.Pod:
 		default:
 			t.Fatalf("no store for %T", o)
