@@ -25,6 +25,8 @@ func benchProvisioner(region string, capacityTypes ...string) *capacity.Provisio
 		InstanceTypes: capacity.InstanceTypes(catalog.Default().Machines(region), spec, capacity.Resolved{}, time.Now())}
 }
 
+func benchMachines(region string) []capacity.Machine { return catalog.Default().Machines(region) }
+
 func benchPod(name, app string, milliCPU, memoryMiB int64) *corev1.Pod {
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, Labels: map[string]string{"app": app}},

@@ -169,23 +169,7 @@ func (v *solver) reserveDaemon(b *bin, d *daemon, present map[string]bool) {
 // buy opens a bin for a node of the column and books it against the limits.
 func (v *solver) buy(c *column) *bin {
 	b := v.open(c)
-	for _, k := range v.allCounters {
-		if val, ok := v.label(b, k.key); ok && (k.eligible == nil || k.eligible(b)) {
-			for _, p := range b.daemons {
-				if k.matches(p) {
-					k.add(val, 1)
-				}
-			}
-		}
-	}
-	for _, k := range v.spreadCounters {
-		if k.eligible(b) {
-			if val, ok := v.label(b, k.key); ok {
-				k.add(val, 0)
-				delete(k.phantom, val)
-			}
-		}
-	}
+	v.enter(b)
 	return b
 }
 
@@ -208,18 +192,25 @@ func (v *solver) compileDaemons() {
 	if len(v.daemons) == 0 {
 		return
 	}
+	against := map[int32][]*daemon{}
 	for _, n := range v.snap.Nodes {
-		for _, p := range v.factsOf(n).tied {
-			_, anti := v.existingTerms(p)
-			for _, t := range anti {
-				val, ok := n.Labels[t.key]
-				if !ok {
-					continue
-				}
+		if len(v.factsOf(n).antiKeys) == 0 {
+			continue
+		}
+		for _, x := range v.counted(n).holdings {
+			t := &v.census().terms[x.term]
+			list, ok := against[x.term]
+			if !ok {
 				for _, d := range v.daemons {
 					if t.q.matches(v.snap.Namespaces, d.pod.Namespace, d.pod.Labels) {
-						d.shun(t.key, val)
+						list = append(list, d)
 					}
+				}
+				against[x.term] = list
+			}
+			if val, ok := n.Labels[t.key]; ok {
+				for _, d := range list {
+					d.shun(t.key, val)
 				}
 			}
 		}
@@ -261,7 +252,7 @@ func (v *solver) put(s *shape, b *bin, n int) {
 
 func (v *solver) count(counters []*counter, b *bin, n int) {
 	for _, k := range counters {
-		if k.eligible != nil && !k.eligible(b) {
+		if !k.realm.has(b) {
 			continue
 		}
 		if val, ok := v.label(b, k.key); ok {

@@ -159,7 +159,7 @@ func (v *solver) worthwhile(s *shape) int {
 		}
 	}
 	for _, c := range s.spreadCounts {
-		if d := len(c.counts); c.key != corev1.LabelHostname && d > 1 {
+		if d := c.domains(); c.key != corev1.LabelHostname && d > 1 {
 			n = min(n, (v.left[s.id]+d-1)/d)
 		}
 	}
@@ -172,11 +172,7 @@ func (v *solver) worthwhile(s *shape) int {
 func (v *solver) forgetPhantoms(s *shape) bool {
 	any := false
 	for _, c := range s.spreadCounts {
-		for val := range c.phantom {
-			c.forget(val)
-			any = true
-		}
-		c.phantom = nil
+		any = c.forgetPhantoms() || any
 	}
 	return any
 }

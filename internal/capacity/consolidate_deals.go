@@ -503,9 +503,9 @@ func (c *consolidator) commit(d *draft) {
 		}
 	}
 	for _, b := range d.bins {
-		for _, k := range c.v.spreadCounters {
-			if val, ok := c.v.label(b, k.key); ok && k.eligible(b) {
-				c.domains[k][val] = true
+		for _, r := range c.v.realms {
+			if val, ok := c.v.label(b, r.key); ok && r.has(b) {
+				c.domains[r][val] = true
 			}
 		}
 	}

@@ -28,7 +28,7 @@ type consolidator struct {
 	seatless []bool
 	// domains that spread constraints count apart from nodes that are only being
 	// tried.
-	domains map[*counter]map[string]bool
+	domains map[*realm]map[string]bool
 	// unit is the least price of one unit of each dimension, in $/h.
 	unit []float64
 	// cheapest is the price of the cheapest node that can be bought.
@@ -38,7 +38,7 @@ type consolidator struct {
 	packs, work int
 	// start is the state before the first draft, with firstDomains.
 	start        mark
-	firstDomains map[*counter]map[string]bool
+	firstDomains map[*realm]map[string]bool
 	// scale turns free cpu and memory into shares, by bin of an existing node.
 	scale [][2]float64
 	// planned are the moves of this plan by workload.
@@ -159,12 +159,9 @@ func newConsolidator(in *ConsolidationInput) *consolidator {
 	v.bound = v.bound[:0]
 	c.reach = make([]bitset, len(v.shapes))
 	c.seatless = make([]bool, len(v.shapes))
-	c.domains = map[*counter]map[string]bool{}
-	for _, k := range v.spreadCounters {
-		c.domains[k] = map[string]bool{}
-		for val := range k.counts {
-			c.domains[k][val] = true
-		}
+	c.domains = map[*realm]map[string]bool{}
+	for _, r := range v.realms {
+		c.domains[r] = maps.Clone(r.nodes)
 	}
 	c.priceUnits()
 	c.orderReceivers()
@@ -459,7 +456,7 @@ func (c *consolidator) seatHomeless() {
 	}
 	c.v.bound = c.v.bound[:0]
 	c.start = c.mark()
-	c.firstDomains = map[*counter]map[string]bool{}
+	c.firstDomains = map[*realm]map[string]bool{}
 	for k, known := range c.domains {
 		c.firstDomains[k] = maps.Clone(known)
 	}
@@ -506,18 +503,16 @@ func (c *consolidator) rollback(m mark) {
 // unbuy is the reverse of solver.buy.
 func (c *consolidator) unbuy(b *bin) {
 	v := c.v
-	for _, k := range v.allCounters {
-		val, ok := v.label(b, k.key)
-		if !ok || k.eligible != nil && !k.eligible(b) {
-			continue
-		}
-		for _, p := range b.daemons {
-			if k.matches(p) {
+	for _, p := range b.daemons {
+		for _, k := range v.countersOf(p) {
+			if val, ok := v.label(b, k.key); ok && k.realm.has(b) {
 				k.add(val, -1)
 			}
 		}
-		if known := c.domains[k]; known != nil && !known[val] {
-			k.forget(val)
+	}
+	for _, r := range v.realms {
+		if val, ok := v.label(b, r.key); ok && r.has(b) && !c.domains[r][val] {
+			r.close(val)
 		}
 	}
 	b.col.seller.left.take(b.col, -1)

@@ -19,6 +19,7 @@ import (
 type Memory struct {
 	nodes  map[string]*nodeFacts
 	market *rememberedMarket
+	census *census
 }
 
 // NewMemory is a Memory of nothing.
@@ -44,12 +45,21 @@ func (m *Memory) Solve(s *Snapshot) *Plan {
 type nodeFacts struct {
 	pods []*corev1.Pod
 	used Resources
-	// ports that are taken; tied are the pods that have affinities or spread
-	// constraints, storing those that have volumes.
-	ports         []hostPort
-	tied, storing []*corev1.Pod
+	// ports that are taken; storing are the pods that have volumes.
+	ports   []hostPort
+	storing []*corev1.Pod
 	// daemons are the DaemonSets, by namespace/name, that have their pod there.
 	daemons map[string]bool
+	// selects: some of the pods select others; by the labels of these keys.
+	selects      bool
+	selectorKeys []string
+	// antiKeys are the topology keys of the anti-affinity terms that they hold.
+	antiKeys []string
+	// crowds are who is there, and holdings the anti-affinity terms that they hold,
+	// as the census numbers them; nil: not counted yet.
+	census   *census
+	crowds   []crowd
+	holdings []holding
 }
 
 // factsOf are the facts of a node, worked out once.
@@ -73,11 +83,23 @@ func (v *solver) factsOf(n *Node) *nodeFacts {
 
 func newNodeFacts(n *Node) *nodeFacts {
 	f := &nodeFacts{used: Resources{}, daemons: map[string]bool{}}
+	var keys map[string]bool
 	for _, p := range n.Pods {
 		f.used.Add(PodRequests(p))
 		f.ports = append(f.ports, hostPorts(p)...)
-		if p.Spec.Affinity != nil || len(p.Spec.TopologySpreadConstraints) > 0 {
-			f.tied = append(f.tied, p)
+		if selectsPods(p) {
+			f.selects = true
+			if keys == nil {
+				keys = map[string]bool{}
+			}
+			podSelectorKeys(p, keys)
+		}
+		if a := p.Spec.Affinity; a != nil && a.PodAntiAffinity != nil {
+			for i := range a.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution {
+				if k := a.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution[i].TopologyKey; !slices.Contains(f.antiKeys, k) {
+					f.antiKeys = append(f.antiKeys, k)
+				}
+			}
 		}
 		if len(p.Spec.Volumes) > 0 {
 			f.storing = append(f.storing, p)
@@ -86,6 +108,7 @@ func newNodeFacts(n *Node) *nodeFacts {
 			f.daemons[p.Namespace+"/"+ref.Name] = true
 		}
 	}
+	f.selectorKeys = sortedNames(keys)
 	return f
 }
 

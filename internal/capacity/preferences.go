@@ -130,30 +130,20 @@ func preferredKeys(p *corev1.Pod, keys map[string]bool) {
 // wishCounters makes the counters for preferences about pods.
 func (v *solver) wishCounters() {
 	for _, s := range v.shapes {
-		s.softAdds = nil
-	}
-	for _, s := range v.shapes {
 		for i := range s.wishes.ties {
 			t := &s.wishes.ties[i]
 			id := "wish\x00" + t.q.key
-			var eligible func(*bin) bool
+			var r *realm
 			if t.kind == even {
-				id, eligible = "even\x00"+t.q.key, func(*bin) bool { return true }
+				id, r = "even\x00"+t.q.key, v.realmFor("all", t.key, func(*bin) bool { return true })
 			}
-			c, made := v.counterFor(id, t.key, func(p *corev1.Pod) bool {
-				return p.DeletionTimestamp == nil && t.q.matches(v.snap.Namespaces, p.Namespace, p.Labels)
-			}, eligible)
+			c, made := v.counterFor(id, t.key, matcher{queries: []*query{t.q}, staying: true}, r)
 			t.counter, t.self = c, v.selfMatches(t.q, s)
 			if !made {
 				continue
 			}
-			if t.kind == even {
-				v.spreadCounters = append(v.spreadCounters, c)
-			}
-			for _, o := range v.shapes {
-				if v.selfMatches(t.q, o) {
-					o.softAdds = append(o.softAdds, c)
-				}
+			for _, o := range v.shapesOf(t.q) {
+				o.softAdds = append(o.softAdds, c)
 			}
 		}
 	}

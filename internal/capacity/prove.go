@@ -84,12 +84,8 @@ func (v *solver) nextPurchase(order []*shape, vain map[*shape]map[string]bool) (
 // domainsOf names the domains that a node of the column would be in, as far as
 // anybody counts by them.
 func (v *solver) domainsOf(c *column) string {
-	keys := map[string]bool{}
-	for _, k := range v.allCounters {
-		keys[k.key] = true
-	}
 	b := shapeKey{}
-	for _, key := range sortedNames(keys) {
+	for _, key := range v.counterKeys {
 		val, _ := v.m.label(c, key)
 		b.str(val)
 	}

@@ -20,10 +20,11 @@ type query struct {
 }
 
 func (q *query) matches(namespaces map[string]map[string]string, ns string, l map[string]string) bool {
-	if !slices.Contains(q.namespaces, ns) && (q.nsSelector == nil || !q.nsSelector.Matches(labels.Set(namespaces[ns]))) {
-		return false
-	}
-	return q.selector.Matches(labels.Set(l))
+	return q.selectsNamespace(namespaces, ns) && q.selector.Matches(labels.Set(l))
+}
+
+func (q *query) selectsNamespace(namespaces map[string]map[string]string, ns string) bool {
+	return slices.Contains(q.namespaces, ns) || q.nsSelector != nil && q.nsSelector.Matches(labels.Set(namespaces[ns]))
 }
 
 // withLabelKeys adds matchLabelKeys and mismatchLabelKeys to a selector. The API

@@ -178,7 +178,7 @@ func (v *solver) visibleLabels() map[string]bool {
 	keys := map[string]bool{}
 	selects := false
 	look := func(p *corev1.Pod) {
-		if len(p.Spec.TopologySpreadConstraints) > 0 || p.Spec.Affinity != nil && (p.Spec.Affinity.PodAffinity != nil || p.Spec.Affinity.PodAntiAffinity != nil) {
+		if selectsPods(p) {
 			selects = true
 			podSelectorKeys(p, keys)
 		}
@@ -191,14 +191,21 @@ func (v *solver) visibleLabels() map[string]bool {
 		look(p)
 	}
 	for _, n := range v.snap.Nodes {
-		for _, p := range v.factsOf(n).tied {
-			look(p)
+		f := v.factsOf(n)
+		selects = selects || f.selects
+		for _, k := range f.selectorKeys {
+			keys[k] = true
 		}
 	}
 	if !selects {
 		return nil
 	}
 	return keys
+}
+
+// selectsPods says whether the pod's place may hang on others that it selects.
+func selectsPods(p *corev1.Pod) bool {
+	return len(p.Spec.TopologySpreadConstraints) > 0 || p.Spec.Affinity != nil && (p.Spec.Affinity.PodAffinity != nil || p.Spec.Affinity.PodAntiAffinity != nil)
 }
 
 // nodeReq finds or makes the compiled node requirement of a pod.

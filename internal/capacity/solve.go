@@ -100,11 +100,22 @@ type solver struct {
 	sigs   []*signature
 
 	// fresh are the existing bins before the plan; nil: not made yet.
-	fresh          []bin
-	bins           []*bin
-	existing       int
-	allCounters    map[string]*counter
-	spreadCounters []*counter
+	fresh    []bin
+	bins     []*bin
+	existing int
+	// allCounters but those of holders, by what they count; counterKeys are their
+	// keys. All are made once and set back for each attempt.
+	allCounters map[string]*counter
+	counterKeys []string
+	holders     map[string]*holder
+	realms      map[string]*realm
+	// people are the census; residents, awaiting, shapeRoster and daemonCounters are
+	// made when somebody asks for them.
+	people         *census
+	residents      *residents
+	awaiting       map[*corev1.Pod][]int32
+	shapeRoster    *roster
+	daemonCounters map[*corev1.Pod][]*counter
 	// left is how many pods of each shape have no place yet.
 	left []int
 	// boundless: nodes are bought without regard to limits. scarce: limits kept
@@ -156,7 +167,8 @@ type signature struct {
 }
 
 func newSolver(s *Snapshot) *solver {
-	return &solver{snap: s, volumes: newVolumeBook(s), spread: newDefaultSpread(s), reqs: map[string]*nodeReq{}, facts: map[*Node]*nodeFacts{}, terms: map[*corev1.Pod][2][]term{}}
+	return &solver{snap: s, volumes: newVolumeBook(s), spread: newDefaultSpread(s), reqs: map[string]*nodeReq{}, facts: map[*Node]*nodeFacts{}, terms: map[*corev1.Pod][2][]term{},
+		daemonCounters: map[*corev1.Pod][]*counter{}}
 }
 
 func (v *solver) refuse(p *corev1.Pod, r ...Reason) {
@@ -179,11 +191,8 @@ func (v *solver) prepare() {
 		rs = append(rs, s.requests)
 	}
 	for _, n := range v.snap.Nodes {
-		for _, p := range v.factsOf(n).tied {
-			_, anti := v.existingTerms(p)
-			for _, t := range anti {
-				wantLabel(wanted, t.key)
-			}
+		for _, key := range v.factsOf(n).antiKeys {
+			wantLabel(wanted, key)
 		}
 	}
 	for _, d := range v.snap.DaemonSetPods {
@@ -457,21 +466,18 @@ func (v *solver) dependsOnUndivided(s *shape) bool {
 		if t.key == corev1.LabelHostname {
 			continue
 		}
-		for _, o := range v.shapes {
-			if o != s && o.mode != modeSplit && v.selfMatches(t.q, o) {
-				return true
-			}
+		if slices.ContainsFunc(v.shapesOf(t.q), func(o *shape) bool { return o != s && o.mode != modeSplit }) {
+			return true
 		}
 	}
 	for _, t := range s.spread {
 		if t.key == corev1.LabelHostname || t.countsNothing {
 			continue
 		}
-		for _, o := range v.shapes {
-			tied := len(o.spread) > 0 || len(o.affinity) > 0
-			if o != s && o.mode != modeSplit && tied && v.selfMatches(t.q, o) {
-				return true
-			}
+		if slices.ContainsFunc(v.shapesOf(t.q), func(o *shape) bool {
+			return o != s && o.mode != modeSplit && (len(o.spread) > 0 || len(o.affinity) > 0)
+		}) {
+			return true
 		}
 	}
 	return false
@@ -481,7 +487,6 @@ func (v *solver) dependsOnUndivided(s *shape) bool {
 // could get one for the shape (for any shape, where that has turned out to
 // matter): kube-scheduler will count them once they do.
 func (v *solver) foresee() {
-	probe := &bin{host: hostValue(-1), probe: true}
 	for _, s := range v.shapes {
 		for _, c := range s.spreadCounts {
 			if c.key == corev1.LabelHostname {
@@ -495,15 +500,28 @@ func (v *solver) foresee() {
 			if !v.strict[s.id] {
 				continue
 			}
-			for i := range v.m.columns {
-				probe.col = &v.m.columns[i]
-				probe.taints = probe.col.seller.p.Spec.Taints
-				if val, ok := v.m.label(probe.col, c.key); ok && c.eligible(probe) {
-					c.foresee(val)
-				}
+			for _, val := range v.foreseen(c.realm) {
+				c.foresee(val)
 			}
 		}
 	}
+}
+
+// foreseen are the values that nodes of any column would have in the realm.
+func (v *solver) foreseen(r *realm) []string {
+	if r.foreseen != nil {
+		return r.foreseen
+	}
+	r.foreseen = []string{}
+	probe := &bin{host: hostValue(-1), probe: true}
+	for i := range v.m.columns {
+		probe.col = &v.m.columns[i]
+		probe.taints = probe.col.seller.p.Spec.Taints
+		if val, ok := v.m.label(probe.col, r.key); ok && r.has(probe) && !slices.Contains(r.foreseen, val) {
+			r.foreseen = append(r.foreseen, val)
+		}
+	}
+	return r.foreseen
 }
 
 // violations are the shapes whose spread the pods placed so far do not satisfy,
