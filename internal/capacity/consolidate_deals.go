@@ -378,7 +378,7 @@ func (c *consolidator) buySeveral(from int) {
 	v := c.v
 	var items []*item
 	for _, s := range c.waitingShapes() {
-		if s.mode == modeLocal {
+		if s.mode == modeLocal || s.counted {
 			items = append(items, &item{s: s, n: v.left[s.id]})
 		}
 	}

@@ -14,9 +14,11 @@
 // same node matters to it, it is local. When domains across nodes matter (zone
 // spread, zone anti-affinity, being together in a zone), its pods are first
 // divided among the domains, each pod to the cheapest domain that kube-scheduler
-// would accept in that state (split.go); each share is then local. Shapes that
-// all want to be together are divided as a group. When its place hangs on where
-// other waiting pods go, it is placed last, pod by pod (careful.go). Counters
+// would accept in that state (split.go); each share is then local. Who must be near
+// other waiting pods is divided after those, and the first of them go where there is
+// a place for all, at the least cost of all. When its place hangs on the host that other waiting pods
+// get, it is placed last, pod by pod (careful.go), and then those whose domains hang
+// on it are divided. Counters
 // (counters.go) keep what kube-scheduler would count.
 //
 // Local shares first fill nodes that exist or are coming (fill.go). For the rest

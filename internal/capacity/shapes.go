@@ -51,6 +51,8 @@ type shape struct {
 	softAdds []*counter
 
 	mode shapeMode
+	// counted: only others, whose domains hang on it, are why it is divided.
+	counted bool
 	// meetsDaemons: some DaemonSet's pod counts towards the shape's affinity or
 	// spread, so that a new node does not begin empty.
 	meetsDaemons bool

@@ -2,6 +2,7 @@ package capacity
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -366,27 +367,73 @@ func (v *solver) placeLate(order []*shape) {
 }
 
 // round plans some shapes: first those that stand alone or can be divided among
-// domains beforehand, together; then the others pod by pod.
+// domains beforehand, together; then the others pod by pod. Those whose domains
+// hang on where the latter go come after them, together again.
 func (v *solver) round(shapes []*shape) {
-	var together, careful []*shape
+	for rest := shapes; len(rest) > 0; {
+		waits := v.waiters(rest)
+		var together, careful, later []*shape
+		for _, s := range rest {
+			switch {
+			case waits[s]:
+				later = append(later, s)
+			case s.mode == modeCareful:
+				careful = append(careful, s)
+			default:
+				together = append(together, s)
+			}
+		}
+		if items := v.divide(together); len(items) > 0 {
+			v.fillExisting(items)
+			v.pack(items)
+		}
+		// What found no place in its domain may find one after all.
+		for _, s := range together {
+			if s.mode == modeSplit && v.left[s.id] > 0 {
+				careful = append(careful, s)
+			}
+		}
+		v.placeCarefully(careful)
+		rest = later
+	}
+}
+
+// waiters are those of the shapes that others must be placed before: those to be
+// divided whose domains hang on shapes that are placed pod by pod, and of these
+// the ones that want to be near such.
+func (v *solver) waiters(shapes []*shape) map[*shape]bool {
+	var before []*shape
 	for _, s := range shapes {
 		if s.mode == modeCareful {
-			careful = append(careful, s)
-		} else {
-			together = append(together, s)
+			before = append(before, s)
 		}
 	}
-	if items := v.divide(together); len(items) > 0 {
-		v.fillExisting(items)
-		v.pack(items)
+	waits := map[*shape]bool{}
+	for len(before) > 0 {
+		var found []*shape
+		for _, s := range shapes {
+			if s.mode == modeSplit && !waits[s] && slices.ContainsFunc(before, func(o *shape) bool { return o != s && v.dividedAfter(s, o) }) {
+				found = append(found, s)
+				waits[s] = true
+			}
+		}
+		before = found
 	}
-	// What found no place in its domain may find one after all.
-	for _, s := range together {
-		if s.mode == modeSplit && v.left[s.id] > 0 {
-			careful = append(careful, s)
+	more := maps.Clone(waits)
+	for had := 0; had < len(more); {
+		had = len(more)
+		for _, s := range shapes {
+			if s.mode == modeCareful && !more[s] && len(s.affinity) > 0 && slices.ContainsFunc(shapes, func(o *shape) bool {
+				return more[o] && s.affinityMatches(v, o.pod.Namespace, o.pod.Labels)
+			}) {
+				more[s] = true
+			}
 		}
 	}
-	v.placeCarefully(careful)
+	if len(more) == len(shapes) {
+		return waits
+	}
+	return more
 }
 
 // classify chooses how each shape is planned.
@@ -398,16 +445,25 @@ func (v *solver) classify() {
 		}
 	}
 	for _, s := range v.shapes {
-		s.mode = v.modeOf(s)
+		s.mode, s.counted = v.modeOf(s), false
 	}
-	// What keeps apart, across nodes, from a shape that is not divided, can only
-	// be placed once that shape has its nodes.
-	for changed := true; changed; {
-		changed = false
-		for _, s := range v.shapes {
-			if s.mode == modeSplit && v.dependsOnUndivided(s) {
-				s.mode, changed = modeCareful, true
+	// Who is divided must know the domains of those that its own hang on.
+	counted := map[*counter]bool{}
+	for _, s := range v.shapes {
+		if s.mode != modeSplit {
+			continue
+		}
+		for _, list := range [2][]*counter{s.affinityCounts, s.spreadCounts} {
+			for _, c := range list {
+				if c.key != corev1.LabelHostname {
+					counted[c] = true
+				}
 			}
+		}
+	}
+	for _, s := range v.shapes {
+		if s.mode == modeLocal && slices.ContainsFunc(s.adds, func(c *counter) bool { return counted[c] }) {
+			s.mode, s.counted = modeSplit, true
 		}
 	}
 }
@@ -429,14 +485,6 @@ func (v *solver) modeOf(s *shape) shapeMode {
 			return modeCareful
 		}
 	}
-	if len(s.affinity) > 0 {
-		for _, o := range s.affinityCounts[0].members {
-			// Those that all want to be together are given one domain together.
-			if o != s && !(s.selfAffine && slices.Equal(s.affinityCounts, o.affinityCounts)) {
-				return modeCareful
-			}
-		}
-	}
 	for _, t := range s.anti {
 		if t.key != corev1.LabelHostname {
 			mode = modeSplit
@@ -456,27 +504,20 @@ func (v *solver) modeOf(s *shape) shapeMode {
 	return mode
 }
 
-func (v *solver) dependsOnUndivided(s *shape) bool {
-	for _, c := range s.affinityCounts {
-		if slices.ContainsFunc(c.members, func(o *shape) bool { return o.mode != modeSplit }) {
-			return true
-		}
+// dividedAfter says whether the domains that the shape s may be divided among
+// hang on where o goes.
+func (v *solver) dividedAfter(s, o *shape) bool {
+	if s.affinityMatches(v, o.pod.Namespace, o.pod.Labels) {
+		return true
 	}
 	for _, t := range s.anti {
-		if t.key == corev1.LabelHostname {
-			continue
-		}
-		if slices.ContainsFunc(v.shapesOf(t.q), func(o *shape) bool { return o != s && o.mode != modeSplit }) {
+		if t.key != corev1.LabelHostname && v.selfMatches(t.q, o) {
 			return true
 		}
 	}
 	for _, t := range s.spread {
-		if t.key == corev1.LabelHostname || t.countsNothing {
-			continue
-		}
-		if slices.ContainsFunc(v.shapesOf(t.q), func(o *shape) bool {
-			return o != s && o.mode != modeSplit && (len(o.spread) > 0 || len(o.affinity) > 0)
-		}) {
+		tied := len(o.spread) > 0 || len(o.affinity) > 0
+		if t.key != corev1.LabelHostname && !t.countsNothing && tied && v.selfMatches(t.q, o) {
 			return true
 		}
 	}

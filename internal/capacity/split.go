@@ -38,8 +38,11 @@ type cell struct {
 	// room for pods on existing nodes, counted optimistically.
 	room int
 	// lacking is how many of the shapes that want to be together could not all be
-	// there.
-	lacking int
+	// there; together what new nodes for all of them would cost.
+	lacking  int
+	together float64
+	// got is how many pods have been given to it.
+	got int
 }
 
 // whole says whether all n pods of a shape could be in the cell.
@@ -52,58 +55,121 @@ func (c *domain) label(key string) (string, bool) {
 	return "", false
 }
 
-// divide makes items of shapes, dividing those that must be among cells. Pods
-// that find no cell stay in v.left.
+// divide makes items of shapes, dividing those that must be among cells: first
+// those that others want to be near. Pods that find no cell stay in v.left.
 func (v *solver) divide(shapes []*shape) []*item {
-	var items []*item
 	try := map[*counter]*counter{}
 	cells := map[*shape][]*cell{}
+	var divided []*shape
 	for _, s := range shapes {
 		if v.left[s.id] > 0 && s.mode == modeSplit {
 			cells[s] = v.cellsOf(s)
+			divided = append(divided, s)
 		}
 	}
-	v.findLacking(shapes, cells)
+	v.findLacking(divided, cells)
+	for again := divisionOrder(divided); len(again) > 0; {
+		var failed []*shape
+		any := false
+		for _, s := range again {
+			n, all := v.divideShape(s, cells[s], try)
+			any = any || n > 0
+			if !all && len(s.affinity) > 0 {
+				failed = append(failed, s)
+			}
+		}
+		if !any {
+			break
+		}
+		// Whom they want to be near may have come after them.
+		again = failed
+	}
+	var items []*item
 	for _, s := range shapes {
-		if v.left[s.id] == 0 {
-			continue
-		}
-		if s.mode == modeLocal {
+		if s.mode == modeLocal && v.left[s.id] > 0 {
 			items = append(items, &item{s: s, n: v.left[s.id]})
-			continue
 		}
-		items = append(items, v.divideShape(s, cells[s], try)...)
+		for _, c := range cells[s] {
+			if c.got > 0 {
+				items = append(items, &item{s: s, n: c.got, cell: c})
+			}
+		}
 	}
 	return items
 }
 
-// divideShape gives the shape's pods to cells one by one, always to the cheapest
-// that kube-scheduler would accept in that state; so the order in which it is
-// done is an order in which they can be bound.
-func (v *solver) divideShape(s *shape, cells []*cell, try map[*counter]*counter) []*item {
-	counts := make([]int, len(cells))
-	for range v.left[s.id] {
-		best := -1
-		for i, c := range cells {
-			if math.IsInf(c.price, 1) && counts[i] >= c.room {
+// divisionOrder puts shapes that nothing but others' ties divides first, then
+// each after those that it wants to be near. Of shapes that want to be near each
+// other the first given comes last.
+func divisionOrder(shapes []*shape) []*shape {
+	in := map[*shape]bool{}
+	var order []*shape
+	for _, s := range shapes {
+		if s.counted {
+			order = append(order, s)
+		} else {
+			in[s] = true
+		}
+	}
+	seen := map[*counter]bool{}
+	var visit func(s *shape)
+	visit = func(s *shape) {
+		if !in[s] {
+			return
+		}
+		delete(in, s)
+		for _, c := range s.affinityCounts {
+			if seen[c] {
 				continue
 			}
-			if best >= 0 && !c.better(counts[i], cells[best], counts[best]) {
+			seen[c] = true
+			for _, o := range c.members {
+				// Those that want the same go one after the other.
+				if !slices.Equal(s.affinityCounts, o.affinityCounts) {
+					visit(o)
+				}
+			}
+		}
+		order = append(order, s)
+	}
+	for _, s := range shapes {
+		visit(s)
+	}
+	return order
+}
+
+// divideShape gives the shape's pods to cells one by one, always to the cheapest
+// that kube-scheduler would accept in that state; so the order in which it is
+// done is an order in which they can be bound. It returns how many it has given,
+// and whether that is all.
+func (v *solver) divideShape(s *shape, cells []*cell, try map[*counter]*counter) (n int, all bool) {
+	rest := v.left[s.id]
+	for _, c := range cells {
+		rest -= c.got
+	}
+	leads := s.leads() && slices.ContainsFunc(cells, func(c *cell) bool { return c.lacking == 0 })
+	for ; n < rest; n++ {
+		var best *cell
+		for _, c := range cells {
+			if math.IsInf(c.price, 1) && c.got >= c.room {
+				continue
+			}
+			if best != nil && !c.better(best, leads) {
 				continue
 			}
 			if blockedAt(s, c.label, everythingButHosts, false, try) == "" {
-				best = i
+				best = c
 			}
 		}
-		if best < 0 {
-			break
+		if best == nil {
+			return n, false
 		}
-		counts[best]++
+		best.got++
 		for _, k := range s.adds {
 			if k.key == corev1.LabelHostname {
 				continue
 			}
-			if val, ok := cells[best].label(k.key); ok {
+			if val, ok := best.label(k.key); ok {
 				if try[k] == nil {
 					try[k] = k.clone()
 				}
@@ -111,61 +177,116 @@ func (v *solver) divideShape(s *shape, cells []*cell, try map[*counter]*counter)
 			}
 		}
 	}
-	var items []*item
-	for i, c := range cells {
-		if counts[i] > 0 {
-			items = append(items, &item{s: s, n: counts[i], cell: c})
-		}
-	}
-	return items
+	return n, true
 }
+
+// leads says whether others follow the shape's pods into their domain, and
+// nothing but that matters to where they are: then they are best in one.
+func (s *shape) leads() bool {
+	if s.selfAffine {
+		return s.affinityCounts[0].total() == 0
+	}
+	return s.counted && slices.ContainsFunc(s.adds, (*counter).ofNear) &&
+		!slices.ContainsFunc(s.adds, func(c *counter) bool { return c.realm != nil && c.key != corev1.LabelHostname }) &&
+		!slices.ContainsFunc(s.wishes.ties, func(t tieWish) bool { return t.key != corev1.LabelHostname })
+}
+
+// ofNear says whether the counter is one of pods that others, across nodes, must
+// be near.
+func (c *counter) ofNear() bool { return len(c.members) > 0 && c.key != corev1.LabelHostname }
 
 // findLacking notes for each cell how many shapes have no place for all their pods
-// there: the one whose cell it is, and those that want to be together with it.
+// there, and what new nodes for all would cost: of the one whose cell it is, and
+// those that must be near it, or it near them, and so on.
 func (v *solver) findLacking(shapes []*shape, cells map[*shape][]*cell) {
+	leaders := map[*counter]*counter{}
+	leader := func(c *counter) *counter {
+		for leaders[c] != nil {
+			c = leaders[c]
+		}
+		return c
+	}
+	near := map[*shape][]*counter{}
+	for _, s := range shapes {
+		for _, list := range [2][]*counter{s.affinityCounts, s.adds} {
+			for _, c := range list {
+				if !c.ofNear() {
+					continue
+				}
+				c = leader(c)
+				if i := slices.IndexFunc(near[s], func(o *counter) bool { return o.key == c.key }); i < 0 {
+					near[s] = append(near[s], c)
+				} else if o := leader(near[s][i]); o != c {
+					leaders[c] = o
+				}
+			}
+		}
+	}
 	type place struct {
 		group *counter
-		name  string
+		value string
 	}
-	all, whole := map[*counter]int{}, map[place]int{}
-	group := func(s *shape) *counter {
-		if len(s.affinityCounts) == 0 || len(cells[s]) == 0 {
-			return nil
-		}
-		return s.affinityCounts[0]
-	}
+	all, whole, cost := map[*counter]int{}, map[place]int{}, map[place]float64{}
 	for _, s := range shapes {
-		g := group(s)
-		all[g]++
-		for _, c := range cells[s] {
-			switch there := c.whole(v.left[s.id]); {
-			case g == nil && !there:
-				c.lacking = 1
-			case g != nil && there:
-				whole[place{g, c.id()}]++
+		for i, g := range near[s] {
+			g = leader(g)
+			near[s][i] = g
+			all[g]++
+			least, there := map[string]float64{}, map[string]bool{}
+			for _, c := range cells[s] {
+				val, _ := c.label(g.key)
+				x := 0.0
+				if n := v.left[s.id] - c.room; n > 0 {
+					x = c.price * float64(n)
+				}
+				if old, ok := least[val]; !ok || x < old {
+					least[val] = x
+				}
+				there[val] = there[val] || c.whole(v.left[s.id])
+			}
+			for val, x := range least {
+				cost[place{g, val}] += x
+			}
+			for val, ok := range there {
+				if ok {
+					whole[place{g, val}]++
+				}
 			}
 		}
 	}
 	for _, s := range shapes {
-		if g := group(s); g != nil {
-			for _, c := range cells[s] {
-				c.lacking = all[g] - whole[place{g, c.id()}]
+		for _, c := range cells[s] {
+			if len(near[s]) == 0 && !c.whole(v.left[s.id]) {
+				c.lacking = 1
+			}
+			for _, g := range near[s] {
+				val, _ := c.label(g.key)
+				c.lacking += all[g] - whole[place{g, val}]
+				c.together += cost[place{g, val}]
 			}
 		}
 	}
 }
 
-// better says whether a pod should rather go to cell a than to b, where that many
-// of its shape are: room that exists costs nothing; then the price; then the
-// emptier. Those that want to be together need a place for all.
-func (a *cell) better(na int, b *cell, nb int) bool {
-	free := func(c *cell, used int) float64 {
-		if used < c.room {
+// better says whether the next pod should rather go to cell a than to b: room
+// that exists costs nothing; then the price; then the emptier. Those that want to
+// be together need a place for all; where the first pods of those that lead go,
+// it counts what all cost.
+func (a *cell) better(b *cell, leads bool) bool {
+	free := func(c *cell) float64 {
+		if c.got < c.room {
 			return 0
 		}
 		return c.price
 	}
-	return cmp.Or(cmp.Compare(a.lacking, b.lacking), cmp.Compare(free(a, na), free(b, nb)), cmp.Compare(na, nb)) < 0
+	fuller, first := cmp.Compare(a.got, b.got), 0
+	if leads {
+		fuller = -fuller
+		if a.got == 0 && b.got == 0 {
+			first = cmp.Compare(a.together, b.together)
+		}
+	}
+	return cmp.Or(cmp.Compare(a.lacking, b.lacking), first, cmp.Compare(free(a), free(b)), fuller) < 0
 }
 
 // splitKeys are the topology keys across nodes that matter to the shape: its
