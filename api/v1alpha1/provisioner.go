@@ -1,6 +1,8 @@
 package v1alpha1
 
 import (
+	"time"
+
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -68,14 +70,16 @@ type ProvisionerSpec struct {
 	Limits corev1.ResourceList `json:"limits,omitempty"`
 
 	// TTLSecondsAfterEmpty removes a node that has carried no workload pod
-	// for that long. Unset: never. 0: at once.
+	// for that long, at most ten years. Unset: never. 0: at once.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=315360000
 	TTLSecondsAfterEmpty *int64 `json:"ttlSecondsAfterEmpty,omitempty"`
 
-	// TTLSecondsUntilExpired removes a node that old. Unset: never.
+	// TTLSecondsUntilExpired removes a node that old, at most ten years. Unset: never.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=315360000
 	TTLSecondsUntilExpired *int64 `json:"ttlSecondsUntilExpired,omitempty"`
 
 	// Consolidation replaces or removes nodes when that is cheaper.
@@ -94,6 +98,27 @@ type ProvisionerSpec struct {
 	// +optional
 	// +kubebuilder:default=Nominate
 	Binding Binding `json:"binding,omitempty"`
+}
+
+// maxTTL is the Maximum of both times above. What was stored before there was one
+// stands for this: beyond 292 years, a time.Duration would turn negative.
+const maxTTL = 315_360_000
+
+// AfterEmpty is TTLSecondsAfterEmpty as a time; ok is false where it is not set.
+func (s *ProvisionerSpec) AfterEmpty() (ttl time.Duration, ok bool) {
+	return seconds(s.TTLSecondsAfterEmpty)
+}
+
+// UntilExpired is TTLSecondsUntilExpired as a time; ok is false where it is not set.
+func (s *ProvisionerSpec) UntilExpired() (ttl time.Duration, ok bool) {
+	return seconds(s.TTLSecondsUntilExpired)
+}
+
+func seconds(n *int64) (time.Duration, bool) {
+	if n == nil {
+		return 0, false
+	}
+	return time.Duration(max(0, min(*n, maxTTL))) * time.Second, true
 }
 
 // NodeTemplate is what a Provisioner hands on, unchanged, to each NodeClaim.

@@ -148,13 +148,13 @@ func (w *why) staying(c *v1alpha1.NodeClaim, pr *v1alpha1.Provisioner) {
 	if s := meta.FindStatusCondition(pr.Status.Conditions, v1alpha1.ConditionDriftStopped); s != nil && s.Status == metav1.ConditionTrue {
 		fmt.Fprintf(w.out, "  drift is stopped: %s\n", s.Message)
 	}
-	if ttl := pr.Spec.TTLSecondsAfterEmpty; ttl != nil {
-		fmt.Fprintf(w.out, "  it goes %ds after its last workload pod\n", *ttl)
+	if ttl, ok := pr.Spec.AfterEmpty(); ok {
+		fmt.Fprintf(w.out, "  it goes %.0fs after its last workload pod\n", ttl.Seconds())
 	} else {
 		fmt.Fprintln(w.out, "  it does not go for being empty: ttlSecondsAfterEmpty is not set")
 	}
-	if ttl := pr.Spec.TTLSecondsUntilExpired; ttl != nil {
-		fmt.Fprintf(w.out, "  it expires at %s, or up to a tenth of its life later\n", stamp(c.CreationTimestamp.Add(time.Duration(*ttl)*time.Second)))
+	if ttl, ok := pr.Spec.UntilExpired(); ok {
+		fmt.Fprintf(w.out, "  it expires at %s, or up to a tenth of its life later\n", stamp(c.CreationTimestamp.Add(ttl)))
 	}
 }
 

@@ -173,6 +173,9 @@ func TestSpecsAgainstTheCRD(t *testing.T) {
 		"a threshold of more than there is":        {`kubelet: {evictionHard: {memory.available: "100%"}}`, "spec.kubelet.evictionHard"},
 		"a threshold that is whole":                {`kubelet: {evictionHard: {memory.available: 5%}}`, ""},
 		"reservations for what nobody can reserve": {`kubelet: {kubeReserved: {gpu: 1}}`, "keys are cpu, memory, ephemeral-storage and pid"},
+		"a life of ten years":                      {`{ttlSecondsUntilExpired: 315360000, ttlSecondsAfterEmpty: 315360000}`, ""},
+		"a life of centuries":                      {`ttlSecondsUntilExpired: 9999999999`, "spec.ttlSecondsUntilExpired"},
+		"centuries of emptiness":                   {`ttlSecondsAfterEmpty: 9999999999`, "spec.ttlSecondsAfterEmpty"},
 		"a tag of Berth's own":                     {`ec2: {tags: {berth.dev/x: y}}`, "are reserved"},
 		"two aliases":                              {`ec2: {amis: [{alias: al2023@latest}, {alias: al2023@v20260101}]}`, "an alias stands alone"},
 	} {

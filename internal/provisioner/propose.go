@@ -59,12 +59,12 @@ func (e *emptiness) propose(now time.Time, nodes []candidate) ([]proposal, time.
 	for _, c := range nodes {
 		name := c.claim.Name
 		seen[name] = true
-		ttl := c.provisioner.Spec.TTLSecondsAfterEmpty
+		ttl, wanted := c.provisioner.Spec.AfterEmpty()
 		idle, in := e.emptyIn(c, now)
 		if !idle || in > 0 {
 			e.used[name] = true
 		}
-		if ttl != nil && *ttl == 0 {
+		if wanted && ttl == 0 {
 			in -= drain.MinDrain
 			soon.in(in)
 		}
@@ -77,16 +77,16 @@ func (e *emptiness) propose(now time.Time, nodes []candidate) ([]proposal, time.
 			since = now
 			e.idleSince[name] = now
 		}
-		if ttl == nil {
+		if !wanted {
 			continue
 		}
 		// What a former leader has begun is not begun anew.
-		if left := time.Duration(*ttl)*time.Second - now.Sub(since); left > 0 && c.leaving() != v1alpha1.ReasonEmpty {
+		if left := ttl - now.Sub(since); left > 0 && c.leaving() != v1alpha1.ReasonEmpty {
 			soon.in(left)
 			continue
 		}
 		out = append(out, proposal{reason: v1alpha1.ReasonEmpty, nodes: []candidate{c},
-			why: fmt.Sprintf("no workload for %ds; giving back $%.4f/h", *ttl, priceOf(c.claim))})
+			why: fmt.Sprintf("no workload for %.0fs; giving back $%.4f/h", ttl.Seconds(), priceOf(c.claim))})
 	}
 	gone := func(name string) bool { return !seen[name] }
 	maps.DeleteFunc(e.idleSince, func(name string, _ time.Time) bool { return gone(name) })
@@ -190,10 +190,10 @@ func (expiry) propose(now time.Time, nodes []candidate) ([]proposal, time.Durati
 // expires says when a node is too old, and when it has been too old for too
 // long. Nodes of one burst expire spread out, each always at the same time.
 func expires(c *v1alpha1.NodeClaim, spec *v1alpha1.ProvisionerSpec) (soft, hard time.Time, ok bool) {
-	if spec.TTLSecondsUntilExpired == nil {
+	ttl, ok := spec.UntilExpired()
+	if !ok {
 		return soft, hard, false
 	}
-	ttl := time.Duration(*spec.TTLSecondsUntilExpired) * time.Second
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(c.UID)) // Never fails.
 	spread := min(time.Duration(float64(ttl)*expiryJitter), expiryJitterMost)

@@ -1,6 +1,7 @@
 package provisioner
 
 import (
+	"math"
 	"testing"
 	"time"
 
@@ -35,6 +36,27 @@ func TestExpirySpreads(t *testing.T) {
 	})
 	if _, _, ok := expires(&v1alpha1.NodeClaim{}, &v1alpha1.ProvisionerSpec{}); ok {
 		t.Error("a node expires without ttlSecondsUntilExpired")
+	}
+}
+
+// TestHugeTimesMeanNever: what was stored before there was a Maximum is not taken
+// for a time that has passed.
+func TestHugeTimesMeanNever(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	year := 365 * 24 * time.Hour
+	for _, ttl := range []int64{315360000, 315360001, 9223372036, 9223372037, 9999999999, math.MaxInt64} {
+		c := candidate{provisioner: &v1alpha1.Provisioner{Spec: v1alpha1.ProvisionerSpec{TTLSecondsUntilExpired: &ttl, TTLSecondsAfterEmpty: &ttl}},
+			node: &corev1.Node{}, claim: &v1alpha1.NodeClaim{ObjectMeta: metav1.ObjectMeta{CreationTimestamp: metav1.Time{Time: now.Add(-year)}}}}
+		if ps, next := (expiry{}).propose(now, []candidate{c}); len(ps) != 0 || next < 8*year {
+			t.Errorf("ttlSecondsUntilExpired %d: proposes %+v, looks again in %s", ttl, ps, next)
+		}
+		e := newEmptiness(&Loops{stores: &stores{pods: informerOf[*corev1.Pod](t, nil), claims: informerOf[*v1alpha1.NodeClaim](t, nil)}, book: newBook()})
+		e.used[c.claim.Name] = true
+		for _, at := range []time.Time{now, now.Add(year)} {
+			if ps, next := e.propose(at, []candidate{c}); len(ps) != 0 || next < 8*year {
+				t.Errorf("ttlSecondsAfterEmpty %d: proposes %+v, looks again in %s", ttl, ps, next)
+			}
+		}
 	}
 }
 
