@@ -31,6 +31,9 @@ const (
 	// recommends below 30 vCPUs and from there on (max-pods-calculator.sh).
 	prefixPods, prefixPodsLarge = 110, 250
 	prefixLargeVCPUs            = 30
+	// xfsOverhead, and the part of a volume that ext4 keeps: 1.7 %.
+	xfsOverhead      = 77_844 << 10
+	extOverheadShare = 59
 	// otherImageShare of what nodes with another image have is left out: 2 %.
 	otherImageShare = 50
 )
@@ -79,8 +82,7 @@ func addresses(m *Machine, spec *v1alpha1.ProvisionerSpec, net Networking) int64
 		return defaultMaxPods
 	}
 	n := int64(max(m.ENIs-net.ReservedENIs, 0)) * (int64(m.IPv4PerENI) - 1)
-	own := spec.EC2.AMIFamily == v1alpha1.AMIFamilyCustom || spec.EC2.LaunchTemplate != nil
-	if !net.Prefixes || own || m.Hypervisor != "nitro" && !m.BareMetal {
+	if !net.Prefixes || ownUserData(spec) || m.Hypervisor != "nitro" && !m.BareMetal {
 		return n + 2
 	}
 	most := int64(prefixPods)
@@ -88,6 +90,38 @@ func addresses(m *Machine, spec *v1alpha1.ProvisionerSpec, net Networking) int64
 		most = prefixPodsLarge
 	}
 	return min(n*prefixAddresses+2, most)
+}
+
+// ownUserData: the nodes are told nothing by Berth, only by the user.
+func ownUserData(spec *v1alpha1.ProvisionerSpec) bool {
+	return spec.EC2.AMIFamily == v1alpha1.AMIFamilyCustom || spec.EC2.LaunchTemplate != nil
+}
+
+// PodsToSay is the number of pods that the kubelet on such a machine must be
+// told because the image would come to another one: it counts single addresses
+// of all interfaces, and reserves memory for them whatever podsPerCore says. 0
+// where there is nothing to say beyond spec, or nobody to say it to.
+func PodsToSay(m *Machine, spec *v1alpha1.ProvisionerSpec, net Networking) int64 {
+	k := spec.Kubelet
+	if k == nil {
+		k = &v1alpha1.Kubelet{}
+	}
+	addresses := k.MaxPods == nil && (net.Prefixes || net.ReservedENIs > 0)
+	if ownUserData(spec) || !addresses && (k.PodsPerCore == nil || *k.PodsPerCore <= 0) {
+		return 0
+	}
+	return MaxPods(m, spec, net)
+}
+
+// diskOf is what a file system shows of the volume that holds pods' ephemeral
+// storage. On AL2023's XFS, partitions and log take an amount that does not
+// depend on the size (20 GiB show as 20,893,676 KiB); ext4, which Bottlerocket
+// has used, a share (20 GiB show as 20,624,592 KiB: eksctl issue 4434).
+func diskOf(volume int64, spec *v1alpha1.ProvisionerSpec) int64 {
+	if spec.EC2.AMIFamily == v1alpha1.AMIFamilyBottlerocket || ownUserData(spec) {
+		return volume - volume/extOverheadShare
+	}
+	return max(0, volume-xfsOverhead)
 }
 
 // machineCapacity is what the kubelet will report as capacity.
@@ -99,7 +133,7 @@ func machineCapacity(m *Machine, spec *v1alpha1.ProvisionerSpec, r Resolved) Res
 	c := Resources{
 		corev1.ResourceCPU:              int64(m.VCPUs) * 1000,
 		corev1.ResourceMemory:           memoryOf(m, r),
-		corev1.ResourceEphemeralStorage: rootVolume,
+		corev1.ResourceEphemeralStorage: diskOf(rootVolume, spec),
 		corev1.ResourcePods:             MaxPods(m, spec, r.Networking),
 	}
 	if name := gpuResource(m); name != "" {
@@ -148,12 +182,18 @@ func (r Resolved) imageFor(m *Machine) string {
 
 // KubeReserved is what the kubelet keeps for itself: cpu 6 % of the first core,
 // 1 % of the second, 0.5 % of the third and fourth, 0.25 % of the others;
-// memory 11 MiB for each pod and 255 MiB; 1 GiB of ephemeral storage. Keys of
+// memory as ReservedMemory has it; 1 GiB of ephemeral storage. Keys of
 // spec.kubelet.kubeReserved replace the computed values.
 func KubeReserved(m *Machine, spec *v1alpha1.ProvisionerSpec, net Networking) Resources {
+	pods := MaxPods(m, spec, net)
+	if ownUserData(spec) {
+		// Berth cannot say what to reserve. The image may reserve for as many pods
+		// as it would run by itself, as nodeadm does, or for as many as it is told.
+		pods = max(pods, addresses(m, spec, Networking{}))
+	}
 	r := Resources{
 		corev1.ResourceCPU:              reservedMilliCPU(int64(m.VCPUs)),
-		corev1.ResourceMemory:           (11*MaxPods(m, spec, net) + 255) * mib,
+		corev1.ResourceMemory:           ReservedMemory(pods),
 		corev1.ResourceEphemeralStorage: gib,
 	}
 	if spec.Kubelet != nil {
@@ -163,6 +203,12 @@ func KubeReserved(m *Machine, spec *v1alpha1.ProvisionerSpec, net Networking) Re
 	}
 	return r
 }
+
+// ReservedMemory is what the kubelet keeps, in bytes, when it may run so many
+// pods: 11 MiB for each and 255 MiB (nodeadm and Bottlerocket). nodeadm counts
+// the pods that it would set by itself, so that Berth says the amount wherever
+// it sets another number.
+func ReservedMemory(pods int64) int64 { return (11*pods + 255) * mib }
 
 func reservedMilliCPU(cores int64) int64 {
 	r := int64(0)
@@ -245,5 +291,6 @@ func parseThreshold(s string, capacity int64) (int64, error) {
 	hi, lo := bits.Mul64(uint64(max(capacity, 0)), num)
 	lo, carry := bits.Add64(lo, den-1, 0)
 	v, _ := bits.Div64(hi+carry, lo, den)
-	return int64(v), nil
+	// The kubelet keeps shares as float32, whose error is at most 1 in 2^24.
+	return min(int64(v)+int64(v>>24)+1, max(capacity, 0)), nil
 }

@@ -15,6 +15,11 @@ func TestAllocatableFollowsTheDocumentedFormulae(t *testing.T) {
 	m7g := &Machine{Name: "m7g.2xlarge", VCPUs: 8, MemoryMiB: 32768, Arch: "arm64", ENIs: 4, IPv4PerENI: 15}
 	// 4*(15-1)+2 = 58 pods; memory 32704 - ceil(2452.8) = 30251 MiB.
 	const pods, mem = 58, 30251
+	// What partitions and the file system keep; 1 part in 59 on Bottlerocket.
+	disk := func(gibs int64) int64 { return gibs*gib - 77_844<<10 }
+	bottle := 20*gib - 20*gib/59
+	// A share as the kubelet has it: rounded to float32, and Berth up.
+	share := func(of, percent int64) int64 { v := (of*percent + 99) / 100; return v + v>>24 + 1 }
 	eight := int32(8)
 	for name, tc := range map[string]struct {
 		spec  v1alpha1.ProvisionerSpec
@@ -23,9 +28,9 @@ func TestAllocatableFollowsTheDocumentedFormulae(t *testing.T) {
 		alloc Resources
 	}{
 		"defaults": {
-			cap: Resources{"cpu": 8000, "memory": mem * mib, "pods": pods, "ephemeral-storage": 20 * gib},
+			cap: Resources{"cpu": 8000, "memory": mem * mib, "pods": pods, "ephemeral-storage": disk(20)},
 			// 60+10+10+10 = 90 millicores; 11*58+255 = 893 MiB; 100 MiB; 1 GiB and 2 GiB of disk.
-			alloc: Resources{"cpu": 7910, "memory": (mem - 893 - 100) * mib, "pods": pods, "ephemeral-storage": 17 * gib},
+			alloc: Resources{"cpu": 7910, "memory": (mem - 893 - 100) * mib, "pods": pods, "ephemeral-storage": disk(20) - gib - share(disk(20), 10)},
 		},
 		"kubeReserved replaces key by key, systemReserved adds, evictionHard takes quantity and share": {
 			spec: v1alpha1.ProvisionerSpec{NodeTemplate: v1alpha1.NodeTemplate{Kubelet: &v1alpha1.Kubelet{
@@ -34,24 +39,24 @@ func TestAllocatableFollowsTheDocumentedFormulae(t *testing.T) {
 				EvictionHard:   map[string]v1alpha1.Threshold{"memory.available": "5%", "nodefs.available": "5Gi"},
 			}}},
 			root: 100 * gib,
-			cap:  Resources{"cpu": 8000, "memory": mem * mib, "pods": pods, "ephemeral-storage": 100 * gib},
-			alloc: Resources{"cpu": 7700, "memory": mem*mib - (893+1024)*mib - (mem*mib*5+99)/100, "pods": pods,
-				"ephemeral-storage": 94 * gib},
+			cap:  Resources{"cpu": 8000, "memory": mem * mib, "pods": pods, "ephemeral-storage": disk(100)},
+			alloc: Resources{"cpu": 7700, "memory": mem*mib - (893+1024)*mib - share(mem*mib, 5), "pods": pods,
+				"ephemeral-storage": disk(100) - 6*gib},
 		},
 		"podsPerCore bounds pods, and with them what the kubelet keeps": {
 			spec: v1alpha1.ProvisionerSpec{NodeTemplate: v1alpha1.NodeTemplate{Kubelet: &v1alpha1.Kubelet{PodsPerCore: ptrTo[int32](2)}}},
-			cap:  Resources{"cpu": 8000, "memory": mem * mib, "pods": 16, "ephemeral-storage": 20 * gib},
+			cap:  Resources{"cpu": 8000, "memory": mem * mib, "pods": 16, "ephemeral-storage": disk(20)},
 			alloc: Resources{"cpu": 7910, "memory": (mem - (11*16 + 255) - 100) * mib, "pods": 16,
-				"ephemeral-storage": 17 * gib},
+				"ephemeral-storage": disk(20) - gib - share(disk(20), 10)},
 		},
 		"Bottlerocket has no podsPerCore; maxPods is taken as it is": {
 			spec: v1alpha1.ProvisionerSpec{NodeTemplate: v1alpha1.NodeTemplate{
 				Kubelet: &v1alpha1.Kubelet{PodsPerCore: ptrTo[int32](2), MaxPods: &eight},
 				EC2:     v1alpha1.EC2{AMIFamily: v1alpha1.AMIFamilyBottlerocket},
 			}},
-			cap: Resources{"cpu": 8000, "memory": mem * mib, "pods": 8, "ephemeral-storage": 20 * gib},
+			cap: Resources{"cpu": 8000, "memory": mem * mib, "pods": 8, "ephemeral-storage": bottle},
 			alloc: Resources{"cpu": 7910, "memory": (mem - (11*8 + 255) - 100) * mib, "pods": 8,
-				"ephemeral-storage": 17 * gib},
+				"ephemeral-storage": bottle - gib - share(bottle, 10)},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

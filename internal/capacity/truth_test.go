@@ -41,6 +41,42 @@ func TestMaxPods(t *testing.T) {
 	}
 }
 
+func TestPodsToSay(t *testing.T) {
+	m := &Machine{Name: "m5.large", Hypervisor: "nitro", ENIs: 3, IPv4PerENI: 10, VCPUs: 2}
+	template := func(change func(*v1alpha1.NodeTemplate)) v1alpha1.ProvisionerSpec {
+		s := v1alpha1.ProvisionerSpec{NodeTemplate: v1alpha1.NodeTemplate{Kubelet: &v1alpha1.Kubelet{}}}
+		change(&s.NodeTemplate)
+		return s
+	}
+	none := v1alpha1.ProvisionerSpec{}
+	for name, tc := range map[string]struct {
+		net  Networking
+		spec v1alpha1.ProvisionerSpec
+		want int64
+	}{
+		"the image counts right":                        {Networking{}, none, 0},
+		"prefixes":                                      {Networking{Prefixes: true}, none, 110},
+		"custom networking":                             {Networking{ReservedENIs: 1}, none, 20},
+		"maxPods is said already":                       {Networking{Prefixes: true, ReservedENIs: 1}, template(func(n *v1alpha1.NodeTemplate) { n.Kubelet.MaxPods = ptrTo[int32](9) }), 0},
+		"podsPerCore: memory is reserved for so many":   {Networking{}, template(func(n *v1alpha1.NodeTemplate) { n.Kubelet.PodsPerCore = ptrTo[int32](4) }), 8},
+		"Bottlerocket has no podsPerCore":               {Networking{ReservedENIs: 1}, template(func(n *v1alpha1.NodeTemplate) { n.EC2.AMIFamily = v1alpha1.AMIFamilyBottlerocket }), 20},
+		"nobody to say it to: the user's own user data": {Networking{ReservedENIs: 1}, template(func(n *v1alpha1.NodeTemplate) { n.EC2.AMIFamily = v1alpha1.AMIFamilyCustom }), 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := PodsToSay(m, &tc.spec, tc.net); got != tc.want {
+				t.Errorf("%d pods, want %d", got, tc.want)
+			}
+		})
+	}
+	// An image that Berth tells nothing may reserve for its own number of pods.
+	custom := template(func(n *v1alpha1.NodeTemplate) {
+		n.EC2.AMIFamily, n.Kubelet.MaxPods = v1alpha1.AMIFamilyCustom, ptrTo[int32](10)
+	})
+	if got := KubeReserved(m, &custom, Networking{})[corev1.ResourceMemory]; got != (11*29+255)*mib {
+		t.Errorf("%d MiB reserved", got/mib)
+	}
+}
+
 func TestMemoryIsLearned(t *testing.T) {
 	r := Resolved{Images: []ResolvedImage{{ID: "ami-gpu", Arch: "amd64", Accelerators: []string{"nvidia"}}, {ID: "ami-1", Arch: "amd64", Accelerators: []string{""}}}}
 	formula := int64(8192-615) * mib

@@ -61,6 +61,7 @@ func (c *Cloud) PrepareLaunch(ctx context.Context, claim *v1alpha1.NodeClaim, co
 		return nil, wrap(err)
 	}
 	c.sayMaxPods(lines, &claim.Spec.NodeTemplate)
+	lines = fewTemplates(lines)
 	intent := &v1alpha1.LaunchIntent{Attempt: 1, StartedAt: metav1.Now(), CapacityType: lines[0].capacityType, CapacityBlock: lines[0].reservation.Block}
 	if claim.Status.Launch != nil {
 		intent.Attempt = claim.Status.Launch.Attempt + 1
@@ -105,17 +106,22 @@ func (c *Cloud) template(ctx context.Context, claim *v1alpha1.NodeClaim, r Resol
 		return *r.Own, nil
 	}
 	t := &claim.Spec.NodeTemplate
-	b := c.bootstrap(claim.Spec.Provisioner.Name, t)
-	if l.maxPods > 0 {
-		b.kubelet.MaxPods = &l.maxPods
-	}
-	doc, err := userData(family(&t.EC2), b)
+	doc, err := c.userDataFor(claim.Spec.Provisioner.Name, t, l)
 	if err != nil {
 		return Template{}, &ConfigError{Fault: Fault{Action: "CreateLaunchTemplate", Message: flat(err.Error())}, Fix: "check the Provisioner"}
 	}
 	return c.ensureTemplate(ctx, templateData(templateInput{
 		spec: &t.EC2, image: l.image, userData: doc, securityGroups: r.SecurityGroups, instanceProfile: r.InstanceProfile, reservation: l.reservation,
 	}))
+}
+
+// userDataFor is the user data of the instances of a line.
+func (c *Cloud) userDataFor(provisioner string, t *v1alpha1.NodeTemplate, l line) (string, error) {
+	b := c.bootstrap(provisioner, t)
+	if l.maxPods > 0 {
+		b.kubelet.MaxPods = &l.maxPods
+	}
+	return userData(family(&t.EC2), b)
 }
 
 // line is one line of a request.

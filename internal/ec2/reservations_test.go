@@ -228,6 +228,17 @@ func TestKubeletsAreToldOfPrefixes(t *testing.T) {
 	mustLaunch(t, c, claim)
 }
 
+func TestLaunchesHaveFewTemplates(t *testing.T) {
+	var lines []line
+	for i := range int32(60) {
+		lines = append(lines, line{instanceType: "a", maxPods: i % 30})
+	}
+	got := fewTemplates(lines)
+	if len(got) != 2*maxTemplates || got[maxTemplates].maxPods != 0 {
+		t.Errorf("%d lines are left, the first of the second round with %d pods", len(got), got[maxTemplates].maxPods)
+	}
+}
+
 func TestSweep(t *testing.T) {
 	s := newStandIn(t, nil)
 	gone := s.cloud(func(c *Config) { c.ClusterUID = "uid-gone" })

@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/capacity"
 )
 
 // maxUserData is how much user data EC2 takes, before base64 ("Run commands
@@ -29,8 +30,9 @@ const maxUserData = 16 << 10
 // mediaNodeConfig is the type of a part that nodeadm reads (awslabs/amazon-eks-ami).
 const mediaNodeConfig = "application/node.eks.aws"
 
-// bootstrap is all that an instance must be told to become a node. Nothing in
-// it depends on the instance type: EC2 chooses that.
+// bootstrap is all that an instance must be told to become a node. Of what is in
+// it only kubelet.maxPods may depend on the instance type, which EC2 chooses:
+// types that differ in it have launch templates of their own.
 type bootstrap struct {
 	clusterName, endpoint, ca, serviceCIDR string
 	labels                                 map[string]string
@@ -197,19 +199,60 @@ type kubeletConfig struct {
 // al2023UserData is a MIME document: the user's parts in their order, then
 // Berth's NodeConfig. nodeadm merges NodeConfigs in order, so Berth's is last.
 func al2023UserData(b bootstrap) (string, error) {
-	config, err := al2023NodeConfig(b)
-	if err != nil {
-		return "", err
-	}
 	parts, err := mimeParts(b.user)
 	if err != nil {
 		return "", fmt.Errorf("ec2.userData: %w", err)
 	}
+	config, err := al2023NodeConfig(b, reservesMemory(parts))
+	if err != nil {
+		return "", err
+	}
 	return writeMIME(append(parts, mimePart{header: textproto.MIMEHeader{"Content-Type": {mediaNodeConfig}}, body: config})), nil
 }
 
-// al2023NodeConfig is Berth's own part.
-func al2023NodeConfig(b bootstrap) ([]byte, error) {
+// reservesMemory reports whether a NodeConfig of the user's says how much memory
+// the kubelet keeps.
+func reservesMemory(parts []mimePart) bool {
+	for _, p := range parts {
+		if t, _, _ := mime.ParseMediaType(p.header.Get("Content-Type")); t != mediaNodeConfig {
+			continue
+		}
+		var c struct {
+			Spec struct {
+				Kubelet struct {
+					Config struct {
+						KubeReserved map[string]any `json:"kubeReserved"`
+					} `json:"config"`
+				} `json:"kubelet"`
+			} `json:"spec"`
+		}
+		// What cannot be read here, nodeadm will complain of.
+		if err := yaml.Unmarshal(p.body, &c); err == nil && c.Spec.Kubelet.Config.KubeReserved[string(corev1.ResourceMemory)] != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// kubeReserved is what nodeadm is told of kube-reserved; it adds its own values
+// of the other resources. nodeadm reserves memory for the pods that the image
+// would run by itself, on large types for many more than maxPods, so that the
+// amount is said with the number. elsewhere: the user's part says it.
+func (b bootstrap) kubeReserved(elsewhere bool) map[string]string {
+	out := amounts(b.kubelet.KubeReserved)
+	if _, said := out[string(corev1.ResourceMemory)]; said || elsewhere || b.kubelet.MaxPods == nil {
+		return out
+	}
+	if out == nil {
+		out = map[string]string{}
+	}
+	out[string(corev1.ResourceMemory)] = fmt.Sprintf("%dMi", capacity.ReservedMemory(int64(*b.kubelet.MaxPods))>>20)
+	return out
+}
+
+// al2023NodeConfig is Berth's own part. reserved: the user's parts say how much
+// memory the kubelet keeps.
+func al2023NodeConfig(b bootstrap, reserved bool) ([]byte, error) {
 	labels, err := b.nodeLabels()
 	if err != nil {
 		return nil, err
@@ -224,7 +267,7 @@ func al2023NodeConfig(b bootstrap) ([]byte, error) {
 	c.Spec.Cluster.CIDR = b.serviceCIDR
 	c.Spec.Kubelet.Config = kubeletConfig{
 		MaxPods: b.kubelet.MaxPods, PodsPerCore: b.kubelet.PodsPerCore,
-		SystemReserved: amounts(b.kubelet.SystemReserved), KubeReserved: amounts(b.kubelet.KubeReserved),
+		SystemReserved: amounts(b.kubelet.SystemReserved), KubeReserved: b.kubeReserved(reserved),
 		EvictionHard: b.evictionHard(), ClusterDNS: b.kubelet.ClusterDNS,
 	}
 	c.Spec.Kubelet.Flags = []string{"--node-labels=" + labels, "--register-with-taints=" + b.registerWithTaints()}

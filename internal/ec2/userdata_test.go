@@ -263,7 +263,7 @@ func FuzzAL2023UserData(f *testing.F) {
 	cloud := &Cloud{cfg: testConfig()}
 	f.Fuzz(func(t *testing.T, user string) {
 		b := cloud.bootstrap("default", richTemplate())
-		want, err := al2023NodeConfig(b)
+		want, err := al2023NodeConfig(b, false)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -59,6 +59,10 @@ func reservedCPUMillis(total int) int {
 // a volume (20 GiB show as 20,893,676 KiB on an AL2023 node).
 const filesystemOverhead = 77_844 << 10
 
+// extOverhead is what ext4 keeps of each 20 GiB (which show as 20,624,592 KiB on a
+// Bottlerocket node: eksctl issue 4434).
+const extOverhead = 346_928 << 10
+
 // computeResources follows the image's bootstrap (nodeadm, Bottlerocket) for
 // the defaults and the kubelet for the arithmetic: allocatable is capacity less
 // kube-reserved, system-reserved and the hard eviction thresholds
@@ -172,6 +176,8 @@ func diskBytes(m Machine, cfg *userdata.Config) int64 {
 		local += int64(d.Count) * int64(d.SizeGB) * 1_000_000_000
 	}
 	switch {
+	case m.Image.Family == userdata.Bottlerocket:
+		return int64(m.DiskGiB)<<30 - int64(m.DiskGiB)*extOverhead/20
 	case local > 0 && cfg.LocalStorage == "RAID0":
 		return local - filesystemOverhead
 	case local > 0 && cfg.LocalStorage == "RAID10":
