@@ -112,7 +112,7 @@ type ClaimOffering struct {
 
 // NodeClaimStatus is the state of the instance and its node.
 type NodeClaimStatus struct {
-	// Conditions: Launched, Registered, Initialized, Ready, Drifted, Drained, Terminated.
+	// Conditions: Launched, Registered, Initialized, Ready, Drifted, Expired, Drained, Terminated.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -250,6 +250,9 @@ const (
 	ConditionInitialized = "Initialized"
 	// ConditionDrifted: the Provisioner would make it differently today.
 	ConditionDrifted = "Drifted"
+	// ConditionExpired: the node is older than its Provisioner lets it become; since
+	// when that is so, disruption.expiryGrace counts.
+	ConditionExpired = "Expired"
 	// ConditionDrained: nothing is left on the node that must be waited for.
 	ConditionDrained = "Drained"
 	// ConditionTerminated: EC2 says that the instance is gone.

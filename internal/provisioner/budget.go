@@ -1,6 +1,7 @@
 package provisioner
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -21,6 +22,11 @@ const defaultBudget = "10%"
 // budgeted are the reasons that budgets apply to.
 var budgeted = []v1alpha1.DisruptionReason{v1alpha1.ReasonEmpty, v1alpha1.ReasonExpired, v1alpha1.ReasonDrifted, v1alpha1.ReasonConsolidated}
 
+// forcedShare is the key of what may begin to go without asking budgets: as much
+// as they would let go for Expired if no other reason used them, and one at least,
+// so that budgets that allow nothing hold no node for ever.
+const forcedShare v1alpha1.DisruptionReason = "forced"
+
 type budgetKey struct {
 	provisioner string
 	reason      v1alpha1.DisruptionReason
@@ -38,9 +44,13 @@ func (r allowance) take(p proposal) bool {
 			need[c.provisioner.Name]++
 		}
 	}
-	if slices.Contains(budgeted, p.reason) && !p.forced {
+	asks := p.reason
+	if p.forced {
+		asks = forcedShare
+	}
+	if slices.Contains(budgeted, p.reason) {
 		for name, n := range need {
-			if r[budgetKey{name, p.reason}] < n {
+			if r[budgetKey{name, asks}] < n {
 				return false
 			}
 		}
@@ -50,13 +60,16 @@ func (r allowance) take(p proposal) bool {
 		for _, why := range budgeted {
 			r[budgetKey{name, why}] -= n
 		}
+		if p.reason == v1alpha1.ReasonExpired {
+			r[budgetKey{name, forcedShare}] -= n
+		}
 	}
 	return true
 }
 
 // allowances counts what is left of each Provisioner's budgets.
 func (d *disruption) allowances(now time.Time) allowance {
-	total, going := map[string]int{}, map[string]int{}
+	total, going, expired := map[string]int{}, map[string]int{}, map[string]int{}
 	for _, c := range all[*v1alpha1.NodeClaim](d.stores.claims) {
 		name := c.Spec.Provisioner.Name
 		if gone(c) || !isTrue(c.Status.Conditions, v1alpha1.ConditionInitialized) {
@@ -66,6 +79,9 @@ func (d *disruption) allowances(now time.Time) allowance {
 		node, ok := one[*corev1.Node](d.stores.nodes, c.Status.NodeName)
 		if c.DeletionTimestamp != nil || ok && drain.Cordoned(node) {
 			going[name]++
+			if why := cmp.Or(c.Annotations[v1alpha1.AnnotationDisruptionReason], reasonOn(node)); why == string(v1alpha1.ReasonExpired) {
+				expired[name]++
+			}
 		}
 	}
 	out := allowance{}
@@ -76,9 +92,20 @@ func (d *disruption) allowances(now time.Time) allowance {
 				d.log.Error(err, "a disruption budget cannot be read; nothing is disrupted", "provisioner", pr.Name)
 			}
 			out[budgetKey{pr.Name, why}] = n - going[pr.Name]
+			if why == v1alpha1.ReasonExpired {
+				out[budgetKey{pr.Name, forcedShare}] = max(1, n) - expired[pr.Name]
+			}
 		}
 	}
 	return out
+}
+
+// reasonOn is for what a node was taken out of use; there may be no node.
+func reasonOn(node *corev1.Node) string {
+	if node == nil {
+		return ""
+	}
+	return node.Annotations[v1alpha1.AnnotationDisruptionReason]
 }
 
 // allowed is how many of a Provisioner's nodes may be on their way out at the

@@ -24,6 +24,9 @@ const (
 	// roomPatience is how long a node stays out of use while room for its pods
 	// is being made, beyond the time that an instance may take to join.
 	roomPatience = 5 * time.Minute
+	// forcedPatience is how long a node that must go waits for room that cannot be
+	// bought.
+	forcedPatience = time.Minute
 	// refusedFirst is how long a node is left alone whose disruption had to be
 	// given up; each time doubles it, up to refusedMost.
 	refusedFirst = time.Minute
@@ -54,7 +57,8 @@ type proposal struct {
 	nodes []candidate
 	// why, for people: what it is good for.
 	why string
-	// forced proposals ask neither budgets, nor pods, nor for room elsewhere.
+	// forced proposals ask neither budgets nor pods. They wait for room elsewhere
+	// only for a while, and are begun no more at a time than forcedShare.
 	forced bool
 }
 
@@ -143,6 +147,7 @@ func (d *disruption) pass(ctx context.Context, now time.Time) time.Duration {
 	var soon agenda
 	nodes := d.candidates()
 	d.forget(nodes, now)
+	d.noteDue(ctx, now, nodes, &soon)
 	kept := map[string]bool{} // Claims whose removal goes on.
 	budgets := d.allowances(now)
 	var begin, commit []proposal
@@ -278,11 +283,12 @@ func (d *disruption) progress(p proposal, now time.Time) (step, time.Duration) {
 			}
 			continue
 		}
-		if p.forced {
-			continue
-		}
 		r, known := d.moves.of(c.claim.Name)
 		switch {
+		case p.forced && known && r.stuck != "" && now.Sub(seen) > forcedPatience:
+		case p.forced && now.Sub(seen) > d.cfg.RegistrationTimeout+roomPatience:
+		case p.forced && !(known && r.ready()):
+			wait = max(wait, disruptEvery)
 		case known && r.stuck != "":
 			d.refuse(c, now, "no room for its pods elsewhere: "+r.stuck)
 			return stepGiveUp, 0

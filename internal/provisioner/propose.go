@@ -1,6 +1,7 @@
 package provisioner
 
 import (
+	"context"
 	"fmt"
 	"hash/fnv"
 	"maps"
@@ -10,8 +11,11 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/drain"
@@ -157,7 +161,9 @@ const (
 
 // expiry proposes nodes that are older than ttlSecondsUntilExpired: softly,
 // within budget and with room for their pods; after disruption.expiryGrace
-// without.
+// without. The grace counts from when the node was first found too old, which is
+// in its claim: whoever shortens the life of nodes that are there, or comes back
+// after an outage, gives all of them their whole grace.
 type expiry struct{}
 
 func (expiry) propose(now time.Time, nodes []candidate) ([]proposal, time.Duration) {
@@ -176,11 +182,15 @@ func (expiry) propose(now time.Time, nodes []candidate) ([]proposal, time.Durati
 		}
 		p := proposal{reason: v1alpha1.ReasonExpired, nodes: []candidate{c},
 			why: fmt.Sprintf("older than ttlSecondsUntilExpired (%ds)", *c.provisioner.Spec.TTLSecondsUntilExpired)}
-		if left := hard.Sub(now); left > 0 {
+		left := hard.Sub(now)
+		if _, found := dueSince(c.claim); !found {
+			left = hard.Sub(soft) // It begins now.
+		}
+		if left > 0 {
 			soon.in(left)
 		} else {
 			p.forced = true
-			p.why += fmt.Sprintf(" for more than %s: budgets, room and do-not-disrupt are no longer asked for", hard.Sub(soft))
+			p.why += " for longer than disruption.expiryGrace: budgets and do-not-disrupt are no longer asked, and room is not waited for without end"
 		}
 		out = append(out, p)
 	}
@@ -202,5 +212,53 @@ func expires(c *v1alpha1.NodeClaim, spec *v1alpha1.ProvisionerSpec) (soft, hard 
 	if d := spec.Disruption; d != nil && d.ExpiryGrace != nil {
 		grace = d.ExpiryGrace.Duration
 	}
-	return soft, soft.Add(grace), true
+	hard = soft
+	if since, found := dueSince(c); found && since.After(soft) {
+		hard = since
+	}
+	return soft, hard.Add(grace), true
+}
+
+// dueSince is when a claim's node was first found too old; false while it was not.
+func dueSince(c *v1alpha1.NodeClaim) (time.Time, bool) {
+	cond := meta.FindStatusCondition(c.Status.Conditions, v1alpha1.ConditionExpired)
+	if cond == nil || cond.Status != metav1.ConditionTrue {
+		return time.Time{}, false
+	}
+	return cond.LastTransitionTime.Time, true
+}
+
+// dueWrites is how many claims a pass tells at most that their node is too old.
+const dueWrites = 50
+
+// noteDue keeps condition Expired of the claims: one write when a node becomes
+// too old, one when it is no longer, because its Provisioner lets it live longer.
+// While disruption is paused no grace begins.
+func (d *disruption) noteDue(ctx context.Context, now time.Time, nodes []candidate, soon *agenda) {
+	left := dueWrites
+	for _, c := range nodes {
+		soft, _, ok := expires(c.claim, &c.provisioner.Spec)
+		due := ok && !now.Before(soft)
+		if _, noted := dueSince(c.claim); due == noted || due && !d.paused(v1alpha1.AnnotationPauseDisruption, c.provisioner, now).IsZero() {
+			continue
+		}
+		if left--; left < 0 {
+			soon.in(disruptPause)
+			return
+		}
+		err := d.patchStatus(ctx, d.written.newer(c.claim.DeepCopy()), func(c *v1alpha1.NodeClaim) {
+			cond := metav1.Condition{Type: v1alpha1.ConditionExpired, Status: metav1.ConditionFalse, Reason: "MayLiveLonger", ObservedGeneration: c.Generation}
+			if due {
+				cond.Status, cond.Reason = metav1.ConditionTrue, "TooOld"
+				cond.LastTransitionTime = metav1.Time{Time: now}
+			}
+			meta.SetStatusCondition(&c.Status.Conditions, cond)
+		})
+		if client.IgnoreNotFound(err) != nil && !apierrors.IsConflict(err) && ctx.Err() == nil {
+			d.log.Error(err, "noting that a node has expired failed; tried again", "claim", c.claim.Name)
+		}
+		if err != nil {
+			soon.in(time.Second)
+		}
+	}
 }

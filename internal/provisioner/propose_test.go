@@ -65,15 +65,22 @@ func TestExpiryIsSoftThenHard(t *testing.T) {
 	pr := &v1alpha1.Provisioner{Spec: v1alpha1.ProvisionerSpec{TTLSecondsUntilExpired: ptr(int64(100)),
 		Disruption: &v1alpha1.Disruption{ExpiryGrace: &metav1.Duration{Duration: time.Minute}}}}
 	for name, tc := range map[string]struct {
-		age          time.Duration
+		age, due     time.Duration // due: since when that is known.
 		want, forced bool
 	}{
-		"young":                            {99 * time.Second, false, false},
-		"past its time and all of the jit": {111 * time.Second, true, false},
-		"past its grace too":               {200 * time.Second, true, true},
+		"young":                             {99 * time.Second, 0, false, false},
+		"past its time and all of the jit":  {111 * time.Second, 0, true, false},
+		"past its grace too":                {200 * time.Second, 90 * time.Second, true, true},
+		"old when the ttl was made shorter": {time.Hour, 0, true, false},
+		"not for as long as its grace":      {time.Hour, 59 * time.Second, true, false},
+		"for as long as its grace":          {time.Hour, time.Minute, true, true},
+		"its grace counts from its end":     {130 * time.Second, time.Hour, true, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := candidate{provisioner: pr, node: &corev1.Node{}, claim: &v1alpha1.NodeClaim{ObjectMeta: metav1.ObjectMeta{CreationTimestamp: metav1.Time{Time: now.Add(-tc.age)}}}}
+			if tc.due > 0 {
+				c.claim.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionExpired, Status: metav1.ConditionTrue, LastTransitionTime: metav1.Time{Time: now.Add(-tc.due)}}}
+			}
 			ps, next := expiry{}.propose(now, []candidate{c})
 			if (len(ps) == 1) != tc.want || tc.want && ps[0].forced != tc.forced {
 				t.Fatalf("proposes %+v", ps)
