@@ -8,6 +8,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -42,8 +43,9 @@ func (f *Fleet) live() []*v1alpha1.NodeClaim {
 
 // blast is what an update of a Provisioner does to its nodes.
 type blast struct {
-	// nodes there are, and how many of them are replaced.
-	nodes, drift int
+	// nodes there are, how many of them drift, and how many of the others expire at
+	// once, because the update lets nodes become less old than they are.
+	nodes, drift, expire int
 	// stranded of those have no offering in their place.
 	stranded int
 	// cost is by how much the fleet's price changes, in $/h; known without
@@ -57,7 +59,7 @@ type blast struct {
 func (s *Snapshot) blastOf(p, old *v1alpha1.Provisioner, f Fleet) blast {
 	live := f.live()
 	b := blast{nodes: len(live), held: old.Status.HeldNodes}
-	var drifted []*v1alpha1.NodeClaim
+	var replaced []*v1alpha1.NodeClaim
 	remade := !apiequality.Semantic.DeepEqual(p.Spec.NodeTemplate, old.Spec.NodeTemplate)
 	byKey := map[string]valueSet{}
 	if !remade {
@@ -71,17 +73,22 @@ func (s *Snapshot) blastOf(p, old *v1alpha1.Provisioner, f Fleet) blast {
 		}
 	}
 	for _, c := range live {
-		if remade || outside(c, byKey) {
-			drifted = append(drifted, c)
+		switch {
+		case remade || outside(c, byKey):
+			b.drift++
+		case s != nil && expired(c, p, s.now) && !expired(c, old, s.now):
+			b.expire++
+		default:
+			continue
 		}
+		replaced = append(replaced, c)
 	}
-	b.drift = len(drifted)
-	if b.drift == 0 || s == nil || s.offerings == nil {
+	if len(replaced) == 0 || s == nil || s.offerings == nil {
 		return b
 	}
 	b.known = true
 	index := capacity.NewIndex([]*capacity.Provisioner{{Name: p.Name, UID: p.UID, Spec: &p.Spec, InstanceTypes: s.typesOf(&p.Spec)}}, nil)
-	for _, c := range drifted {
+	for _, c := range replaced {
 		choice, _ := index.Verdict(standInFor(c))
 		if choice == nil {
 			b.stranded++
@@ -90,6 +97,12 @@ func (s *Snapshot) blastOf(p, old *v1alpha1.Provisioner, f Fleet) blast {
 		b.cost += choice.Price - c.Status.HourlyPrice.Dollars()
 	}
 	return b
+}
+
+// expired says whether a claim's node is older than the Provisioner lets it become.
+func expired(c *v1alpha1.NodeClaim, p *v1alpha1.Provisioner, now time.Time) bool {
+	ttl := p.Spec.TTLSecondsUntilExpired
+	return ttl != nil && !c.CreationTimestamp.IsZero() && int64(now.Sub(c.CreationTimestamp.Time)/time.Second) >= *ttl
 }
 
 // outside says whether a claim's node has labels that the requirements exclude.
@@ -120,16 +133,27 @@ func standInFor(c *v1alpha1.NodeClaim) *corev1.Pod {
 	return pod
 }
 
+// replaces is how many nodes others are bought for.
+func (b blast) replaces() int { return b.drift + b.expire }
+
 // text says it in one line: 12 of 40 nodes drift, PDB web/x holds 3, +$4.00/h.
 func (b blast) text() string {
 	var t strings.Builder
-	fmt.Fprintf(&t, "%d of %s drift", b.drift, count(int64(b.nodes), "node"))
+	nodes := count(int64(b.nodes), "node")
+	switch {
+	case b.expire == 0:
+		fmt.Fprintf(&t, "%d of %s drift", b.drift, nodes)
+	case b.drift == 0:
+		fmt.Fprintf(&t, "%d of %s expire at once", b.expire, nodes)
+	default:
+		fmt.Fprintf(&t, "%d of %s drift, %d expire at once", b.drift, nodes, b.expire)
+	}
 	for i, h := range b.held {
 		if i == 3 {
 			fmt.Fprintf(&t, " and %d more PDBs hold some", len(b.held)-i)
 			break
 		}
-		fmt.Fprintf(&t, ", PDB %s holds %d", h.Budget, min(int(h.Nodes), b.drift))
+		fmt.Fprintf(&t, ", PDB %s holds %d", h.Budget, min(int(h.Nodes), b.replaces()))
 	}
 	if b.known {
 		sign := "+"
@@ -148,12 +172,12 @@ func (b blast) text() string {
 // more than may be done unasked.
 func (s *Snapshot) checkBlast(p, old *v1alpha1.Provisioner, f Fleet) (problems, warnings []string) {
 	b := s.blastOf(p, old, f)
-	if b.drift == 0 {
+	if b.replaces() == 0 {
 		return nil, nil
 	}
 	text := b.text()
-	plan := planHash(p)
-	if b.drift < asksFrom || float64(b.drift) <= f.RefuseAbove*float64(b.nodes) || p.Annotations[v1alpha1.AnnotationAcknowledge] == plan {
+	plan := planHash(p, b.expire > 0)
+	if b.replaces() < asksFrom || float64(b.replaces()) <= f.RefuseAbove*float64(b.nodes) || p.Annotations[v1alpha1.AnnotationAcknowledge] == plan {
 		return nil, []string{text}
 	}
 	return []string{fmt.Sprintf("this update replaces more than %.0f %% of the nodes (%s): to go ahead, set annotation %s: %q in the same update",
@@ -161,12 +185,17 @@ func (s *Snapshot) checkBlast(p, old *v1alpha1.Provisioner, f Fleet) (problems, 
 }
 
 // planHash names what an update wants, so that an acknowledgement is for that
-// and for nothing that comes later.
-func planHash(p *v1alpha1.Provisioner) string {
+// and for nothing that comes later. life: it also shortens the life of nodes.
+func planHash(p *v1alpha1.Provisioner, life bool) string {
+	var ttl *int64
+	if life {
+		ttl = p.Spec.TTLSecondsUntilExpired
+	}
 	doc, err := json.Marshal(struct {
 		Template     v1alpha1.NodeTemplate
 		Requirements []v1alpha1.Requirement
-	}{p.Spec.NodeTemplate, p.Spec.Requirements})
+		Life         *int64 `json:",omitempty"`
+	}{p.Spec.NodeTemplate, p.Spec.Requirements, ttl})
 	if err != nil {
 		return "" // Plain data: it cannot fail.
 	}

@@ -118,6 +118,7 @@ func claimsFrom(t *testing.T, doc string) []*v1alpha1.NodeClaim {
 		Leaving  bool
 		Type     string
 		Price    string
+		Age      string
 		Labels   map[string]string
 		Requests corev1.ResourceList
 	}
@@ -130,6 +131,13 @@ func claimsFrom(t *testing.T, doc string) []*v1alpha1.NodeClaim {
 			c := &v1alpha1.NodeClaim{}
 			c.Labels, c.Spec.Requests = k.Labels, k.Requests
 			c.Status.InstanceType, c.Status.HourlyPrice = k.Type, v1alpha1.Price(k.Price)
+			if k.Age != "" {
+				age, err := time.ParseDuration(k.Age)
+				if err != nil {
+					t.Fatal(err)
+				}
+				c.CreationTimestamp = metav1.Time{Time: testNow.Add(-age)}
+			}
 			if k.Leaving {
 				c.DeletionTimestamp = &metav1.Time{Time: testNow}
 			}
