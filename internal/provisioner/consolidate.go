@@ -53,6 +53,9 @@ type consolidation struct {
 	// planned are the last sweep's decisions, made at plannedAt.
 	planned   []capacity.Decision
 	plannedAt time.Time
+	// pledged are the moves, by workload, of what is under way and not in the
+	// history yet.
+	pledged map[string]int
 	// under way; only the disruption loop touches them.
 	intents []*intent
 	// dropped are replacements that serve no intent any more, until the cache
@@ -69,13 +72,15 @@ type intent struct {
 	asked  *wish
 	why    string
 	saving float64
-	moves  map[string]int
+	// moves by claim and workload.
+	moves map[string]map[string]int
 	// readyAt is when the last replacement was first seen initialized.
 	readyAt   time.Time
 	checkedAt time.Time
-	// cordoned: all nodes were seen out of use; counted: its moves are in the
-	// history.
-	cordoned, counted bool
+	// cordoned: all nodes were seen out of use.
+	cordoned bool
+	// counted are the claims that were told to go, whose moves are in the history.
+	counted map[string]bool
 }
 
 func (i *intent) kind() string {
@@ -130,6 +135,7 @@ func (c *consolidation) propose(now time.Time, nodes []candidate) ([]proposal, t
 	c.advance(now, byClaim)
 	c.begin(now, byClaim)
 	ready := c.recheck(now, byClaim)
+	c.pledge()
 	var out []proposal
 	for _, i := range ready {
 		p := proposal{reason: v1alpha1.ReasonConsolidated, why: i.why}
@@ -180,9 +186,10 @@ func (c *consolidation) restore(now time.Time) {
 	}
 }
 
-// movesFrom counts the pods that leave with some claims' nodes, by workload.
-func (c *consolidation) movesFrom(claims []string) map[string]int {
-	out := map[string]int{}
+// movesFrom counts the pods that leave with some claims' nodes, by claim and
+// workload.
+func (c *consolidation) movesFrom(claims []string) map[string]map[string]int {
+	out := map[string]map[string]int{}
 	for _, name := range claims {
 		claim, ok := one[*v1alpha1.NodeClaim](c.stores.claims, name)
 		if !ok {
@@ -194,11 +201,54 @@ func (c *consolidation) movesFrom(claims []string) map[string]int {
 		}
 		for _, pod := range c.stores.podsOn(node.Name) {
 			if mover(pod, node) != nil {
-				out[c.workloadOf(pod)]++
+				note(out, name, c.workloadOf(pod))
 			}
 		}
 	}
 	return out
+}
+
+// note counts a move.
+func note(moves map[string]map[string]int, claim, workload string) {
+	if moves[claim] == nil {
+		moves[claim] = map[string]int{}
+	}
+	moves[claim][workload]++
+}
+
+// pledge says what is under way to the sweep, which is to promise no workload's
+// moves twice.
+func (c *consolidation) pledge() {
+	sum := map[string]int{}
+	for _, i := range c.intents {
+		for claim, moves := range i.moves {
+			for w, n := range moves {
+				if !i.counted[claim] {
+					sum[w] += n
+				}
+			}
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pledged = sum
+}
+
+// count puts the moves of claims that were told to go into the history: no
+// sooner, for what is only decided may be dropped, and is weighed against what
+// the history leaves.
+func (c *consolidation) count(i *intent, now time.Time) {
+	for _, name := range i.claims {
+		claim, ok := one[*v1alpha1.NodeClaim](c.stores.claims, name)
+		if i.counted[name] || ok && claim.DeletionTimestamp == nil {
+			continue
+		}
+		if i.counted == nil {
+			i.counted = map[string]bool{}
+		}
+		i.counted[name] = true
+		c.history.add(i.moves[name], now)
+	}
 }
 
 // anyStays reports whether one of the claims is still to be told to go.
@@ -232,6 +282,7 @@ func (p *Loops) reserved(claim *v1alpha1.NodeClaim) bool {
 // advance ends intents that are carried out, or that cannot be any more.
 func (c *consolidation) advance(now time.Time, byClaim map[string]candidate) {
 	c.intents = slices.DeleteFunc(c.intents, func(i *intent) bool {
+		c.count(i, now)
 		done, why, failed := c.look(i, now, byClaim)
 		switch {
 		case done:
@@ -347,12 +398,12 @@ func (c *consolidation) begin(now time.Time, byClaim map[string]candidate) {
 
 // start makes an intent of a decision.
 func (c *consolidation) start(d *capacity.Decision, now time.Time) {
-	i := &intent{why: d.Why, saving: d.Saving, moves: map[string]int{}, wanted: len(d.Launches)}
+	i := &intent{why: d.Why, saving: d.Saving, moves: map[string]map[string]int{}, wanted: len(d.Launches)}
 	for _, n := range d.Nodes {
 		i.claims = append(i.claims, n.Claim)
 	}
 	for k := range d.Moves {
-		i.moves[c.workloadOf(d.Moves[k].Pod)]++
+		note(i.moves, d.Moves[k].From.Claim, c.workloadOf(d.Moves[k].Pod))
 	}
 	c.log.Info("consolidation decided", "claims", i.claims, "replacements", len(d.Launches), "moves", len(d.Moves), "saving", d.Saving, "why", d.Why)
 	if len(d.Launches) > 0 {
@@ -405,10 +456,6 @@ func (c *consolidation) recheck(now time.Time, byClaim map[string]candidate) []*
 			c.intents = slices.DeleteFunc(c.intents, func(o *intent) bool { return o == i })
 			continue
 		}
-		if !i.counted {
-			i.counted = true
-			c.history.add(i.moves, now)
-		}
 		out = append(out, i)
 	}
 	return out
@@ -417,8 +464,10 @@ func (c *consolidation) recheck(now time.Time, byClaim map[string]candidate) []*
 // finish counts what an intent has brought.
 func (c *consolidation) finish(i *intent) {
 	moves := 0
-	for _, n := range i.moves {
-		moves += n
+	for _, byWorkload := range i.moves {
+		for _, n := range byWorkload {
+			moves += n
+		}
 	}
 	c.metrics.consolidated.WithLabelValues(i.kind(), "done").Inc()
 	c.metrics.moves.Add(float64(moves))
@@ -431,9 +480,6 @@ func (c *consolidation) finish(i *intent) {
 func (c *consolidation) drop(i *intent, now time.Time, why string, failed bool) {
 	c.metrics.consolidated.WithLabelValues(i.kind(), "dropped").Inc()
 	c.log.Info("consolidation dropped", "claims", i.claims, "replacements", i.replacements, "why", why)
-	if i.counted && !i.cordoned {
-		c.history.take(i.moves, now)
-	}
 	for _, name := range i.claims {
 		if failed {
 			c.history.fail(name, why, now)

@@ -55,12 +55,7 @@ func newMoveHistory() *moveHistory {
 func hourOf(t time.Time) string { return strconv.FormatInt(t.Unix()/3600, 10) }
 
 // add counts moves.
-func (h *moveHistory) add(moves map[string]int, now time.Time) { h.count(moves, now, 1) }
-
-// take takes moves back that did not happen after all.
-func (h *moveHistory) take(moves map[string]int, now time.Time) { h.count(moves, now, -1) }
-
-func (h *moveHistory) count(moves map[string]int, now time.Time, sign int) {
+func (h *moveHistory) add(moves map[string]int, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for w, n := range moves {
@@ -68,7 +63,7 @@ func (h *moveHistory) count(moves map[string]int, now time.Time, sign int) {
 			h.data.Moves[w] = map[string]int{}
 		}
 		hour := hourOf(now)
-		h.data.Moves[w][hour] = max(0, h.data.Moves[w][hour]+sign*n)
+		h.data.Moves[w][hour] += n
 		h.dirty = true
 	}
 }

@@ -25,9 +25,18 @@ func (c *consolidation) input(now time.Time, chosen map[string]bool) *capacity.C
 	nodes := c.readNodes(v)
 	c.lookAtPods(v, nodes)
 	c.readProvisioners(v, now)
+	insist(v.snapshot)
+	keepChoices(nodes.all)
 	v.snapshot.Nodes = nodes.all
 	in := &capacity.ConsolidationInput{Snapshot: v.snapshot, Policies: c.policies(now), Nodes: map[string]capacity.NodeFacts{},
 		Pods: map[*corev1.Pod]capacity.PodFacts{}, Moved: c.history.moved(now)}
+	if chosen == nil {
+		c.mu.Lock()
+		for w, n := range c.pledged {
+			in.Moved[w] += n
+		}
+		c.mu.Unlock()
+	}
 	pdbs := newBudgets(all[*policyv1.PodDisruptionBudget](c.stores.pdbs))
 	for _, pn := range nodes.all {
 		claim := v.claims[pn.Claim]
@@ -59,6 +68,20 @@ func (c *consolidation) lookAtPods(v *view, nodes *nodeSet) {
 				continue
 			}
 			v.snapshot.Pods = append(v.snapshot.Pods, pod)
+		}
+	}
+}
+
+// keepChoices replaces pods that run on a node of the capacity type that was
+// chosen for them by copies that must have it: no saving is worth undoing what
+// their workload asks for. Those that could not have it where they run now may go
+// anywhere.
+func keepChoices(nodes []*capacity.Node) {
+	for _, n := range nodes {
+		for i, pod := range n.Pods {
+			if choice := capacity.PreferredCapacity(pod); choice != "" && choice == n.Labels[v1alpha1.LabelCapacityType] {
+				n.Pods[i] = capacity.WithCapacityType(pod, choice)
+			}
 		}
 	}
 }

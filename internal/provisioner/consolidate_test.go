@@ -9,6 +9,7 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/capacity"
@@ -20,12 +21,11 @@ func TestMovesCountForADay(t *testing.T) {
 	h := newMoveHistory()
 	h.add(map[string]int{"a": 2, "b": 1}, consolidationNow)
 	h.add(map[string]int{"a": 1}, consolidationNow.Add(3*time.Hour))
-	h.take(map[string]int{"b": 1}, consolidationNow)
 	for _, tc := range []struct {
 		after time.Duration
 		want  map[string]int
 	}{
-		{4 * time.Hour, map[string]int{"a": 3, "b": 0}},
+		{4 * time.Hour, map[string]int{"a": 3, "b": 1}},
 		{25 * time.Hour, map[string]int{"a": 1}},
 		{28 * time.Hour, map[string]int{}},
 	} {
@@ -143,5 +143,101 @@ func TestPodsThatMoveForMoneyBuyNothing(t *testing.T) {
 	}
 	if len(plan.Unschedulable) != 1 || plan.Unschedulable[0].Pod != moved {
 		t.Errorf("without a place: %+v", plan.Unschedulable)
+	}
+}
+
+// consolidatingYard has two nodes, and a decision to take the first away.
+func consolidatingYard(t *testing.T) (*yard, *consolidation) {
+	t.Helper()
+	y := newYard(t, 2, v1alpha1.ProvisionerSpec{Consolidation: &v1alpha1.Consolidation{Enabled: true}, TTLSecondsAfterEmpty: ptr(int64(60)),
+		Disruption: &v1alpha1.Disruption{Budgets: []v1alpha1.Budget{{Nodes: "100%"}}}})
+	c := newConsolidation(y.Loops, y.disruption)
+	y.proposers = []proposer{c}
+	y.now = y.now.Add(time.Hour) // All has settled.
+	y.watch()
+	return y, c
+}
+
+// TestAWorkloadOfOneReplicaMovesWithinItsBudget: with the default of a move a day
+// for each replica, the decision's own move does not speak against it, is in the
+// history once it happens, and speaks against the next.
+func TestAWorkloadOfOneReplicaMovesWithinItsBudget(t *testing.T) {
+	y, c := consolidatingYard(t)
+	web := y.pod("web", "rs", "a")
+	y.pod("other", "rs2", "b")
+	y.watch()
+	plan := capacity.Consolidate(c.input(y.now, nil))
+	if len(plan.Decisions) != 1 || plan.Decisions[0].Nodes[0].Name != "a" {
+		t.Fatalf("decisions %+v, kept %v", plan.Decisions, plan.Kept)
+	}
+	c.planned, c.plannedAt = plan.Decisions, y.now
+	workload := c.workloadOf(web)
+	y.turn(0)
+	y.expect("a", "")
+	if got := c.history.moved(y.now)[workload]; got != 0 {
+		t.Errorf("%d moves are in the history before any", got)
+	}
+	if got := c.input(y.now, nil).Moved[workload]; got != 1 {
+		t.Errorf("the next sweep counts %d moves of what is under way", got)
+	}
+	y.room(seating{})
+	for range 8 {
+		y.turn(2 * time.Second)
+	}
+	y.expect("a", "a")
+	if got := c.history.moved(y.now)[workload]; got != 1 {
+		t.Errorf("%d moves are in the history after one", got)
+	}
+}
+
+// TestADroppedDecisionUsesNoMoves: nothing has moved when a decision is given up
+// whose nodes were out of use already.
+func TestADroppedDecisionUsesNoMoves(t *testing.T) {
+	y, c := consolidatingYard(t)
+	web := y.pod("web", "rs", "a")
+	y.pod("other", "rs2", "b")
+	y.watch()
+	c.planned, c.plannedAt = capacity.Consolidate(c.input(y.now, nil)).Decisions, y.now
+	y.turn(0)
+	y.turn(2 * time.Second)
+	y.expect("a", "")
+	y.room(seating{stuck: "no room"})
+	for range 3 {
+		y.turn(2 * time.Second)
+	}
+	y.expect("", "")
+	if len(c.intents) != 0 || c.history.moved(y.now)[c.workloadOf(web)] != 0 || c.input(y.now, nil).Moved[c.workloadOf(web)] != 0 {
+		t.Errorf("%d intents, history %v", len(c.intents), c.history.moved(y.now))
+	}
+}
+
+// TestConsolidationKeepsChoices: pods that run on the capacity type that was
+// chosen for them are weighed as if they had to have it.
+func TestConsolidationKeepsChoices(t *testing.T) {
+	y, c := consolidatingYard(t)
+	node := &corev1.Node{}
+	if err := y.api.Get(t.Context(), client.ObjectKey{Name: "a"}, node); err != nil {
+		t.Fatal(err)
+	}
+	node.Labels = map[string]string{v1alpha1.LabelCapacityType: v1alpha1.CapacityTypeOnDemand}
+	if err := y.api.Update(t.Context(), node); err != nil {
+		t.Fatal(err)
+	}
+	for _, choice := range []string{v1alpha1.CapacityTypeOnDemand, v1alpha1.CapacityTypeSpot} {
+		p := chosenPod(types.UID(choice), choice)
+		p.Namespace, p.Name, p.Spec.NodeName, p.OwnerReferences = "default", choice, "a", ownedPod("x", "rs", "a").OwnerReferences
+		y.create(p)
+	}
+	y.watch()
+	in := c.input(y.now, nil)
+	got := map[string]string{}
+	for _, p := range in.Snapshot.Nodes[0].Pods {
+		got[p.Name] = p.Spec.NodeSelector[v1alpha1.LabelCapacityType]
+		if _, ok := in.Pods[p]; !ok {
+			t.Errorf("nothing is known of pod %s", p.Name)
+		}
+	}
+	if diff := cmp.Diff(map[string]string{"on-demand": "on-demand", "spot": ""}, got); diff != "" {
+		t.Errorf("capacity types that pods must have (-want +got):\n%s", diff)
 	}
 }

@@ -10,8 +10,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
@@ -61,13 +63,19 @@ func newYard(t *testing.T, n int, spec v1alpha1.ProvisionerSpec, proposers ...pr
 		claim.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionInitialized, Status: metav1.ConditionTrue, Reason: "Initialized", LastTransitionTime: born}}
 		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID("node-" + name), CreationTimestamp: born}, Spec: corev1.NodeSpec{ProviderID: claim.Status.ProviderID}}
 		node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
+		node.Status.Allocatable = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("4"), corev1.ResourceMemory: resource.MustParse("8Gi"), corev1.ResourcePods: resource.MustParse("10")}
 		objects = append(objects, claim, node)
 	}
 	api := fake.NewClientBuilder().WithScheme(testScheme(t)).WithObjects(objects...).WithStatusSubresource(&v1alpha1.NodeClaim{}, &corev1.Node{}).
 		WithIndex(&corev1.Pod{}, "spec.nodeName", func(o client.Object) []string { return []string{o.(*corev1.Pod).Spec.NodeName} }).Build()
 	p := &Loops{cfg: Config{Client: api, APIReader: api, Recorder: events.NewFakeRecorder(10_000), Namespace: "berth-system", RegistrationTimeout: 15 * time.Minute},
 		log: logr.Discard(), book: newBook(), stores: &stores{claims: informerOf[*v1alpha1.NodeClaim](t, nil), nodes: informerOf[*corev1.Node](t, nil),
-			pods: informerOf[*corev1.Pod](t, nil), provisioners: informerOf(t, []*v1alpha1.Provisioner{pr}), namespace: informerOf[*corev1.Namespace](t, nil)}}
+			pods: informerOf[*corev1.Pod](t, nil), provisioners: informerOf(t, []*v1alpha1.Provisioner{pr}), namespace: informerOf[*corev1.Namespace](t, nil)},
+		catalogue: newCatalogue("us-west-2")}
+	for _, s := range []*toolscache.SharedIndexInformer{&p.stores.daemonSets, &p.stores.replicaSets, &p.stores.statefulSets, &p.stores.jobs, &p.stores.pvcs,
+		&p.stores.pvs, &p.stores.storageClasses, &p.stores.csiNodes, &p.stores.attachments, &p.stores.pdbs} {
+		*s = informerOf[*corev1.Pod](t, nil)
+	}
 	var err error
 	if p.metrics, err = newMetrics(prometheus.NewRegistry(), p); err != nil {
 		t.Fatal(err)

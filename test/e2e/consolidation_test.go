@@ -32,7 +32,7 @@ func consolidating(p *v1alpha1.Provisioner) {
 		v1alpha1.Requirement{Key: v1alpha1.LabelInstanceCPU, Operator: v1alpha1.OperatorIn, Values: []string{"2", "4"}})
 	p.Spec.Consolidation = &v1alpha1.Consolidation{
 		Enabled:    true,
-		MinNodeAge: &metav1.Duration{}, Settle: &metav1.Duration{Duration: time.Second}, MovesPerDay: "500%",
+		MinNodeAge: &metav1.Duration{}, Settle: &metav1.Duration{Duration: time.Second},
 	}
 }
 
