@@ -136,21 +136,25 @@ func (r *reader) array(element func()) {
 }
 
 // scan finds the end of the string that begins at r.i and reports whether it
-// holds escapes.
+// holds escapes. Each byte is looked at twice at most: the next quote is sought
+// anew only when the last one turned out to be escaped.
 func (r *reader) scan() (content string, escaped bool) {
 	start := r.i + 1
-	for i := start; i < len(r.s); {
-		n := strings.IndexByte(r.s[i:], '"')
-		if n < 0 {
-			break
+	for i, quote := start, -1; i < len(r.s); {
+		if quote < i {
+			n := strings.IndexByte(r.s[i:], '"')
+			if n < 0 {
+				break
+			}
+			quote = i + n
 		}
-		if e := strings.IndexByte(r.s[i:i+n], '\\'); e >= 0 {
+		if e := strings.IndexByte(r.s[i:quote], '\\'); e >= 0 {
 			escaped = true
 			i += e + 2
 			continue
 		}
-		r.i = i + n + 1
-		return r.s[start : i+n], escaped
+		r.i = quote + 1
+		return r.s[start:quote], escaped
 	}
 	r.i = len(r.s)
 	r.fail("a string does not end")

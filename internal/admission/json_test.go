@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
@@ -54,6 +55,7 @@ func FuzzReader(f *testing.F) {
 	for _, s := range []string{
 		`{}`, `[]`, `null`, `true`, `-1.5e+3`, `"a\u00e9\ud83d\ude00\ud800\n"`, `{"a":{"b":[1,2,{"c":null}],"d":"\\"},"a":1}`,
 		`{"a":1,}`, `[1 2]`, `{"a"}`, `"`, `"\`, `{"a":}`, `[,]`, `tru`, "\t{ \"a\" : [ ] }\r\n", strings.Repeat("[", 65) + strings.Repeat("]", 65),
+		`"\"\\\"\n\\"`, `["\\\\","\\\""]`, strings.Repeat(`\n`, 50), `"` + strings.Repeat(`\n\"`, 50) + `"`, `"\\" "`,
 		`{"x":"\u12"}`, `{"k\u0065y":1}`, "\"\xff\"", `{"a":[}`, `nul`, `nullnull`,
 	} {
 		f.Add(s)
@@ -106,6 +108,35 @@ func depth(v any) int {
 		return most + 1
 	default:
 		return 0
+	}
+}
+
+// TestEscapesCostWhatTheirBytesDo: reading a string takes time in proportion to
+// its length, whatever it is made of. Pods carry scripts of many lines in args.
+func TestEscapesCostWhatTheirBytesDo(t *testing.T) {
+	for name, unit := range map[string]string{"newlines": `\n`, "quotes": `\"`, "backslashes": `\\`, "plain text": `ab`} {
+		t.Run(name, func(t *testing.T) {
+			took := func(n int) time.Duration {
+				doc := `"` + strings.Repeat(unit, n) + `"`
+				best := time.Hour
+				for range 8 {
+					start := time.Now()
+					r := &reader{s: doc}
+					r.skip()
+					if err := r.end(); err != nil {
+						t.Fatal(err)
+					}
+					best = min(best, time.Since(start))
+				}
+				return best
+			}
+			const n, times = 1 << 11, 32
+			short, long := took(n), took(n*times)
+			// In proportion: 32 times. By the square: 1,024 times.
+			if long > 8*times*max(short, 2*time.Microsecond) {
+				t.Errorf("%d units take %v, %d times as many %v", n, short, times, long)
+			}
+		})
 	}
 }
 
