@@ -3,6 +3,7 @@ package provisioner
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -39,6 +40,12 @@ type candidate struct {
 	node  *corev1.Node
 	// provisioner of the claim.
 	provisioner *v1alpha1.Provisioner
+}
+
+// opening reports whether the node has joined and is not ready for pods yet. Only
+// emptiness looks at such nodes: what nobody waits for need not become ready first.
+func (c candidate) opening() bool {
+	return !isTrue(c.claim.Status.Conditions, v1alpha1.ConditionInitialized)
 }
 
 // leaving is the reason for which the node was taken out of use already;
@@ -160,7 +167,8 @@ func (d *disruption) pass(ctx context.Context, now time.Time) time.Duration {
 			d.tellHeld(p, held)
 			continue
 		case !cordoned(p):
-			if !budgets.take(p) {
+			// Budgets are about nodes that work.
+			if !p.nodes[0].opening() && !budgets.take(p) {
 				d.metrics.blocked.WithLabelValues(p.nodes[0].provisioner.Name, string(p.reason)).Inc()
 				continue
 			}
@@ -211,11 +219,11 @@ func (d *disruption) act(ps []proposal, soon *agenda, step func(proposal) error)
 	wg.Wait()
 }
 
-// candidates are the initialized nodes of live claims.
+// candidates are the nodes of live claims that have joined.
 func (d *disruption) candidates() []candidate {
 	var out []candidate
 	for _, c := range all[*v1alpha1.NodeClaim](d.stores.claims) {
-		if c.DeletionTimestamp != nil || !isTrue(c.Status.Conditions, v1alpha1.ConditionInitialized) {
+		if c.DeletionTimestamp != nil || !isTrue(c.Status.Conditions, v1alpha1.ConditionRegistered) {
 			continue
 		}
 		pr, ok := one[*v1alpha1.Provisioner](d.stores.provisioners, c.Spec.Provisioner.Name)
@@ -231,8 +239,13 @@ func (d *disruption) candidates() []candidate {
 // gather asks all proposers, in their order.
 func (d *disruption) gather(now time.Time, nodes []candidate, soon *agenda) []proposal {
 	var out []proposal
+	ready := slices.DeleteFunc(slices.Clone(nodes), candidate.opening)
 	for _, p := range d.proposers {
-		ps, next := p.propose(now, nodes)
+		asked := ready
+		if _, ok := p.(*emptiness); ok {
+			asked = nodes
+		}
+		ps, next := p.propose(now, asked)
 		soon.in(next)
 		out = append(out, ps...)
 	}

@@ -60,7 +60,8 @@ func newYard(t *testing.T, n int, spec v1alpha1.ProvisionerSpec, proposers ...pr
 		claim.Spec.Provisioner.Name = "p"
 		claim.Spec.Offerings = []v1alpha1.ClaimOffering{{HourlyPrice: "0.1"}}
 		claim.Status.NodeName, claim.Status.ProviderID, claim.Status.InstanceID = name, "aws:///z/i-"+name, "i-"+name
-		claim.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionInitialized, Status: metav1.ConditionTrue, Reason: "Initialized", LastTransitionTime: born}}
+		claim.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionInitialized, Status: metav1.ConditionTrue, Reason: "Initialized", LastTransitionTime: born},
+			{Type: v1alpha1.ConditionRegistered, Status: metav1.ConditionTrue, Reason: "Registered", LastTransitionTime: born}}
 		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID("node-" + name), CreationTimestamp: born}, Spec: corev1.NodeSpec{ProviderID: claim.Status.ProviderID}}
 		node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
 		node.Status.Allocatable = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("4"), corev1.ResourceMemory: resource.MustParse("8Gi"), corev1.ResourcePods: resource.MustParse("10")}
@@ -73,7 +74,7 @@ func newYard(t *testing.T, n int, spec v1alpha1.ProvisionerSpec, proposers ...pr
 			pods: informerOf[*corev1.Pod](t, nil), provisioners: informerOf(t, []*v1alpha1.Provisioner{pr}), namespace: informerOf[*corev1.Namespace](t, nil)},
 		catalogue: newCatalogue("us-west-2")}
 	for _, s := range []*toolscache.SharedIndexInformer{&p.stores.daemonSets, &p.stores.replicaSets, &p.stores.statefulSets, &p.stores.jobs, &p.stores.pvcs,
-		&p.stores.pvs, &p.stores.storageClasses, &p.stores.csiNodes, &p.stores.attachments, &p.stores.pdbs} {
+		&p.stores.pvs, &p.stores.storageClasses, &p.stores.csiNodes, &p.stores.attachments, &p.stores.pdbs, &p.stores.runtimeClasses, &p.stores.priorityClasses} {
 		*s = informerOf[*corev1.Pod](t, nil)
 	}
 	var err error
@@ -187,6 +188,38 @@ func TestANodeGoesStepByStep(t *testing.T) {
 	if err := y.api.Get(t.Context(), client.ObjectKey{Name: "a"}, claim); err != nil || claim.Annotations[v1alpha1.AnnotationDisruptionReason] != string(v1alpha1.ReasonDrifted) {
 		t.Errorf("the claim says %v, %v", claim.Annotations, err)
 	}
+}
+
+// TestANodeThatNobodyWaitsForNeedNotBecomeReady: it has joined, its pods are gone, and
+// something still keeps it from being ready for any.
+func TestANodeThatNobodyWaitsForNeedNotBecomeReady(t *testing.T) {
+	y := newYard(t, 1, v1alpha1.ProvisionerSpec{TTLSecondsAfterEmpty: ptr(int64(10)), TTLSecondsUntilExpired: ptr(int64(1))})
+	y.proposers = []proposer{newEmptiness(y.Loops), expiry{}}
+	claim := &v1alpha1.NodeClaim{}
+	if err := y.api.Get(t.Context(), client.ObjectKey{Name: "a"}, claim); err != nil {
+		t.Fatal(err)
+	}
+	setCondition(claim, v1alpha1.ConditionInitialized, metav1.ConditionFalse, "StartupTaint", "")
+	claim.Status.Conditions[0].LastTransitionTime = metav1.Time{Time: y.now}
+	if err := y.api.Status().Update(t.Context(), claim); err != nil {
+		t.Fatal(err)
+	}
+	y.watch()
+	y.turn(time.Minute)
+	y.turn(time.Minute)
+	y.expect("", "") // Nobody knows yet whether a pod waits for it.
+	y.planned.Store(true)
+	y.book.give("p", "a")
+	y.turn(time.Minute)
+	y.turn(time.Minute)
+	y.expect("", "") // A pod does.
+	y.book.take("p")
+	y.turn(time.Second)
+	y.turn(20 * time.Second)
+	y.expect("a", "")
+	y.turn(time.Second)
+	y.turn(drain.MinDrain)
+	y.expect("a", "a")
 }
 
 // TestARemovalIsTakenBack: whatever speaks against it before the claim is deleted

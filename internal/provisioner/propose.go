@@ -105,6 +105,9 @@ func (e *emptiness) awaited(claim *v1alpha1.NodeClaim, now time.Time, makers fun
 	if len(e.book.on(claim.Name)) > 0 || e.reserved(claim) {
 		return true
 	}
+	if !isTrue(claim.Status.Conditions, v1alpha1.ConditionInitialized) && !e.planned.Load() {
+		return true // Who waits for a node that is coming is known once a round has planned.
+	}
 	if e.used[claim.Name] {
 		return false
 	}
@@ -238,7 +241,7 @@ func (d *disruption) noteDue(ctx context.Context, now time.Time, nodes []candida
 	left := dueWrites
 	for _, c := range nodes {
 		soft, _, ok := expires(c.claim, &c.provisioner.Spec)
-		due := ok && !now.Before(soft)
+		due := ok && !c.opening() && !now.Before(soft)
 		if _, noted := dueSince(c.claim); due == noted || due && !d.paused(v1alpha1.AnnotationPauseDisruption, c.provisioner, now).IsZero() {
 			continue
 		}

@@ -52,6 +52,7 @@ func TestHugeTimesMeanNever(t *testing.T) {
 		}
 		e := newEmptiness(&Loops{stores: &stores{pods: informerOf[*corev1.Pod](t, nil), claims: informerOf[*v1alpha1.NodeClaim](t, nil)}, book: newBook()})
 		e.used[c.claim.Name] = true
+		e.planned.Store(true)
 		for _, at := range []time.Time{now, now.Add(year)} {
 			if ps, next := e.propose(at, []candidate{c}); len(ps) != 0 || next < 8*year {
 				t.Errorf("ttlSecondsAfterEmpty %d: proposes %+v, looks again in %s", ttl, ps, next)
@@ -221,6 +222,7 @@ func TestEmptyNodesGoAsSoonAsTheyWillBe(t *testing.T) {
 				node:        &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}},
 				provisioner: &v1alpha1.Provisioner{Spec: v1alpha1.ProvisionerSpec{TTLSecondsAfterEmpty: &tc.ttl}}}
 			p := &Loops{book: newBook(), stores: &stores{pods: informerOf(t, tc.pods)}}
+			p.planned.Store(true)
 			e := newEmptiness(p)
 			got, next := e.propose(now, []candidate{c})
 			if (len(got) == 1) != tc.want || next != tc.next {
