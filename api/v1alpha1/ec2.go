@@ -6,7 +6,8 @@ import (
 
 // EC2 says how instances are made.
 //
-// +kubebuilder:validation:XValidation:rule="self.amiFamily != 'Custom' || has(self.launchTemplate) || (has(self.amis) && self.amis.all(a, !has(a.alias)))",message="amiFamily Custom needs ec2.amis without alias, or a launchTemplate"
+// +kubebuilder:validation:XValidation:rule="self.amiFamily != 'Custom' || has(self.launchTemplate) || (has(self.amis) && size(self.amis) > 0 && self.amis.all(a, !has(a.alias)))",message="amiFamily Custom needs ec2.amis without alias, or a launchTemplate"
+// +kubebuilder:validation:XValidation:rule="self.amiFamily == 'Custom' || !has(self.amis) || self.amis.all(a, !has(a.alias) || a.alias.startsWith('bottlerocket@') == (self.amiFamily == 'Bottlerocket'))",message="amis: the alias is of another family than amiFamily; al2023@ goes with AL2023, bottlerocket@ with Bottlerocket"
 // +kubebuilder:validation:XValidation:rule="!has(self.launchTemplate) || !(has(self.amis) || has(self.userData) || has(self.blockDevices) || has(self.instanceProfile))",message="launchTemplate replaces amis, userData, blockDevices and instanceProfile; set either it or them"
 type EC2 struct {
 	// AMIFamily says what user data the image understands.
@@ -75,7 +76,7 @@ type EC2 struct {
 	CapacityReservations []SelectorTerm `json:"capacityReservations,omitempty"`
 
 	// LaunchTemplate of your own, used as it is; Berth adds only tags,
-	// instance type and subnet.
+	// instance type and subnet. Kubelet says what its user data tells the kubelet.
 	// +optional
 	LaunchTemplate *LaunchTemplateRef `json:"launchTemplate,omitempty"`
 }
@@ -96,6 +97,7 @@ const (
 //
 // +kubebuilder:validation:XValidation:rule="[has(self.alias), has(self.id), has(self.ssmParameter), has(self.name) || has(self.tags)].filter(x, x).size() == 1",message="an amis term is exactly one of alias, id, ssmParameter, or name and/or tags"
 // +kubebuilder:validation:XValidation:rule="!has(self.owner) || has(self.name) || has(self.tags)",message="owner goes with name or tags"
+// +kubebuilder:validation:XValidation:rule="!has(self.name) || self.name.matches('[^*?]') || has(self.tags) || (has(self.owner) && self.owner != 'amazon')",message="name matches every image of Amazon; give more of it than wildcards, or tags, or another owner"
 type AMITerm struct {
 	// Alias is al2023@latest, al2023@v20260101, bottlerocket@latest or bottlerocket@1.20.0.
 	// +optional
@@ -109,15 +111,19 @@ type AMITerm struct {
 	ID string `json:"id,omitempty"`
 	// SSMParameter whose value is an image id.
 	// +optional
+	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=1011
 	SSMParameter string `json:"ssmParameter,omitempty"`
 	// Name of the image, * and ? as wildcards.
 	// +optional
+	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=128
 	Name string `json:"name,omitempty"`
 	// Tags of the image; "*" stands for any value.
 	// +optional
+	// +kubebuilder:validation:MinProperties=1
 	// +kubebuilder:validation:MaxProperties=20
+	// +kubebuilder:validation:XValidation:rule="self.all(k, k.size() > 0 && k.size() <= 128 && self[k].size() <= 256)",message="tags: a key has 1 to 128 characters, a value at most 256 (* for any)"
 	Tags map[string]string `json:"tags,omitempty"`
 	// Owner: an account id, self or amazon. Default: self and amazon.
 	// +optional
@@ -143,7 +149,14 @@ type SelectorTerm struct {
 	ID string `json:"id,omitempty"`
 }
 
-// BlockDevice is a volume of an instance.
+// BlockDevice is a volume of an instance. What its kind of volume can and must be
+// given is said in "Amazon EBS volume types".
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.iops) || !has(self.volumeType) || self.volumeType in ['gp3','io1','io2']",message="iops goes with volumeType gp3, io1 or io2"
+// +kubebuilder:validation:XValidation:rule="!has(self.volumeType) || !(self.volumeType in ['io1','io2']) || has(self.iops)",message="volumeType io1 and io2 need iops"
+// +kubebuilder:validation:XValidation:rule="!has(self.iops) || (has(self.volumeType) && self.volumeType != 'gp3') || self.iops >= 3000",message="iops: a gp3 volume has at least 3000"
+// +kubebuilder:validation:XValidation:rule="!has(self.throughput) || !has(self.volumeType) || self.volumeType == 'gp3'",message="throughput goes with volumeType gp3"
+// +kubebuilder:validation:XValidation:rule="!has(self.kmsKeyID) || size(self.kmsKeyID) == 0 || !has(self.encrypted) || self.encrypted",message="kmsKeyID encrypts; it does not go with encrypted: false"
 type BlockDevice struct {
 	// DeviceName such as /dev/xvda.
 	// +required
@@ -153,8 +166,13 @@ type BlockDevice struct {
 	// RootVolume marks the device that holds pods' ephemeral storage.
 	// +optional
 	RootVolume bool `json:"rootVolume,omitempty"`
-	// VolumeSize. Default 20Gi.
+	// VolumeSize, 1Gi to 64Ti, rounded up to whole GiB. Default 20Gi. A bare
+	// number would be bytes, and is no text: it is refused.
 	// +optional
+	// +kubebuilder:validation:Schemaless
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=20
+	// +kubebuilder:validation:Pattern=`^[+-]?[0-9.]+([eE][+-]?[0-9]+|[numkMGTPE]|[KMGTPE]i)?$`
 	VolumeSize *resource.Quantity `json:"volumeSize,omitempty"`
 	// VolumeType. Default gp3.
 	// +optional
@@ -220,7 +238,7 @@ type LaunchTemplateRef struct {
 	Name string `json:"name,omitempty"`
 	// Version number. A number, not $Latest: a launch must be repeatable.
 	// +required
-	// +kubebuilder:validation:Pattern=`^[0-9]+$`
+	// +kubebuilder:validation:Pattern=`^[1-9][0-9]*$`
 	// +kubebuilder:validation:MaxLength=10
 	Version string `json:"version"`
 }

@@ -41,6 +41,20 @@ type ProvisionerList struct {
 }
 
 // ProvisionerSpec is the wish of whoever runs the cluster.
+//
+// The rules here are about the template and yet not at NodeTemplate, which a
+// NodeClaim has too: what they refuse could be used before there were rules, and
+// the claims of a Provisioner that was stored then must go on being accepted.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.labels) || self.labels.all(k, !(k in ['beta.kubernetes.io/os','beta.kubernetes.io/arch','beta.kubernetes.io/instance-type','failure-domain.beta.kubernetes.io/zone','failure-domain.beta.kubernetes.io/region']))",fieldPath=".labels",message="labels: beta.kubernetes.io/ and failure-domain.beta.kubernetes.io/ keys follow from the instance; restrict kubernetes.io/os, kubernetes.io/arch, node.kubernetes.io/instance-type, topology.kubernetes.io/zone or topology.kubernetes.io/region under requirements instead"
+// +kubebuilder:validation:XValidation:rule="!has(self.ec2) || !has(self.ec2.subnets) || self.ec2.subnets.all(t, !has(t.id) || t.id.startsWith('subnet-'))",fieldPath=".ec2.subnets",message="subnets: an id begins with subnet-"
+// +kubebuilder:validation:XValidation:rule="!has(self.ec2) || !has(self.ec2.securityGroups) || self.ec2.securityGroups.all(t, !has(t.id) || t.id.startsWith('sg-'))",fieldPath=".ec2.securityGroups",message="securityGroups: an id begins with sg-"
+// +kubebuilder:validation:XValidation:rule="!has(self.ec2) || !has(self.ec2.capacityReservations) || self.ec2.capacityReservations.all(t, !has(t.id) || t.id.startsWith('cr-'))",fieldPath=".ec2.capacityReservations",message="capacityReservations: an id begins with cr-"
+// +kubebuilder:validation:XValidation:rule="!has(self.ec2) || !has(self.ec2.blockDevices) || self.ec2.blockDevices.all(d, !has(d.volumeSize) || !isQuantity(d.volumeSize) || (quantity(d.volumeSize).compareTo(quantity('1Gi')) >= 0 && quantity(d.volumeSize).compareTo(quantity('64Ti')) <= 0))",fieldPath=".ec2.blockDevices",message="blockDevices: a volumeSize is 1Gi to 64Ti; without a unit it would be in bytes"
+// +kubebuilder:validation:XValidation:rule="!has(self.ec2) || !has(self.ec2.launchTemplate) || !(has(self.ec2.securityGroups) && size(self.ec2.securityGroups) > 0 || has(self.ec2.capacityReservations) && size(self.ec2.capacityReservations) > 0)",fieldPath=".ec2.launchTemplate",message="launchTemplate brings its own security groups and capacity reservation; set them there, and leave out ec2.securityGroups and ec2.capacityReservations"
+// +kubebuilder:validation:XValidation:rule="!has(self.ec2) || !has(self.ec2.launchTemplate) || !has(self.ec2.metadataOptions) || (self.ec2.metadataOptions.httpEndpoint == 'enabled' && self.ec2.metadataOptions.httpTokens == 'required' && self.ec2.metadataOptions.httpPutResponseHopLimit == 1)",fieldPath=".ec2.launchTemplate",message="launchTemplate brings its own metadata options; set them there, and leave out ec2.metadataOptions"
+// +kubebuilder:validation:XValidation:rule="!has(self.ec2) || !has(self.ec2.launchTemplate) || !has(self.kubelet) || !has(self.kubelet.clusterDNS) || size(self.kubelet.clusterDNS) == 0",fieldPath=".ec2.launchTemplate",message="launchTemplate brings its own user data; set the cluster's DNS there, and leave out kubelet.clusterDNS"
+// +kubebuilder:validation:XValidation:rule="!has(self.ec2) || self.ec2.amiFamily != 'Bottlerocket' || !has(self.kubelet) || !has(self.kubelet.podsPerCore)",fieldPath=".kubelet.podsPerCore",message="podsPerCore: Bottlerocket has no such setting; set kubelet.maxPods"
 type ProvisionerSpec struct {
 	NodeTemplate `json:",inline"`
 
@@ -59,14 +73,14 @@ type ProvisionerSpec struct {
 	// +kubebuilder:validation:Maximum=100
 	Weight int32 `json:"weight,omitempty"`
 
-	// Limits bound all nodes of this Provisioner together. Keys: cpu, memory,
-	// ephemeral-storage, pods, any extended resource, "nodes" (their number)
-	// and "hourlyCost" (the sum of their prices in $/h). Reserved before a
-	// launch and never overrun.
+	// Limits bound all nodes together. Keys: cpu, memory, ephemeral-storage, pods,
+	// any extended resource, "nodes" and "hourlyCost" (in $/h). Quote a decimal
+	// number: hourlyCost: "5.5". Reserved before a launch and never overrun.
 	// +optional
 	// +kubebuilder:validation:MaxProperties=24
 	// +kubebuilder:validation:XValidation:rule="self.all(k, k.size() <= 253 && (k in ['cpu','memory','ephemeral-storage','pods','nodes','hourlyCost'] || k.contains('/')))",message="limits: keys are cpu, memory, ephemeral-storage, pods, nodes, hourlyCost, or an extended resource such as nvidia.com/gpu"
 	// +kubebuilder:validation:XValidation:rule="self.all(k, !string(self[k]).startsWith('-'))",message="limits: values must not be negative"
+	// +kubebuilder:validation:XValidation:rule="['nodes','pods'].all(k, !(k in self) || !isQuantity(string(self[k])) || quantity(string(self[k])).isInteger())",message="limits: nodes and pods are whole numbers"
 	Limits corev1.ResourceList `json:"limits,omitempty"`
 
 	// TTLSecondsAfterEmpty removes a node that has carried no workload pod
@@ -179,6 +193,7 @@ type Operator string
 // +kubebuilder:validation:XValidation:rule="self.operator in ['Exists','DoesNotExist'] ? !has(self.values) || size(self.values) == 0 : true",message="operators Exists and DoesNotExist take no values"
 // +kubebuilder:validation:XValidation:rule="self.operator in ['Gt','Lt'] ? (has(self.values) && size(self.values) == 1 && self.values.all(v, v.matches('^[0-9]+$'))) : true",message="operators Gt and Lt take exactly one whole number"
 // +kubebuilder:validation:XValidation:rule="!(self.key in ['kubernetes.io/hostname','berth.dev/nodeclaim','berth.dev/provisioner'])",message="this label is chosen per node and cannot be required; remove the requirement"
+// +kubebuilder:validation:XValidation:rule="!(self.key in ['beta.kubernetes.io/os','beta.kubernetes.io/arch','beta.kubernetes.io/instance-type','failure-domain.beta.kubernetes.io/zone','failure-domain.beta.kubernetes.io/region'])",message="this label has a newer name; use kubernetes.io/os, kubernetes.io/arch, node.kubernetes.io/instance-type, topology.kubernetes.io/zone or topology.kubernetes.io/region",messageExpression="self.key + ' is the old name of ' + {'beta.kubernetes.io/os':'kubernetes.io/os','beta.kubernetes.io/arch':'kubernetes.io/arch','beta.kubernetes.io/instance-type':'node.kubernetes.io/instance-type','failure-domain.beta.kubernetes.io/zone':'topology.kubernetes.io/zone','failure-domain.beta.kubernetes.io/region':'topology.kubernetes.io/region'}[self.key] + '; use that'"
 // +kubebuilder:validation:XValidation:rule="self.key != 'berth.dev/capacity-type' || !has(self.values) || self.values.all(v, v in ['spot','on-demand','reserved'])",message="berth.dev/capacity-type: values are spot, on-demand and reserved"
 // +kubebuilder:validation:XValidation:rule="self.key != 'kubernetes.io/arch' || !has(self.values) || self.values.all(v, v in ['amd64','arm64'])",message="kubernetes.io/arch: values are amd64 and arm64"
 // +kubebuilder:validation:XValidation:rule="self.key != 'kubernetes.io/os' || !has(self.values) || self.values.all(v, v == 'linux')",message="kubernetes.io/os: only linux is supported"
@@ -329,6 +344,7 @@ type Budget struct {
 	// Schedule is a cron line (five fields) at which the budget begins to be
 	// in force, for Duration. Default: always in force.
 	// +optional
+	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=120
 	Schedule string `json:"schedule,omitempty"`
 	// Duration for which the budget is in force after each Schedule.
@@ -396,15 +412,17 @@ type Kubelet struct {
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	PodsPerCore *int32 `json:"podsPerCore,omitempty"`
-	// SystemReserved resources: cpu, memory, ephemeral-storage, pid.
+	// SystemReserved resources: cpu, memory, ephemeral-storage, pid. Quote a decimal number: "0.5".
 	// +optional
 	// +kubebuilder:validation:MaxProperties=4
 	// +kubebuilder:validation:XValidation:rule="self.all(k, k in ['cpu','memory','ephemeral-storage','pid'])",message="systemReserved: keys are cpu, memory, ephemeral-storage and pid"
+	// +kubebuilder:validation:XValidation:rule="self.all(k, !string(self[k]).startsWith('-'))",message="systemReserved: values must not be negative"
 	SystemReserved corev1.ResourceList `json:"systemReserved,omitempty"`
-	// KubeReserved resources; each key replaces the computed value.
+	// KubeReserved resources; each key replaces the computed value. Quote a decimal number: "0.5".
 	// +optional
 	// +kubebuilder:validation:MaxProperties=4
 	// +kubebuilder:validation:XValidation:rule="self.all(k, k in ['cpu','memory','ephemeral-storage','pid'])",message="kubeReserved: keys are cpu, memory, ephemeral-storage and pid"
+	// +kubebuilder:validation:XValidation:rule="self.all(k, !string(self[k]).startsWith('-'))",message="kubeReserved: values must not be negative"
 	KubeReserved corev1.ResourceList `json:"kubeReserved,omitempty"`
 	// EvictionHard thresholds by signal: a quantity or a percentage.
 	// +optional

@@ -178,6 +178,78 @@ func TestSpecsAgainstTheCRD(t *testing.T) {
 		"centuries of emptiness":                   {`ttlSecondsAfterEmpty: 9999999999`, "spec.ttlSecondsAfterEmpty"},
 		"a tag of Berth's own":                     {`ec2: {tags: {berth.dev/x: y}}`, "are reserved"},
 		"two aliases":                              {`ec2: {amis: [{alias: al2023@latest}, {alias: al2023@v20260101}]}`, "an alias stands alone"},
+
+		"an image without a name":         {`ec2: {amis: [{name: ""}]}`, "spec.ec2.amis[0].name"},
+		"an image without tags":           {`ec2: {amis: [{tags: {}}]}`, "spec.ec2.amis[0].tags"},
+		"an image whose tag has no key":   {`ec2: {amis: [{tags: {"": a}}]}`, "a key has 1 to 128 characters"},
+		"an image of no parameter":        {`ec2: {amis: [{ssmParameter: ""}]}`, "spec.ec2.amis[0].ssmParameter"},
+		"an image of no id":               {`ec2: {amis: [{id: ""}]}`, "spec.ec2.amis[0].id"},
+		"an image of no alias":            {`ec2: {amis: [{alias: ""}]}`, "spec.ec2.amis[0].alias"},
+		"an image of nothing":             {`ec2: {amis: [{}]}`, "exactly one of alias, id, ssmParameter"},
+		"any image of Amazon":             {`ec2: {amis: [{name: "*"}]}`, "matches every image of Amazon"},
+		"any image of Amazon, by owner":   {`ec2: {amis: [{name: "?*", owner: amazon}]}`, "matches every image of Amazon"},
+		"any image of one's own":          {`ec2: {amis: [{name: "*", owner: self}]}`, ""},
+		"an image by name":                {`ec2: {amis: [{name: "base-*", tags: {team: ""}}]}`, ""},
+		"a subnet of no id":               {`ec2: {subnets: [{id: ""}]}`, "spec.ec2.subnets[0].id"},
+		"a subnet without tags":           {`ec2: {subnets: [{tags: {}}]}`, "spec.ec2.subnets[0].tags"},
+		"a subnet whose tag has no value": {`ec2: {subnets: [{tags: {a: ""}}]}`, "a value 1 to 256"},
+		"a group without tags":            {`ec2: {securityGroups: [{tags: {}}]}`, "spec.ec2.securityGroups[0].tags"},
+		"a reservation without tags":      {`ec2: {capacityReservations: [{tags: {}}]}`, "spec.ec2.capacityReservations[0].tags"},
+
+		"cpu below zero for the system":        {`kubelet: {systemReserved: {cpu: "-2"}}`, "systemReserved: values must not be negative"},
+		"memory below zero for the kubelet":    {`kubelet: {kubeReserved: {memory: -1}}`, "kubeReserved: values must not be negative"},
+		"what the system and the kubelet keep": {`kubelet: {systemReserved: {cpu: 100m}, kubeReserved: {memory: 1Gi, pid: 1000}}`, ""},
+
+		"a volume below zero":                    {`ec2: {blockDevices: [{deviceName: a, volumeSize: -5Gi}]}`, "a volumeSize is 1Gi to 64Ti"},
+		"a volume of nothing":                    {`ec2: {blockDevices: [{deviceName: a, volumeSize: "0"}]}`, "a volumeSize is 1Gi to 64Ti"},
+		"a volume of 100 bytes":                  {`ec2: {blockDevices: [{deviceName: a, volumeSize: 100}]}`, "spec.ec2.blockDevices[0].volumeSize"},
+		"a volume of 100 bytes, as text":         {`ec2: {blockDevices: [{deviceName: a, volumeSize: "100"}]}`, "a volumeSize is 1Gi to 64Ti"},
+		"a volume of a hundred tebibytes":        {`ec2: {blockDevices: [{deviceName: a, volumeSize: 100Ti}]}`, "a volumeSize is 1Gi to 64Ti"},
+		"a volume of no size":                    {`ec2: {blockDevices: [{deviceName: a, volumeSize: big}]}`, "spec.ec2.blockDevices[0].volumeSize"},
+		"volumes of all sizes":                   {`ec2: {blockDevices: [{deviceName: a, volumeSize: 1Gi}, {deviceName: b, volumeSize: 64Ti}, {deviceName: c, volumeSize: "107374182400"}]}`, ""},
+		"iops of gp2":                            {`ec2: {blockDevices: [{deviceName: a, volumeType: gp2, iops: 3000}]}`, "iops goes with volumeType gp3, io1 or io2"},
+		"iops of a disk":                         {`ec2: {blockDevices: [{deviceName: a, volumeType: st1, iops: 3000}]}`, "iops goes with volumeType gp3, io1 or io2"},
+		"throughput of gp2":                      {`ec2: {blockDevices: [{deviceName: a, volumeType: gp2, throughput: 125}]}`, "throughput goes with volumeType gp3"},
+		"throughput of io2":                      {`ec2: {blockDevices: [{deviceName: a, volumeType: io2, iops: 3000, throughput: 125}]}`, "throughput goes with volumeType gp3"},
+		"io1 without iops":                       {`ec2: {blockDevices: [{deviceName: a, volumeType: io1}]}`, "io1 and io2 need iops"},
+		"io2 without iops":                       {`ec2: {blockDevices: [{deviceName: a, volumeType: io2}]}`, "io1 and io2 need iops"},
+		"few iops of gp3":                        {`ec2: {blockDevices: [{deviceName: a, iops: 200}]}`, "a gp3 volume has at least 3000"},
+		"volumes of all types":                   {`ec2: {blockDevices: [{deviceName: a, iops: 4000, throughput: 250}, {deviceName: b, volumeType: io1, iops: 100}, {deviceName: c, volumeType: gp2}, {deviceName: d, volumeType: sc1, volumeSize: 125Gi}]}`, ""},
+		"a key to encrypt with that is not used": {`ec2: {blockDevices: [{deviceName: a, encrypted: false, kmsKeyID: alias/a}]}`, "kmsKeyID encrypts"},
+		"a key to encrypt with":                  {`ec2: {blockDevices: [{deviceName: a, encrypted: true, kmsKeyID: alias/a}, {deviceName: b, kmsKeyID: alias/a}, {deviceName: c, encrypted: false}]}`, ""},
+
+		"a group for a subnet":                           {`ec2: {subnets: [{id: sg-1}]}`, "subnets: an id begins with subnet-"},
+		"a subnet for a group":                           {`ec2: {securityGroups: [{id: sg-1}, {id: subnet-1}]}`, "securityGroups: an id begins with sg-"},
+		"a group for a reservation":                      {`ec2: {capacityReservations: [{id: sg-1}]}`, "capacityReservations: an id begins with cr-"},
+		"ids of each kind":                               {`ec2: {subnets: [{id: subnet-1}], securityGroups: [{id: sg-1}], capacityReservations: [{id: cr-1}]}`, ""},
+		"an alias of another family":                     {`ec2: {amis: [{alias: bottlerocket@latest}]}`, "the alias is of another family"},
+		"an alias of yet another family":                 {`ec2: {amiFamily: Bottlerocket, amis: [{alias: al2023@latest}]}`, "the alias is of another family"},
+		"an alias of the family":                         {`ec2: {amiFamily: Bottlerocket, amis: [{alias: bottlerocket@1.20.0}]}`, ""},
+		"an alias of no family":                          {`ec2: {amiFamily: Custom, amis: [{alias: al2023@latest}]}`, "Custom needs ec2.amis without alias"},
+		"a family without any image":                     {`ec2: {amiFamily: Custom, amis: []}`, "Custom needs ec2.amis"},
+		"pods by core on Bottlerocket":                   {`{kubelet: {podsPerCore: 5}, ec2: {amiFamily: Bottlerocket}}`, "Bottlerocket has no such setting; set kubelet.maxPods"},
+		"pods by core":                                   {`kubelet: {podsPerCore: 5}`, ""},
+		"two nodes and a half":                           {`limits: {nodes: "2.5"}`, "whole numbers"},
+		"half a node":                                    {`limits: {nodes: 500m}`, "whole numbers"},
+		"half a pod":                                     {`limits: {pods: 0.5k, nodes: 5}`, ""},
+		"a pod and a half":                               {`limits: {pods: "1.5"}`, "whole numbers"},
+		"whole nodes, and half a CPU":                    {`limits: {nodes: 2k, cpu: "0.5", hourlyCost: "5.5", nvidia.com/gpu: 8}`, ""},
+		"version 0 of a launch template":                 {`ec2: {launchTemplate: {name: t, version: "0"}}`, "spec.ec2.launchTemplate.version"},
+		"a budget with a duration and an empty schedule": {`disruption: {budgets: [{nodes: "1", schedule: "", duration: 1h}]}`, "spec.disruption.budgets[0].schedule"},
+
+		"groups beside a launch template":                      {`ec2: {securityGroups: [{id: sg-1}], launchTemplate: {name: t, version: "1"}}`, "leave out ec2.securityGroups"},
+		"reservations beside a launch template":                {`ec2: {capacityReservations: [{id: cr-1}], launchTemplate: {name: t, version: "1"}}`, "leave out ec2.securityGroups and ec2.capacityReservations"},
+		"metadata options beside a launch template":            {`ec2: {metadataOptions: {httpPutResponseHopLimit: 2}, launchTemplate: {name: t, version: "1"}}`, "leave out ec2.metadataOptions"},
+		"DNS beside a launch template":                         {`{kubelet: {clusterDNS: [10.0.0.1]}, ec2: {launchTemplate: {name: t, version: "1"}}}`, "leave out kubelet.clusterDNS"},
+		"pods beside a launch template, as its user data says": {`{kubelet: {maxPods: 110}, ec2: {subnets: [{id: subnet-1}], tags: {a: b}, launchTemplate: {name: t, version: "1"}}}`, ""},
+
+		"a label by its old name":             {`labels: {beta.kubernetes.io/arch: amd64}`, "kubernetes.io/arch"},
+		"another label by its old name":       {`labels: {failure-domain.beta.kubernetes.io/zone: a}`, "topology.kubernetes.io/zone"},
+		"an operating system by its old name": {`requirements: [{key: beta.kubernetes.io/os, operator: In, values: [linux]}]`, "beta.kubernetes.io/os is the old name of kubernetes.io/os; use that"},
+		"an architecture by its old name":     {`requirements: [{key: beta.kubernetes.io/arch, operator: In, values: [amd64]}]`, "is the old name of kubernetes.io/arch"},
+		"a type by its old name":              {`requirements: [{key: beta.kubernetes.io/instance-type, operator: Exists}]`, "is the old name of node.kubernetes.io/instance-type"},
+		"a zone by its old name":              {`requirements: [{key: failure-domain.beta.kubernetes.io/zone, operator: In, values: [a]}]`, "is the old name of topology.kubernetes.io/zone"},
+		"a region by its old name":            {`requirements: [{key: failure-domain.beta.kubernetes.io/region, operator: In, values: [a]}]`, "is the old name of topology.kubernetes.io/region"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			object := provisionerOf(t, tc.spec)
@@ -189,6 +261,28 @@ func TestSpecsAgainstTheCRD(t *testing.T) {
 				t.Errorf("refused with %q, and completed by the webhook with %q", got, completed)
 			}
 		})
+	}
+}
+
+// TestClaimsOfOlderProvisionersPassTheCRD: what could be used before a rule
+// refused it is still handed on to claims, of Provisioners stored before.
+func TestClaimsOfOlderProvisionersPassTheCRD(t *testing.T) {
+	crd := rulesOf(t, "nodeclaims")
+	for _, template := range []string{
+		`{labels: {beta.kubernetes.io/arch: amd64}}`,
+		`{ec2: {subnets: [{id: subnet-1}, {id: sg-1}], securityGroups: [{id: sg-1}, {id: subnet-1}]}}`,
+		`{ec2: {blockDevices: [{deviceName: a, volumeSize: "0"}, {deviceName: b, volumeSize: 500M}]}}`,
+		`{ec2: {securityGroups: [{id: sg-1}], capacityReservations: [{id: cr-1}], metadataOptions: {httpTokens: optional}, launchTemplate: {name: t, version: "1"}}}`,
+		`{kubelet: {clusterDNS: [10.0.0.1]}, ec2: {launchTemplate: {name: t, version: "1"}}}`,
+	} {
+		claim := provisionerOf(t, template)
+		claim["kind"] = "NodeClaim"
+		spec := claim["spec"].(map[string]any)
+		spec["provisioner"] = map[string]any{"name": "p", "uid": "u"}
+		spec["offerings"] = []any{map[string]any{"instanceType": "m5.large", "zone": "a", "capacityType": "spot", "hourlyPrice": "0.1"}}
+		if got := crd.refuse(t, claim); got != "" {
+			t.Errorf("%s: %s", template, got)
+		}
 	}
 }
 

@@ -80,9 +80,23 @@ func TestHostileProvisionersAreRefused(t *testing.T) {
 			}
 			return m
 		}()}},
-		"a tag of 300 characters": {"ec2": map[string]any{"tags": map[string]any{"a": strings.Repeat("v", 300)}}},
-		"a tag of AWS":            {"ec2": map[string]any{"tags": map[string]any{"AwS:x": "v"}}},
-		"a spec that is a list":   nil,
+		"a tag of 300 characters":         {"ec2": map[string]any{"tags": map[string]any{"a": strings.Repeat("v", 300)}}},
+		"a tag of AWS":                    {"ec2": map[string]any{"tags": map[string]any{"AwS:x": "v"}}},
+		"a life of centuries":             {"ttlSecondsUntilExpired": int64(9999999999)},
+		"an image without a name":         {"ec2": map[string]any{"amis": []any{map[string]any{"name": ""}}}},
+		"an image without tags":           {"ec2": map[string]any{"amis": []any{map[string]any{"tags": map[string]any{}}}}},
+		"less than no CPU":                {"kubelet": map[string]any{"systemReserved": map[string]any{"cpu": "-2"}}},
+		"a volume of 100 bytes":           {"ec2": map[string]any{"blockDevices": []any{map[string]any{"deviceName": "/dev/xvda", "volumeSize": "100"}}}},
+		"io1 without iops":                {"ec2": map[string]any{"blockDevices": []any{map[string]any{"deviceName": "/dev/xvda", "volumeType": "io1"}}}},
+		"a group for a subnet":            {"ec2": map[string]any{"subnets": []any{map[string]any{"id": "sg-1"}}}},
+		"an alias of another family":      {"ec2": map[string]any{"amis": []any{map[string]any{"alias": "bottlerocket@latest"}}}},
+		"half a node":                     {"limits": map[string]any{"nodes": "2.5"}},
+		"half a GPU":                      {"limits": map[string]any{"nvidia.com/gpu": "0.5"}},
+		"a duration of an empty schedule": {"disruption": map[string]any{"budgets": []any{map[string]any{"nodes": "1", "schedule": "", "duration": "1h"}}}},
+		"groups beside a launch template": {"ec2": map[string]any{"securityGroups": []any{map[string]any{"id": "sg-1"}}, "launchTemplate": map[string]any{"name": "t", "version": "1"}}},
+		"a label by its old name":         {"labels": map[string]any{"beta.kubernetes.io/arch": "amd64"}},
+		"a requirement by its old name":   {"requirements": []any{requirement("failure-domain.beta.kubernetes.io/zone", "In", "us-west-2a")}},
+		"a spec that is a list":           nil,
 	} {
 		t.Run(name, func(t *testing.T) {
 			var sent any = spec
