@@ -132,6 +132,26 @@ func DaemonSetPod(ds *appsv1.DaemonSet) *corev1.Pod {
 	return p
 }
 
+// DaemonSetTarget is the one node that a DaemonSet's controller made a pod for;
+// empty for all other pods. Nothing can be bought for such a pod.
+func DaemonSetTarget(p *corev1.Pod) string {
+	required := requiredNodeAffinity(p)
+	if required == nil {
+		return ""
+	}
+	if ref := metav1.GetControllerOfNoCopy(p); ref == nil || ref.Kind != "DaemonSet" {
+		return ""
+	}
+	for i := range required.NodeSelectorTerms {
+		for _, f := range required.NodeSelectorTerms[i].MatchFields {
+			if f.Key == fieldNodeName && f.Operator == corev1.NodeSelectorOpIn && len(f.Values) == 1 {
+				return f.Values[0]
+			}
+		}
+	}
+	return ""
+}
+
 // DefaultPodSpec does to a pod's spec what the API server does where scheduling
 // can tell the difference (k8s.io/kubernetes/pkg/apis/core/v1, SetDefaults_Pod):
 // requests default to limits, host ports of host-network pods to the

@@ -255,9 +255,7 @@ func (s *Set) place(pods []*corev1.Pod, nodes *nodeSet, out *capacity.Snapshot) 
 		node := p.Spec.NodeName
 		if node == "" {
 			// A DaemonSet's pod waits for its one node; nothing is bought for it.
-			if kind, _ := Workload(p); kind == "DaemonSet" {
-				node = targetOf(p)
-			}
+			node = capacity.DaemonSetTarget(p)
 		}
 		switch n := nodes.byName[node]; {
 		case node == "":
@@ -280,22 +278,6 @@ func (s *Set) place(pods []*corev1.Pod, nodes *nodeSet, out *capacity.Snapshot) 
 	if elsewhere > 0 {
 		s.Note("%d pods are on nodes that were not given; ignored", elsewhere)
 	}
-}
-
-// targetOf is the node that a DaemonSet's controller made a pod for.
-func targetOf(p *corev1.Pod) string {
-	a := p.Spec.Affinity
-	if a == nil || a.NodeAffinity == nil || a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution == nil {
-		return ""
-	}
-	for _, t := range a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
-		for _, f := range t.MatchFields {
-			if f.Key == metav1.ObjectNameField && f.Operator == corev1.NodeSelectorOpIn && len(f.Values) == 1 {
-				return f.Values[0]
-			}
-		}
-	}
-	return ""
 }
 
 // namespaces lists the namespaces that are given or used, with the label that

@@ -235,6 +235,7 @@ func (p *Loops) readPods(v *view, nodes *nodeSet, now time.Time) {
 	s := v.snapshot
 	existing := map[types.UID]int{}
 	kinds := map[string]bool{}
+	var daemons []*corev1.Pod
 	for _, pod := range all[*corev1.Pod](p.stores.pods) {
 		if terminal(pod) {
 			continue
@@ -257,6 +258,8 @@ func (p *Loops) readPods(v *view, nodes *nodeSet, now time.Time) {
 				kind = capacity.ShapeHash(pod)
 			}
 			kinds[kind] = true
+		} else if unbound(pod) {
+			daemons = append(daemons, pod)
 		}
 	}
 	p.contested.Store(len(kinds) > 1)
@@ -273,9 +276,22 @@ func (p *Loops) readPods(v *view, nodes *nodeSet, now time.Time) {
 		}
 		s.Pods = append(s.Pods, pod)
 	}
+	nodes.expectDaemons(daemons)
 	s.Held = v.stopped
 	v.owners = p.readOwners(s.Pods)
 	s.Pods = append(s.Pods, expected(s.Pods, existing, v.owners, now)...)
+}
+
+// expectDaemons gives DaemonSets' pods that are not bound yet their room on the
+// nodes that they are made for. Where there is none beside the pods and seats on
+// the node, they will not come, unless kube-scheduler preempts for them.
+func (s *nodeSet) expectDaemons(pods []*corev1.Pod) {
+	for _, pod := range pods {
+		n := s.byNode[capacity.DaemonSetTarget(pod)]
+		if n != nil && (hasRoom(n, pod) || pod.Status.NominatedNodeName == n.Name) {
+			n.Pods = append(n.Pods, pod)
+		}
+	}
 }
 
 // seatOf returns the node that a waiting pod has a seat on: one that Berth

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	gocmp "github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
@@ -72,5 +73,54 @@ func TestDaemonSetsCountAsTheirPodsWill(t *testing.T) {
 	}
 	if r := ds.Spec.Template.Spec.Containers[0].Resources.Requests; r != nil {
 		t.Errorf("the cached DaemonSet has changed: requests %v", r)
+	}
+}
+
+// daemonPod is a DaemonSet's pod for a node.
+func daemonPod(ds *appsv1.DaemonSet, node string) *corev1.Pod {
+	p := podNamed(ds.Name + "-on-" + node)
+	p.Namespace = ds.Namespace
+	p.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(ds, appsv1.SchemeGroupVersion.WithKind("DaemonSet"))}
+	p.Spec = *ds.Spec.Template.Spec.DeepCopy()
+	p.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
+		NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchFields: []corev1.NodeSelectorRequirement{{
+			Key: metav1.ObjectNameField, Operator: corev1.NodeSelectorOpIn, Values: []string{node}}}}}}}}
+	return p
+}
+
+// Nothing can be bought for a DaemonSet's pod, and its room is reserved: it is on
+// its node, or nowhere.
+func TestDaemonSetsPodsThatWaitArePlannedOnTheirNode(t *testing.T) {
+	ds := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "agent", UID: "ds"}}
+	ds.Spec.Template.Spec.Containers = []corev1.Container{{Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1")}}}}
+	node := func(name, cpu string) *corev1.Node {
+		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}
+		n.Status.Allocatable = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu), corev1.ResourcePods: resource.MustParse("10")}
+		return n
+	}
+	preempting := daemonPod(ds, "preempted")
+	preempting.Status.NominatedNodeName = "preempted"
+	web := podNamed("web")
+	web.Spec.Containers = ds.Spec.Template.Spec.Containers
+	p := &Loops{book: newBook(), catalogue: newCatalogue("us-west-2"), stores: storesWith(t, ds,
+		node("free", "2"), node("full", "500m"), node("preempted", "500m"),
+		daemonPod(ds, "free"), daemonPod(ds, "full"), preempting, daemonPod(ds, "gone"), web)}
+	v := p.read(time.Unix(1000, 0))
+	if len(v.pending) != 1 || len(v.snapshot.Pods) != 1 || v.snapshot.Pods[0] != web {
+		t.Errorf("planned for: %v", v.snapshot.Pods)
+	}
+	if p.contested.Load() {
+		t.Error("a DaemonSet's pod contests a seat")
+	}
+	on := map[string]int{}
+	for _, n := range v.snapshot.Nodes {
+		on[n.Name] = len(n.Pods)
+	}
+	if d := gocmp.Diff(map[string]int{"free": 1, "full": 0, "preempted": 1}, on); d != "" {
+		t.Errorf("pods by node (-want +got):\n%s", d)
+	}
+	plan := capacity.Solve(v.snapshot)
+	if len(plan.Placements) != 1 || plan.Placements[0].Node.Name != "free" {
+		t.Errorf("plan %+v", plan)
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/capacity"
 )
 
 const (
@@ -182,7 +183,13 @@ func terminal(p *corev1.Pod) bool {
 	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
 }
 
-// waiting reports whether a pod wants a node and has none.
+// waiting reports whether a pod wants a node and has none. A DaemonSet's pod has
+// one from the start: its controller made it for that node.
 func waiting(p *corev1.Pod) bool {
+	return unbound(p) && capacity.DaemonSetTarget(p) == ""
+}
+
+// unbound reports whether kube-scheduler is still to bind a pod.
+func unbound(p *corev1.Pod) bool {
 	return p.Spec.NodeName == "" && p.DeletionTimestamp == nil && !terminal(p)
 }
