@@ -6,6 +6,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-dev/berth/internal/capacity"
@@ -84,6 +85,81 @@ func TestPodsThatOthersMustBeNearGoWhereAllCanBe(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := &capacity.Snapshot{Now: time.Now(), Region: "us-west-2", Pods: pods,
+				Provisioners: []*capacity.Provisioner{benchProvisioner("us-west-2", "on-demand")}}
+			plan := capacity.Solve(s)
+			for _, u := range plan.Unschedulable {
+				t.Errorf("%s: %+v", u.Pod.Name, u.Reasons)
+			}
+			for _, w := range judge(s, plan) {
+				t.Error(w)
+			}
+		})
+	}
+}
+
+// spreadTeam are three pods for each of n apps of one team, which as a whole is
+// spread over zones.
+func spreadTeam(n int) []*corev1.Pod {
+	var pods []*corev1.Pod
+	for i := range n {
+		for k := range 3 {
+			p := benchPod(fmt.Sprintf("app-%d-%d", i, k), fmt.Sprintf("app-%d", i), int64(100*(1+i%13)), int64(128*(1+i%29)))
+			p.Labels["team"] = "red"
+			p.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{MaxSkew: 1, TopologyKey: corev1.LabelTopologyZone,
+				WhenUnsatisfiable: corev1.DoNotSchedule, LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"team": "red"}}}}
+			pods = append(pods, p)
+		}
+	}
+	return pods
+}
+
+// agent is a DaemonSet's pod with these labels.
+func agent(labels map[string]string) *corev1.Pod {
+	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "agent", Labels: labels},
+		Spec: corev1.PodSpec{Containers: []corev1.Container{{Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{
+			corev1.ResourceCPU: resource.MustParse("100m"), corev1.ResourceMemory: resource.MustParse("128Mi")}}}}}}
+}
+
+func TestDaemonSetThatASpreadCountsCostsLittle(t *testing.T) {
+	for _, apps := range []int{50, 500} {
+		with := solveFor(t, spreadTeam(apps), []*corev1.Pod{agent(map[string]string{"team": "red"})})
+		hold(t, fmt.Sprintf("%d apps", apps), with, solveFor(t, spreadTeam(apps), []*corev1.Pod{agent(nil)}))
+	}
+}
+
+func TestDaemonSetsPodsThatAreFarMoreInOneZoneAreReckonedWith(t *testing.T) {
+	var plans []*capacity.Plan
+	for _, labels := range []map[string]string{{"team": "red"}, nil} {
+		pods := spreadTeam(100)
+		for i := range 40 {
+			p := benchPod(fmt.Sprintf("big-%d", i), "big", 4000, 4096)
+			p.Spec.NodeSelector = map[string]string{corev1.LabelTopologyZone: "us-west-2a"}
+			p.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{
+				RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{TopologyKey: corev1.LabelHostname,
+					LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "big"}}}}}}
+			pods = append(pods, p)
+		}
+		plans = append(plans, solveFor(t, pods, []*corev1.Pod{agent(labels)}))
+	}
+	hold(t, "40 nodes with the DaemonSet's pod in one zone", plans[0], plans[1])
+}
+
+func TestPodsNearADaemonSetsPodsArePacked(t *testing.T) {
+	near, plain := appsNearDB(100)[1:], appsNearDB(100)[1:]
+	for _, p := range plain {
+		p.Spec.Affinity = nil
+	}
+	with := solveFor(t, near, []*corev1.Pod{agent(map[string]string{"app": "db"})})
+	// They are in all zones, which takes more nodes.
+	if without := solveFor(t, plain, []*corev1.Pod{agent(nil)}); with.HourlyCost > 1.06*without.HourlyCost || len(with.Launches) > len(without.Launches)+16 {
+		t.Errorf("%.3f $/h and %d nodes, want about the %.3f $/h and %d nodes of those that need no company", with.HourlyCost, len(with.Launches), without.HourlyCost, len(without.Launches))
+	}
+}
+
+func TestPlansWithDaemonSetsThatCountAreAccepted(t *testing.T) {
+	for name, pods := range map[string][]*corev1.Pod{"spread": spreadTeam(12), "near": appsNearDB(12)[1:]} {
+		t.Run(name, func(t *testing.T) {
+			s := &capacity.Snapshot{Now: time.Now(), Region: "us-west-2", Pods: pods, DaemonSetPods: []*corev1.Pod{agent(map[string]string{"app": "db", "team": "red"})},
 				Provisioners: []*capacity.Provisioner{benchProvisioner("us-west-2", "on-demand")}}
 			plan := capacity.Solve(s)
 			for _, u := range plan.Unschedulable {

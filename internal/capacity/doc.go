@@ -18,7 +18,8 @@
 // other waiting pods is divided after those, and the first of them go where there is
 // a place for all, at the least cost of all. When its place hangs on the host that other waiting pods
 // get, it is placed last, pod by pod (careful.go), and then those whose domains hang
-// on it are divided. Counters
+// on it are divided. Where DaemonSets' pods count, too, how many will come is learnt
+// from attempt to attempt (company.go). Counters
 // (counters.go) keep what kube-scheduler would count.
 //
 // Local shares first fill nodes that exist or are coming (fill.go). For the rest

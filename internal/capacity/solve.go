@@ -46,6 +46,7 @@ func attempted(s *Snapshot, gangs map[*corev1.Pod]*gang, m *Memory) *solver {
 func (v *solver) attemptInOrder() {
 	clear(v.careful)
 	clear(v.strict)
+	v.brought, v.learnt = nil, 0
 	v.attemptAll(false)
 	if v.scarce || v.outbid() {
 		v.attemptAll(true)
@@ -135,6 +136,11 @@ type solver struct {
 	// What an attempt taught for the next, by shape: plan pod by pod; reckon with
 	// nodes for other pods where its spread would count them.
 	careful, strict []bool
+	// brought are the DaemonSets' pods that the nodes which the last attempt has
+	// bought came with, by counter and domain; learnt is how often that was noted.
+	// moved is how many pods this attempt had to move because of them.
+	brought       map[string]map[string]int
+	learnt, moved int
 
 	daemons []*daemon
 	refused []Unschedulable
@@ -339,6 +345,7 @@ func (v *solver) attempt(strict bool) {
 	} else {
 		v.round(order)
 	}
+	v.mend(order)
 	v.violated = v.violations()
 	v.placeLate(order)
 }
@@ -469,7 +476,9 @@ func (v *solver) classify() {
 }
 
 func (v *solver) modeOf(s *shape) shapeMode {
-	if v.careful[s.id] || s.meetsDaemons || len(s.limited) > 0 {
+	if v.careful[s.id] || len(s.limited) > 0 || s.meetsDaemons && slices.ContainsFunc(s.spreadCounts, func(c *counter) bool {
+		return c.key == corev1.LabelHostname && v.countsDaemons(c)
+	}) {
 		return modeCareful
 	}
 	mode := modeLocal
@@ -595,9 +604,11 @@ func (v *solver) bringsCompany(s *shape) bool {
 // repair says whether another attempt, more careful with the shapes that the
 // last one has failed, could do better.
 func (v *solver) repair() bool {
-	again := false
+	learnt := v.learnDaemons()
+	again := learnt
 	for _, s := range v.violated {
 		switch {
+		case learnt && v.mendable(s):
 		case len(s.affinity) > 0 && s.meetsDaemons && !s.neverFirst:
 			s.neverFirst, again = true, true
 		case !v.strict[s.id]:

@@ -68,6 +68,7 @@ func (v *solver) divide(shapes []*shape) []*item {
 		}
 	}
 	v.findLacking(divided, cells)
+	v.expectDaemons(divided, cells, try)
 	for again := divisionOrder(divided); len(again) > 0; {
 		var failed []*shape
 		any := false
