@@ -116,3 +116,44 @@ func constrain(r *rand.Rand, list []*corev1.Pod, zones []string) {
 		}
 	}
 }
+
+// near are three small pods for each app, all of which must be in the zone of
+// a pod that waits, too; with a zone given, simply in that zone.
+func near(seed uint64, apps int, zone string) []*corev1.Pod {
+	list := replicas(seed, apps)
+	db := pods([]size{{2000, 8 << 10, 0}})[0]
+	db.Name, db.Labels["app"] = "db", "db"
+	for _, p := range list {
+		if zone != "" {
+			p.Spec.NodeSelector = map[string]string{corev1.LabelTopologyZone: zone}
+			continue
+		}
+		p.Spec.Affinity = &corev1.Affinity{PodAffinity: &corev1.PodAffinity{
+			RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{TopologyKey: corev1.LabelTopologyZone,
+				LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "db"}}}}}}
+	}
+	return append(list, db)
+}
+
+// oneTeam are three small pods for each app, which as a whole spread over zones.
+func oneTeam(seed uint64, apps int) []*corev1.Pod {
+	list := replicas(seed, apps)
+	for _, p := range list {
+		p.Labels["team"] = "red"
+		p.Spec.TopologySpreadConstraints = spreadOver(corev1.LabelTopologyZone, corev1.DoNotSchedule,
+			&metav1.LabelSelector{MatchLabels: map[string]string{"team": "red"}})
+	}
+	return list
+}
+
+// replicas are three small pods for each app.
+func replicas(seed uint64, apps int) []*corev1.Pod {
+	r := rand.New(rand.NewPCG(seed, 5))
+	var sizes []size
+	for app := range apps {
+		s := small(r)
+		s.app = app
+		sizes = append(sizes, s, s, s)
+	}
+	return pods(sizes)
+}

@@ -37,6 +37,9 @@ var rows = []row{
 		return b.gaps(gapRow{m: m, names: []string{"generic", "deploy20", "deploy40", "mixed"}, worst: 3, laterWorst: 2, constrained: true,
 			sizes: []sized{{5000, 300 * time.Millisecond}, {5000, time.Second}}})
 	}},
+	{"gap-near-50", "gap, 50 apps of 3 pods that must be in the zone of a pod that waits too", "≤ 3 % in 300 ms", func(b *bench) (result, error) { return b.near(50) }},
+	{"gap-near-300", "gap, 300 such apps", "≤ 3 % in 300 ms", func(b *bench) (result, error) { return b.near(300) }},
+	{"gap-daemons", "gap, 500 apps of 3 pods, spread over zones as a whole, where a DaemonSet's pods count too", "≤ 3 % in 300 ms", gapWithDaemons},
 	{"gap-distinct", "gap, no two pods alike, on-demand amd64", "≤ 1.5 %", func(b *bench) (result, error) {
 		return b.gaps(gapRow{m: onDemand, names: []string{"vpa"}, worst: 1.5, sizes: bothSizes})
 	}},
@@ -58,4 +61,43 @@ func (b *bench) speed(s *capacity.Snapshot, bar float64) (result, error) {
 	}
 	rate := float64(len(s.Pods)) / t.best().Seconds()
 	return result{fmt.Sprintf("%.0f pods/s: %s, %d nodes, %.2f $/h, gap %.2f %%", rate, t, len(p.Launches), p.HourlyCost, 100*p.Gap()), rate >= bar}, nil
+}
+
+// companyBudget is for the rows about pods whose place hangs on others'.
+const companyBudget = 300 * time.Millisecond
+
+// near plans apps that must be in the zone of a pod that waits, and the same with
+// the zone given.
+func (b *bench) near(apps int) (result, error) {
+	p := market{onDemand.archs, onDemand.capacityTypes, b.zones()}.provisioner(b.region)
+	return b.against(b.snapshot(near(b.seed, apps, ""), companyBudget, p),
+		"with a node selector for the zone", b.snapshot(near(b.seed, apps, b.zones()[0]), companyBudget, p))
+}
+
+// gapWithDaemons plans apps whose spread a DaemonSet's pods count for, and the
+// same where they do not.
+func gapWithDaemons(b *bench) (result, error) {
+	p := market{onDemand.archs, onDemand.capacityTypes, b.zones()}.provisioner(b.region)
+	s := b.snapshot(oneTeam(b.seed, 500), companyBudget, p)
+	d := s.DaemonSetPods[0]
+	d.Namespace, d.Labels = "default", map[string]string{"team": "red"}
+	return b.against(s, "where they do not count", b.snapshot(oneTeam(b.seed, 500), companyBudget, p))
+}
+
+// against holds the gap of a plan against the bar and reports beside it what an
+// easier Snapshot comes to.
+func (b *bench) against(s *capacity.Snapshot, what string, easier *capacity.Snapshot) (result, error) {
+	const bar = 0.03
+	p, t, err := solve(1, s)
+	if err != nil {
+		return result{}, err
+	}
+	e, _, err := solve(1, easier)
+	if err != nil {
+		return result{}, err
+	}
+	measured := func(p *capacity.Plan) string {
+		return fmt.Sprintf("%.2f %%, %d nodes, %.3f $/h", 100*p.Gap(), len(p.Launches), p.HourlyCost)
+	}
+	return result{fmt.Sprintf("%s in %s; %s: %s", measured(p), t, what, measured(e)), p.Gap() <= bar}, nil
 }
