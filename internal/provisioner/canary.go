@@ -2,6 +2,7 @@ package provisioner
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -9,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/capacity"
@@ -18,6 +20,11 @@ const (
 	// canaryReady is how long a node of a new kind may be without being ready,
 	// and its pods without becoming so, before it counts as unhealthy.
 	canaryReady = 5 * time.Minute
+	// canaryProof is how long a pod must have been ready on a node of a new kind
+	// for it to prove anything: what is about to crash has often been ready once.
+	// Containers that fail do so within seconds; each rollout pays this once, and a
+	// wave of replacements takes several times as long.
+	canaryProof = 10 * time.Second
 	// canaryCrashes is how often a container may have been restarted on it.
 	canaryCrashes = 3
 )
@@ -29,12 +36,16 @@ const (
 type drift struct {
 	*Loops
 	cloud discoverer
+	// holds says what keeps a proposal from going on, as the disruption loop has it.
+	holds func(p proposal, now time.Time) string
 	// suspects belongs to watch alone.
 	suspects map[string]suspicion
 
 	mu sync.Mutex
 	// target, by Provisioner, is what it stands for now.
 	target map[string]string
+	// since, by Provisioner, is when its target became another while we watched.
+	since map[string]time.Time
 	// asToday, by Provisioner, are the claims that differ from it in nothing.
 	asToday map[string]map[string]bool
 	// stop, by Provisioner, is why drifted nodes are left alone.
@@ -45,16 +56,20 @@ type drift struct {
 type stop struct{ target, reason, message string }
 
 func newDrift(p *Loops, cloud discoverer) *drift {
-	return &drift{Loops: p, cloud: cloud, suspects: map[string]suspicion{}, target: map[string]string{},
+	return &drift{Loops: p, cloud: cloud, suspects: map[string]suspicion{}, target: map[string]string{}, since: map[string]time.Time{},
+		holds:   func(proposal, time.Time) string { return "" },
 		asToday: map[string]map[string]bool{}, stop: map[string]stop{}}
 }
 
 // compared stores what a comparison found. An empty target is not known yet, so
 // that the last one stays.
-func (d *drift) compared(provisioner, target string, asToday map[string]bool) {
+func (d *drift) compared(provisioner, target string, asToday map[string]bool, now time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if target != "" {
+		if was := d.target[provisioner]; was != "" && was != target {
+			d.since[provisioner] = now
+		}
 		d.target[provisioner] = target
 	}
 	d.asToday[provisioner] = asToday
@@ -73,6 +88,24 @@ type generation struct {
 	drifted     []candidate
 	// fresh nodes are as they would be made today.
 	fresh []candidate
+}
+
+// since is from when on initialized nodes show what today's kind is worth: when
+// the first of the others was found to have drifted. after is when the target has
+// changed again since then; zero: not that we know.
+func (g *generation) since(after time.Time) time.Time {
+	var first time.Time
+	for _, c := range g.drifted {
+		at := meta.FindStatusCondition(c.claim.Status.Conditions, v1alpha1.ConditionDrifted).LastTransitionTime.Time
+		if first.IsZero() || at.Before(first) {
+			first = at
+		}
+	}
+	if after.After(first) {
+		// Conditions tell whole seconds.
+		return after.Truncate(time.Second)
+	}
+	return first
 }
 
 func (d *drift) propose(now time.Time, nodes []candidate) ([]proposal, time.Duration) {
@@ -94,14 +127,15 @@ func (d *drift) propose(now time.Time, nodes []candidate) ([]proposal, time.Dura
 		}
 	}
 	var out []proposal
+	var soon agenda
 	for _, name := range order {
-		out = append(out, d.roll(byName[name], now)...)
+		out = append(out, d.roll(byName[name], now, &soon)...)
 	}
-	return out, 0
+	return out, soon.next
 }
 
 // roll is what may go of one Provisioner's drifted nodes now.
-func (d *drift) roll(g *generation, now time.Time) []proposal {
+func (d *drift) roll(g *generation, now time.Time, soon *agenda) []proposal {
 	pr := g.provisioner
 	target := d.target[pr.Name]
 	if len(g.drifted) == 0 {
@@ -119,6 +153,7 @@ func (d *drift) roll(g *generation, now time.Time) []proposal {
 		return begun
 	}
 	health := d.judge(g, now)
+	soon.in(health.soon)
 	d.stop[pr.Name] = d.stopping(g, target, health)
 	if d.stop[pr.Name].reason != "" {
 		return nil
@@ -131,12 +166,23 @@ func (d *drift) roll(g *generation, now time.Time) []proposal {
 		}
 	}
 	if !health.proven && len(out)+going == 0 {
-		out = append(out, driftProposal(g.drifted[0]))
+		out = append(out, d.canary(g, now))
 	}
 	if !health.proven && len(out) > 1 {
 		out = out[:1] // After a restart, or a target that changed on the way.
 	}
 	return out
+}
+
+// canary is the first of the drifted nodes that nothing holds: one that must be
+// left alone stops no other. Where all are held, the first says why.
+func (d *drift) canary(g *generation, now time.Time) proposal {
+	for _, c := range g.drifted {
+		if p := driftProposal(c); d.holds(p, now) == "" {
+			return p
+		}
+	}
+	return driftProposal(g.drifted[0])
 }
 
 func driftProposal(c candidate) proposal {
@@ -195,24 +241,43 @@ func (p *Loops) goingFor(provisioner string, why v1alpha1.DisruptionReason) int 
 
 // health is what the nodes of today's kind show.
 type health struct {
-	// proven: pods run on one of them, and none is sick.
+	// proven: pods have run on one of them for canaryProof, and none is sick.
 	proven bool
+	// soon is in how long one may be proven; 0: not by itself.
+	soon time.Duration
 	// sick says which is unhealthy; empty: none.
 	sick string
 }
 
-// judge looks at the nodes of today's kind, those included that do not run yet.
+// judge looks at the nodes of today's kind that have come since it is today's,
+// those included that do not run yet. What fails on other nodes too says nothing
+// against it.
 func (d *drift) judge(g *generation, now time.Time) health {
 	var h health
+	since := g.since(d.since[g.provisioner.Name])
+	old := slices.Clone(g.drifted)
+	var judged []candidate
 	for _, c := range g.fresh {
+		if i := meta.FindStatusCondition(c.claim.Status.Conditions, v1alpha1.ConditionInitialized); i == nil || i.LastTransitionTime.Time.Before(since) {
+			old = append(old, c)
+			continue
+		}
+		judged = append(judged, c)
+	}
+	failsAnyway := sync.OnceValue(func() map[types.UID]bool { return d.failingOn(old, now) })
+	for _, c := range judged {
 		if why := sickNode(c, now); why != "" {
 			return health{sick: why}
 		}
-		runs, sick := podsRun(d.stores.podsOn(c.node.Name), c.node, now)
-		if sick != "" {
+		runsIn, sick := podsRun(d.stores.podsOn(c.node.Name), c.node, now, failsAnyway)
+		switch {
+		case sick != "":
 			return health{sick: "on node " + c.node.Name + " " + sick}
+		case runsIn == 0:
+			h.proven = true
+		case runsIn > 0 && (h.soon == 0 || runsIn < h.soon):
+			h.soon = runsIn
 		}
-		h.proven = h.proven || runs
 	}
 	hash := TemplateHash(&g.provisioner.Spec)
 	for _, c := range all[*v1alpha1.NodeClaim](d.stores.claims) {
@@ -240,32 +305,56 @@ func sickNode(c candidate, now time.Time) string {
 	return ""
 }
 
-// podsRun reports whether a workload pod is ready on a node, and whether pods
-// fail there: one of a DaemonSet, or more than half of the workload.
-func podsRun(pods []*corev1.Pod, node *corev1.Node, now time.Time) (runs bool, sick string) {
+// failingOn are the controllers whose pods fail on some nodes.
+func (d *drift) failingOn(nodes []candidate, now time.Time) map[types.UID]bool {
+	out := map[types.UID]bool{}
+	for _, c := range nodes {
+		for _, p := range d.stores.podsOn(c.node.Name) {
+			if uid, ok := controllerOf(p); ok && !terminal(p) && p.DeletionTimestamp == nil && failing(p, now) != "" {
+				out[uid] = true
+			}
+		}
+	}
+	return out
+}
+
+// podsRun reports in how long a workload pod will have been ready on a node for
+// canaryProof (0: it has, negative: none is ready), and whether pods fail there
+// that do not fail anyway: one of a DaemonSet, or more than half of the workload.
+func podsRun(pods []*corev1.Pod, node *corev1.Node, now time.Time, failsAnyway func() map[types.UID]bool) (runsIn time.Duration, sick string) {
 	all, bad, last := 0, 0, ""
+	runsIn = -1
 	for _, p := range pods {
 		if terminal(p) || p.DeletionTimestamp != nil {
 			continue
 		}
 		why := failing(p, now)
+		if why != "" {
+			if uid, ok := controllerOf(p); ok && failsAnyway()[uid] {
+				continue
+			}
+		}
 		if !workload(p, node) {
 			if why != "" {
-				return runs, why
+				return runsIn, why
 			}
 			continue
 		}
 		all++
-		runs = runs || podReady(p)
+		if podReady(p) {
+			if left := max(0, canaryProof-now.Sub(readyAt(p))); runsIn < 0 || left < runsIn {
+				runsIn = left
+			}
+		}
 		if why != "" {
 			bad++
 			last = why
 		}
 	}
 	if bad*2 > all {
-		return runs, last
+		return runsIn, last
 	}
-	return runs, ""
+	return runsIn, ""
 }
 
 // failing says whether a bound pod fails to run.
@@ -276,10 +365,18 @@ func failing(p *corev1.Pod, now time.Time) string {
 			return fmt.Sprintf("%s does not stay up: %s after %d restarts", name, s.State.Waiting.Reason, s.RestartCount)
 		}
 	}
+	if podReady(p) {
+		return ""
+	}
+	// Since it came, or since it was ready last.
+	since := boundAt(p)
 	for _, c := range p.Status.Conditions {
-		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionTrue && !podReady(p) && now.Sub(c.LastTransitionTime.Time) > canaryReady {
-			return fmt.Sprintf("%s has not become ready within %s", name, canaryReady)
+		if c.Type == corev1.PodReady && c.LastTransitionTime.After(since) {
+			since = c.LastTransitionTime.Time
 		}
+	}
+	if now.Sub(since) > canaryReady {
+		return fmt.Sprintf("%s has not been ready for %s", name, canaryReady)
 	}
 	return ""
 }

@@ -128,7 +128,7 @@ func (d *drift) compare(ctx context.Context, pr *v1alpha1.Provisioner, now time.
 	}
 	// Before any condition is stored: a node that is about to be called drifted
 	// must not be taken for one of today's kind.
-	d.compared(pr.Name, target, asToday)
+	d.compared(pr.Name, target, asToday, now)
 	for c, v := range verdicts {
 		sure, err := d.repeated(ctx, pr, c, v, r.AsOf, now)
 		if err == nil && sure {

@@ -87,7 +87,15 @@ func TestDriftGoesCanaryFirst(t *testing.T) {
 	now := time.Unix(1e6, 0)
 	const target = "t1"
 	old := func(name string) candidate { return driftCandidate(name, true) }
-	fresh := driftCandidate("fresh", false)
+	on := func(node string, p *corev1.Pod) *corev1.Pod {
+		p.Name, p.Spec.NodeName = "p-"+node, node
+		p.OwnerReferences = ownedPod("x", "ds", "").OwnerReferences
+		return p
+	}
+	since := func(ago time.Duration, p *corev1.Pod) *corev1.Pod {
+		p.Status.Conditions[0].LastTransitionTime = metav1.Time{Time: now.Add(-ago)}
+		return p
+	}
 	pod := func(ready bool, restarts int32, scheduled time.Duration) *corev1.Pod {
 		p := podNamed("p")
 		p.Spec.NodeName = "fresh"
@@ -103,6 +111,7 @@ func TestDriftGoesCanaryFirst(t *testing.T) {
 	}
 	for name, tc := range map[string]struct {
 		fresh   bool
+		before  bool // The fresh node came before the others drifted.
 		pods    []*corev1.Pod
 		going   bool
 		share   string
@@ -116,6 +125,13 @@ func TestDriftGoesCanaryFirst(t *testing.T) {
 		"pods run on it: everybody":                 {fresh: true, pods: []*corev1.Pod{pod(true, 0, 0)}, want: 3},
 		"its pod does not stay up: nobody":          {fresh: true, pods: []*corev1.Pod{pod(false, 5, 0)}, stopped: stoppedCanary},
 		"its pod does not become ready: nobody":     {fresh: true, pods: []*corev1.Pod{pod(false, 0, time.Hour)}, stopped: stoppedCanary},
+		"its pod has been ready for a moment only":  {fresh: true, pods: []*corev1.Pod{since(canaryProof-time.Second, pod(true, 0, 0))}, want: 1},
+		"its pod has been ready for long enough":    {fresh: true, pods: []*corev1.Pod{since(canaryProof, pod(true, 0, 0))}, want: 3},
+		"its pod was ready a moment ago":            {fresh: true, pods: []*corev1.Pod{since(time.Second, pod(false, 0, time.Hour))}, want: 1},
+		"its pod was ready long ago: nobody":        {fresh: true, pods: []*corev1.Pod{since(canaryReady+time.Second, pod(false, 0, time.Hour))}, stopped: stoppedCanary},
+		"its pod fails on the old nodes too":        {fresh: true, pods: []*corev1.Pod{on("fresh", pod(false, 5, 0)), on("a", pod(false, 5, 0))}, want: 1},
+		"a node from before proves nothing":         {fresh: true, before: true, pods: []*corev1.Pod{pod(true, 0, 0)}, want: 1},
+		"a node from before is not to blame":        {fresh: true, before: true, pods: []*corev1.Pod{pod(false, 5, 0)}, want: 1},
 		"somebody agrees to go on all the same":     {fresh: true, pods: []*corev1.Pod{pod(false, 5, 0)}, ack: target, want: 1},
 		"somebody agreed to another target":         {fresh: true, pods: []*corev1.Pod{pod(false, 5, 0)}, ack: "t0", stopped: stoppedCanary},
 		"more than driftShare: nobody":              {fresh: true, pods: []*corev1.Pod{pod(true, 0, 0)}, share: "50%", stopped: stoppedShare},
@@ -134,6 +150,10 @@ func TestDriftGoesCanaryFirst(t *testing.T) {
 			nodes := []candidate{old("a"), old("b"), old("c")}
 			asToday := map[string]bool{}
 			if tc.fresh {
+				fresh := driftCandidate("fresh", false)
+				if tc.before {
+					fresh.claim.Status.Conditions[0].LastTransitionTime = metav1.Time{Time: time.Unix(1e6-7200, 0)}
+				}
 				nodes = append(nodes, fresh)
 				asToday["fresh"] = true
 			}
@@ -145,7 +165,7 @@ func TestDriftGoesCanaryFirst(t *testing.T) {
 			if ps, _ := d.propose(now, nodes); len(ps) != 0 {
 				t.Fatalf("%d proposals before anything is known of today's kind", len(ps))
 			}
-			d.compared("p", target, asToday)
+			d.compared("p", target, asToday, now)
 			for range 2 { // The second look finds what the first remembers.
 				ps, _ := d.propose(now, nodes)
 				if reason, _ := d.stoppedNow("p"); len(ps) != tc.want || reason != tc.stopped {
@@ -160,7 +180,11 @@ func driftCandidate(name string, drifted bool) candidate {
 	c := &v1alpha1.NodeClaim{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{}}}
 	c.Spec.Provisioner.Name = "p"
 	if drifted {
-		meta.SetStatusCondition(&c.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionDrifted, Status: metav1.ConditionTrue, Reason: driftTemplate})
+		meta.SetStatusCondition(&c.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionDrifted, Status: metav1.ConditionTrue, Reason: driftTemplate,
+			LastTransitionTime: metav1.Time{Time: time.Unix(1e6-3600, 0)}})
+	} else {
+		meta.SetStatusCondition(&c.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionInitialized, Status: metav1.ConditionTrue, Reason: "Initialized",
+			LastTransitionTime: metav1.Time{Time: time.Unix(1e6-1800, 0)}})
 	}
 	return candidate{claim: c, node: &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}}
 }
@@ -190,4 +214,28 @@ func informerOf[T any](t testing.TB, objects []T) toolscache.SharedIndexInformer
 		}
 	}
 	return inf
+}
+
+// TestTheCanaryIsOneThatMayGo: a node that must be left alone stops no other.
+func TestTheCanaryIsOneThatMayGo(t *testing.T) {
+	now := time.Unix(1e6, 0)
+	d := newDrift(&Loops{stores: &stores{pods: informerOf[*corev1.Pod](t, nil), claims: informerOf[*v1alpha1.NodeClaim](t, nil)}}, nil)
+	held := map[string]bool{"a": true}
+	d.holds = func(p proposal, _ time.Time) string {
+		if held[p.nodes[0].claim.Name] {
+			return "held"
+		}
+		return ""
+	}
+	nodes := []candidate{driftCandidate("a", true), driftCandidate("b", true)}
+	for i := range nodes {
+		nodes[i].provisioner = &v1alpha1.Provisioner{ObjectMeta: metav1.ObjectMeta{Name: "p"}}
+	}
+	d.compared("p", "t", nil, now)
+	for _, want := range []string{"b", "a"} { // When all are held, the first says why.
+		if ps, _ := d.propose(now, nodes); len(ps) != 1 || ps[0].nodes[0].claim.Name != want {
+			t.Errorf("proposes %v, want %s", ps, want)
+		}
+		held["b"] = true
+	}
 }

@@ -187,6 +187,7 @@ func New(ctx context.Context, cfg Config) (*Loops, error) {
 	health := newCheckup(p, cfg.Cloud)
 	drift := newDrift(p, cfg.Cloud)
 	disruption := newDisruption(p, &rebalancing{Loops: p}, drift)
+	drift.holds = disruption.holds
 	consolidation := newConsolidation(p, disruption)
 	disruption.proposers = append(disruption.proposers, consolidation)
 	loops := map[string]func(context.Context) error{
