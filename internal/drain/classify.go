@@ -21,6 +21,10 @@ const (
 	// stuckAfter is how long beyond its own deletion time a terminating pod is
 	// waited for. Its containers are long dead, or nobody can tell.
 	stuckAfter = time.Minute
+	// silentAfter is how long after it was told to go a pod is waited for while its
+	// kubelet does not report, however long its grace period: nobody will say that
+	// it has ended, and whatever still runs ends with the instance.
+	silentAfter = time.Minute
 	// clockSkew between us and the API server that is not worth a write.
 	clockSkew = 5 * time.Second
 	// maxGrace bounds grace periods against overflow.
@@ -157,9 +161,12 @@ func classify(p *corev1.Pod, node NodeFacts, now, deadline time.Time) Verdict {
 	}
 	if p.DeletionTimestamp != nil {
 		gone := p.DeletionTimestamp.Add(stuckAfter)
+		if node.Unreachable {
+			gone = earlier(gone, toldAt(p).Add(silentAfter))
+		}
 		switch {
 		case !now.Before(gone):
-			v.Action, v.Reason = Skip, "terminating for longer than its grace period allows"
+			v.Action, v.Reason = Skip, "terminating for longer than its grace period allows, or on a node that is silent"
 		case late && now.Before(deadline) && p.DeletionTimestamp.After(deadline.Add(clockSkew)):
 			// The deadline has moved earlier since the pod was told to go: tell
 			// it again, with the time that is really left.
@@ -167,6 +174,9 @@ func classify(p *corev1.Pod, node NodeFacts, now, deadline time.Time) Verdict {
 			v.Reason = "terminating, but would outlive the deadline"
 		default:
 			v.Action, v.Until, v.Reason = Wait, gone, "terminating"
+			if len(p.Finalizers) > 0 {
+				v.Reason += ", with finalizers " + strings.Join(p.Finalizers, ", ")
+			}
 		}
 		return v
 	}
@@ -177,6 +187,22 @@ func classify(p *corev1.Pod, node NodeFacts, now, deadline time.Time) Verdict {
 	v.Action, v.Grace = Delete, clampGrace(deadline.Sub(now), own)
 	v.Reason = "the drain's deadline leaves it no more time"
 	return v
+}
+
+// toldAt is when a terminating pod was told to go: its deletion time is later by
+// its grace.
+func toldAt(p *corev1.Pod) time.Time {
+	if g := p.DeletionGracePeriodSeconds; g != nil && *g > 0 {
+		return p.DeletionTimestamp.Add(-time.Duration(min(*g, int64(maxGrace/time.Second))) * time.Second)
+	}
+	return p.DeletionTimestamp.Time
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // clampGrace is min(own, left), in whole seconds, at least one.

@@ -101,7 +101,12 @@ func (m *model) mustGo(p *corev1.Pod) bool {
 			return false
 		}
 	}
-	return p.DeletionTimestamp == nil || m.now.Before(p.DeletionTimestamp.Add(time.Minute))
+	if p.DeletionTimestamp == nil {
+		return true
+	}
+	silent := m.node.Unreachable && p.DeletionGracePeriodSeconds != nil &&
+		!m.now.Before(p.DeletionTimestamp.Add(time.Minute-time.Duration(*p.DeletionGracePeriodSeconds)*time.Second))
+	return !silent && m.now.Before(p.DeletionTimestamp.Add(time.Minute))
 }
 
 // volumeOf is the persistent volume of a pod; "" for none.

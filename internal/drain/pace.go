@@ -23,6 +23,22 @@ func NewPace(perSecond int) *Pace {
 	return &Pace{every: time.Second / time.Duration(max(perSecond, 1))}
 }
 
+// paceRest is the longest rest that is taken at once.
+const paceRest = 10 * time.Second
+
+// Rest gives nobody a turn for a while: the API server is busy, and what it told
+// one drain is true for all.
+func (p *Pace) Rest(d time.Duration) {
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if until := time.Now().Add(min(d, paceRest)); until.After(p.next) {
+		p.next = until
+	}
+}
+
 // Turn takes a turn and waits for it; false when none is near.
 func (p *Pace) Turn(ctx context.Context) bool {
 	if p == nil {

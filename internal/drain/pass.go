@@ -91,9 +91,11 @@ type Result struct {
 	Blocked []Blocker
 	// Protected pods asked not to be disrupted and are drained all the same.
 	Protected []string
-	// Throttled: the API server asks for fewer calls. All drains should heed
-	// NextTry, not this one alone.
+	// Throttled: the API server asks for fewer calls. Pace rests for all drains.
 	Throttled bool
+	// Waiting says of pods that nothing was asked for now, or that are still there
+	// at the deadline, why they are waited for: namespace/name: reason.
+	Waiting []string
 	// NextTry is when another pass makes sense; 0 when Done.
 	NextTry time.Duration
 }
@@ -158,18 +160,33 @@ func (b Blocker) String() string {
 func (r Result) Message() string {
 	switch {
 	case r.Expired:
-		return fmt.Sprintf("the deadline has passed with %d pods and %d volumes left", r.Remaining, len(r.Attachments))
+		return fmt.Sprintf("the deadline has passed with %s left", r.left())
 	case r.Done:
 		return "nothing is left to wait for"
 	case len(r.Blocked) > 0:
 		return fmt.Sprintf("%d pods left, %d blocked: %s", r.Remaining, len(r.Blocked), r.Blocked[0])
-	case r.Remaining > 0:
-		return fmt.Sprintf("%d pods left", r.Remaining)
-	case len(r.Attachments) > 0:
-		return fmt.Sprintf("pods are gone; volumes still attached: %s", strings.Join(r.Attachments, ", "))
+	case r.Remaining > 0 || len(r.Attachments) > 0:
+		return "waiting for " + r.left()
 	default:
 		return "waiting until every scheduler has seen the taint"
 	}
+}
+
+// left names the first of what is still there.
+func (r Result) left() string {
+	return fmt.Sprintf("%d pods%s and %d volumes%s", r.Remaining, some(r.Waiting), len(r.Attachments), some(r.Attachments))
+}
+
+// some are the first few of a list, in parentheses.
+func some(list []string) string {
+	const few = 3
+	switch n := len(list); {
+	case n == 0:
+		return ""
+	case n > few:
+		return fmt.Sprintf(" (%s; and %d more)", strings.Join(list[:few], "; "), n-few)
+	}
+	return " (" + strings.Join(list, "; ") + ")"
 }
 
 // Pass does one bounded, non-blocking pass of a drain: it tells pods to go and
@@ -225,6 +242,9 @@ func Pass(ctx context.Context, api evictor, in Input) Result {
 		default:
 			panic("drain: unknown answer")
 		}
+		if v.Action != Evict && a.kind != blocked {
+			r.Waiting = append(r.Waiting, name+": "+v.Reason)
+		}
 		if v.Action == Wait {
 			// The watch usually tells first; this is for when it does not.
 			next.in(budgetRetryMax)
@@ -244,6 +264,9 @@ func Pass(ctx context.Context, api evictor, in Input) Result {
 		next.in(soon)
 	} else if !settled {
 		next.at(quiet)
+	}
+	if r.Throttled {
+		in.Pace.Rest(calm)
 	}
 	left := r.Remaining > 0 || len(r.Attachments) > 0
 	r.Expired = left && !in.Deadline.IsZero() && !in.Now.Before(in.Deadline) && settled
