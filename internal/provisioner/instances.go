@@ -57,8 +57,10 @@ type fleet struct {
 	missing map[string]time.Time
 	// suspects are orphans seen in the sweep before.
 	suspects map[string]bool
-	swept    time.Time
-	tidied   time.Time
+	// strays are Nodes without a claim seen in the sweep before, by UID.
+	strays map[string]bool
+	swept  time.Time
+	tidied time.Time
 }
 
 func newFleet(p *Loops, cloud inventory) *fleet {
@@ -228,6 +230,9 @@ func (f *fleet) sweep(ctx context.Context) error {
 		if err := f.tidy(ctx, claims.Items); err != nil {
 			return err
 		}
+	}
+	if err := f.releaseStrays(ctx, claims.Items); err != nil {
+		return err
 	}
 	return f.reap(ctx, claims.Items)
 }
