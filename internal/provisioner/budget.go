@@ -36,12 +36,17 @@ type budgetKey struct {
 type allowance map[budgetKey]int
 
 // take uses the budget for all nodes of a proposal that were not begun yet, or
-// for none where it is not enough for all.
+// for none where it is not enough for all. A node that is not ready uses none, but
+// goes only where those that do not work are no more than the budget allows.
 func (r allowance) take(p proposal) bool {
 	need := map[string]int{}
 	for _, c := range p.nodes {
-		if !drain.Cordoned(c.node) {
-			need[c.provisioner.Name]++
+		switch name := c.provisioner.Name; {
+		case drain.Cordoned(c.node):
+		case !nodeReady(c.node):
+			need[name] += 0 // It is counted already, and still has to ask.
+		default:
+			need[name]++
 		}
 	}
 	asks := p.reason
@@ -77,8 +82,8 @@ func (d *disruption) allowances(now time.Time) allowance {
 		}
 		total[name]++
 		node, ok := one[*corev1.Node](d.stores.nodes, c.Status.NodeName)
-		if c.DeletionTimestamp != nil || ok && drain.Cordoned(node) {
-			going[name]++
+		if c.DeletionTimestamp != nil || !ok || drain.Cordoned(node) || !nodeReady(node) {
+			going[name]++ // It does not work, or soon will not.
 			if why := cmp.Or(c.Annotations[v1alpha1.AnnotationDisruptionReason], reasonOn(node)); why == string(v1alpha1.ReasonExpired) {
 				expired[name]++
 			}

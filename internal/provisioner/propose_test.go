@@ -138,7 +138,7 @@ func TestAllowanceIsAllOrNothing(t *testing.T) {
 			p := proposal{reason: rapid.SampledFrom(budgeted).Draw(t, "reason")}
 			fresh := 0
 			for range rapid.IntRange(1, 4).Draw(t, "nodes") {
-				n := &corev1.Node{}
+				n := &corev1.Node{Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}}}
 				if rapid.Bool().Draw(t, "tainted") {
 					drain.Hold(n, time.Unix(1, 0)) // Counted as going before.
 				} else {
