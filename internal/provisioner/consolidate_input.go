@@ -107,7 +107,7 @@ func (c *consolidation) nodeFacts(claim *v1alpha1.NodeClaim, node *corev1.Node, 
 		f.Keep = "it is not ready"
 	case isTrue(claim.Status.Conditions, v1alpha1.ConditionDrifted):
 		f.Keep = "it has drifted, and is replaced for that"
-	case c.lastOwn(node.Name):
+	case c.lastOwn(node.Name, nil):
 		f.Keep = "the last ready replica of Berth itself runs there"
 	default:
 		if by, ok := drain.DoNotDisrupt(&corev1.Pod{ObjectMeta: node.ObjectMeta}, now); ok {

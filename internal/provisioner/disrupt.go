@@ -98,6 +98,8 @@ type disruption struct {
 	proposers []proposer
 	refused   map[string]refusal
 	held      map[string]string
+	// taken are the nodes that this pass has chosen so far, by name.
+	taken map[string]bool
 }
 
 // refusal remembers a disruption that had to be given up.
@@ -113,6 +115,7 @@ func newDisruption(p *Loops, more ...proposer) *disruption {
 		proposers: append([]proposer{newEmptiness(p), expiry{}}, more...),
 		refused:   map[string]refusal{},
 		held:      map[string]string{},
+		taken:     map[string]bool{},
 	}
 }
 
@@ -153,6 +156,7 @@ func (a *agenda) in(d time.Duration) {
 func (d *disruption) pass(ctx context.Context, now time.Time) time.Duration {
 	var soon agenda
 	nodes := d.candidates()
+	clear(d.taken)
 	d.forget(nodes, now)
 	d.noteDue(ctx, now, nodes, &soon)
 	kept := map[string]bool{} // Claims whose removal goes on.
@@ -184,7 +188,7 @@ func (d *disruption) pass(ctx context.Context, now time.Time) time.Duration {
 			}
 		}
 		for _, c := range p.nodes {
-			kept[c.claim.Name] = true
+			kept[c.claim.Name], d.taken[c.node.Name] = true, true
 		}
 	}
 	d.retiring.Store(true)

@@ -31,6 +31,28 @@ type seating struct {
 	coming int
 	// stuck says why a pod has no room and none is to be bought; empty: none is.
 	stuck string
+	// lacks has the pods, by UID, that could not start elsewhere now: why none is to
+	// be bought for them, or "" while their room is coming.
+	lacks map[types.UID]string
+}
+
+// awaits notes a pod whose room is coming.
+func (s *seating) awaits(pod types.UID) {
+	s.coming++
+	s.lack(pod, "")
+}
+
+// without notes a pod that no room is to be bought for.
+func (s *seating) without(pod types.UID, why string) {
+	s.stuck = why
+	s.lack(pod, why)
+}
+
+func (s *seating) lack(pod types.UID, why string) {
+	if s.lacks == nil {
+		s.lacks = map[types.UID]string{}
+	}
+	s.lacks[types.UID(strings.TrimSuffix(string(pod), movingMark))] = why
 }
 
 // ready reports whether all pods could start elsewhere now.
@@ -147,12 +169,12 @@ func (p *Loops) depart(v *view, nodes *nodeSet, now time.Time) *departures {
 			if seat := p.movedTo(stand, nodes); seat != nil {
 				seat.Pods = append(seat.Pods, stand)
 				if seat.InFlight {
-					s.coming++
+					s.awaits(pod.UID)
 				}
 				continue
 			}
 			if why, stop := p.stoppedShape(stand, now); stop {
-				s.stuck = stuckText(pod, why)
+				s.without(pod.UID, stuckText(pod, why))
 				continue
 			}
 			v.snapshot.Pods = append(v.snapshot.Pods, stand)
@@ -227,12 +249,12 @@ func (d *departures) settle(plan *capacity.Plan) map[string]seating {
 	}
 	for _, pl := range plan.Placements {
 		if pl.Node.InFlight {
-			note(pl.Pod, func(s *seating) { s.coming++ })
+			note(pl.Pod, func(s *seating) { s.awaits(pl.Pod.UID) })
 		}
 	}
 	for i := range plan.Launches {
 		for _, pod := range plan.Launches[i].Pods {
-			note(pod, func(s *seating) { s.coming++ })
+			note(pod, func(s *seating) { s.awaits(pod.UID) })
 		}
 	}
 	for _, u := range plan.Unschedulable {
@@ -240,9 +262,9 @@ func (d *departures) settle(plan *capacity.Plan) map[string]seating {
 		case len(u.Reasons) == 0:
 		case u.Reasons[0].Constraint == capacity.ConstraintNotReady:
 			// A Provisioner may become ready; the loop's patience is bounded.
-			note(u.Pod, func(s *seating) { s.coming++ })
+			note(u.Pod, func(s *seating) { s.awaits(u.Pod.UID) })
 		default:
-			note(u.Pod, func(s *seating) { s.stuck = stuckText(u.Pod, u.Reasons[0]) })
+			note(u.Pod, func(s *seating) { s.without(u.Pod.UID, stuckText(u.Pod, u.Reasons[0])) })
 		}
 	}
 	return d.found

@@ -1,7 +1,7 @@
 package provisioner
 
 import (
-	"slices"
+	"maps"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -13,11 +13,18 @@ import (
 // holds says what keeps a proposal from going on; empty: nothing. Nodes that
 // were tainted for it are put back into use.
 func (d *disruption) holds(p proposal, now time.Time) string {
+	also := d.taken
+	if len(p.nodes) > 1 {
+		also = maps.Clone(d.taken)
+		for _, c := range p.nodes {
+			also[c.node.Name] = true
+		}
+	}
 	for _, c := range p.nodes {
 		if until := d.paused(v1alpha1.AnnotationPauseDisruption, c.provisioner, now); !until.IsZero() {
 			return "disruption is paused until " + until.UTC().Format(time.RFC3339)
 		}
-		if d.lastOwn(c.node.Name) {
+		if d.lastOwn(c.node.Name, also) {
 			return "the last ready replica of Berth itself runs there"
 		}
 		if p.forced || p.reason == v1alpha1.ReasonEmpty {
@@ -69,22 +76,49 @@ const (
 	ownName  = "berth"
 )
 
-// lastOwn reports whether a ready pod of Berth runs on a node and none does on
-// another node that is in use.
-func (p *Loops) lastOwn(node string) bool {
-	if !slices.ContainsFunc(p.stores.podsOn(node), p.own) {
+// ownComponent tells the parts of Berth apart: a replica of one is none of another.
+const ownComponent = "app.kubernetes.io/component"
+
+// lastOwn reports whether a ready pod of Berth runs on a node and none of its
+// component does on another node that is in use. also are nodes that are about to
+// be taken out of use.
+func (p *Loops) lastOwn(node string, also map[string]bool) bool {
+	last := map[string]bool{}
+	for _, pod := range p.stores.podsOn(node) {
+		if p.own(pod) {
+			last[pod.Labels[ownComponent]] = true
+		}
+	}
+	if len(last) == 0 {
 		return false
 	}
 	for _, pod := range all[*corev1.Pod](p.stores.pods) {
-		if pod.Spec.NodeName == node || !p.own(pod) {
+		if pod.Spec.NodeName == node || also[pod.Spec.NodeName] || !p.own(pod) {
 			continue
 		}
 		n, ok := one[*corev1.Node](p.stores.nodes, pod.Spec.NodeName)
 		if ok && n.DeletionTimestamp == nil && !drain.Cordoned(n) {
-			return false
+			delete(last, pod.Labels[ownComponent])
 		}
 	}
-	return true
+	return len(last) > 0
+}
+
+// ownTurn says why a replica of Berth must not go yet although there is room for
+// it: where all that are ready are on nodes on their way out, they go one after
+// the other, in the order of their names, each once all others run again.
+func (p *Loops) ownTurn(pod *corev1.Pod) string {
+	for _, other := range all[*corev1.Pod](p.stores.pods) {
+		switch {
+		case other.UID == pod.UID || terminal(other) || other.Namespace != pod.Namespace ||
+			other.Labels[ownLabel] != ownName || other.Labels[ownComponent] != pod.Labels[ownComponent]:
+		case !p.own(other):
+			return "the last ready replica of Berth itself: waits for pod " + other.Name
+		case other.Name < pod.Name:
+			return "a replica of Berth itself: pod " + other.Name + " goes first"
+		}
+	}
+	return ""
 }
 
 // own reports whether a pod is a ready replica of Berth.

@@ -21,6 +21,7 @@ import (
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/drain"
+	"github.com/berth-dev/berth/internal/ec2"
 )
 
 const (
@@ -51,7 +52,7 @@ func (r *lifecycle) remove(ctx context.Context, claim *v1alpha1.NodeClaim) (ctrl
 	}
 	node, hasNode := r.nodeOf(claim)
 	if hasNode && !isTrue(claim.Status.Conditions, v1alpha1.ConditionDrained) {
-		if res, done, err := r.drain(ctx, claim, node); !done || err != nil {
+		if res, done, err := r.empty(ctx, claim, node); !done || err != nil {
 			return res, err
 		}
 	}
@@ -72,6 +73,40 @@ func (r *lifecycle) remove(ctx context.Context, claim *v1alpha1.NodeClaim) (ctrl
 		return ctrl.Result{RequeueAfter: resumePause}, nil
 	}
 	return ctrl.Result{}, r.release(ctx, claim)
+}
+
+// empty drains a node, unless nothing is left to drain: its instance has ended
+// without us, and with it whatever ran there.
+func (r *lifecycle) empty(ctx context.Context, claim *v1alpha1.NodeClaim, node *corev1.Node) (ctrl.Result, bool, error) {
+	state, err := r.fleet.stateOf(ctx, claim.Status.InstanceID, nodeReady(node))
+	if err != nil {
+		return ctrl.Result{}, false, err
+	}
+	if !slices.Contains(endingStates, state) {
+		return r.drain(ctx, claim, node)
+	}
+	message := fmt.Sprintf("instance %s is %s, and not by Berth: nothing is left to wait for", claim.Status.InstanceID, state)
+	r.log.Info("drain ended", "claim", claim.Name, "node", node.Name, "why", message)
+	r.cfg.Recorder.Eventf(claim, nil, corev1.EventTypeWarning, "InstanceEnded", "Drain", "%s", message)
+	return ctrl.Result{}, true, r.patchStatus(ctx, claim, func(c *v1alpha1.NodeClaim) {
+		setCondition(c, v1alpha1.ConditionDrained, metav1.ConditionTrue, "InstanceEnded", message)
+	})
+}
+
+// stateOf is an instance's state in the last reading, or terminated for certain;
+// empty when it is not known. Unlike ended it asks for no reading sooner.
+func (f *fleet) stateOf(ctx context.Context, id string, nodeLives bool) (string, error) {
+	f.mu.Lock()
+	inst, live := f.live[id]
+	read := !f.at.IsZero()
+	f.mu.Unlock()
+	if live || !read || id == "" {
+		return inst.State, nil
+	}
+	if ended, err := f.ended(ctx, id, nodeLives); !ended || err != nil {
+		return "", err
+	}
+	return ec2.StateTerminated, nil
 }
 
 // drain makes one pass over the node's pods.
@@ -111,13 +146,13 @@ func (r *lifecycle) drain(ctx context.Context, claim *v1alpha1.NodeClaim, node *
 	err := r.patchStatus(ctx, claim, func(c *v1alpha1.NodeClaim) {
 		switch {
 		case res.Expired:
-			setCondition(c, v1alpha1.ConditionDrained, metav1.ConditionTrue, "DeadlinePassed", fmt.Sprintf("%d pods were still there", res.Remaining))
+			setCondition(c, v1alpha1.ConditionDrained, metav1.ConditionTrue, "DeadlinePassed", clip(res.Message()))
 		case res.Done:
 			setCondition(c, v1alpha1.ConditionDrained, metav1.ConditionTrue, "Drained", "")
 		case len(res.Blocked) > 0:
 			setCondition(c, v1alpha1.ConditionDrained, metav1.ConditionFalse, "Blocked", blockedText(res))
 		default:
-			setCondition(c, v1alpha1.ConditionDrained, metav1.ConditionFalse, "Draining", fmt.Sprintf("waiting for %d pods and %d volumes", res.Remaining, len(res.Attachments)))
+			setCondition(c, v1alpha1.ConditionDrained, metav1.ConditionFalse, "Draining", clip(res.Message()))
 		}
 	})
 	if err != nil {
@@ -134,10 +169,14 @@ func (p *Loops) taintSeen(claim *v1alpha1.NodeClaim, now time.Time) time.Time {
 }
 
 // recordDeadline stores when the drain ends at the latest. It only ever moves
-// earlier.
+// earlier, and not because its Provisioner is gone.
 func (r *lifecycle) recordDeadline(ctx context.Context, claim *v1alpha1.NodeClaim, now time.Time) error {
 	patience := defaultDrainDeadline
-	if pr, ok := one[*v1alpha1.Provisioner](r.stores.provisioners, claim.Spec.Provisioner.Name); ok && pr.Spec.Drain != nil && pr.Spec.Drain.Deadline.Duration > 0 {
+	pr, ok := one[*v1alpha1.Provisioner](r.stores.provisioners, claim.Spec.Provisioner.Name)
+	switch {
+	case !ok && claim.Status.DrainDeadline != nil:
+		return nil
+	case ok && pr.Spec.Drain != nil && pr.Spec.Drain.Deadline.Duration > 0:
 		patience = pr.Spec.Drain.Deadline.Duration
 	}
 	began := now
@@ -210,7 +249,7 @@ func (r *lifecycle) drainInput(claim *v1alpha1.NodeClaim, node *corev1.Node, see
 		PDBs:        all[*policyv1.PodDisruptionBudget](r.stores.pdbs),
 		Attachments: all[*storagev1.VolumeAttachment](r.stores.attachments),
 		PVCs:        map[string]*corev1.PersistentVolumeClaim{},
-		Held:        r.heldBack(claim, node),
+		Held:        r.heldBack(claim, node, now),
 		Ledger:      &r.ledger, Pace: r.pace,
 	}
 	for _, c := range all[*corev1.PersistentVolumeClaim](r.stores.pvcs) {
@@ -219,20 +258,33 @@ func (r *lifecycle) drainInput(claim *v1alpha1.NodeClaim, node *corev1.Node, see
 	return in
 }
 
-// heldBack are the pods that must not go yet: the last of their workload as long
-// as the room that is being made for them does not run, and the last ready
-// replica of Berth.
-func (r *lifecycle) heldBack(claim *v1alpha1.NodeClaim, node *corev1.Node) map[types.UID]string {
+// heldBack are the pods that must not go yet.
+func (r *lifecycle) heldBack(claim *v1alpha1.NodeClaim, node *corev1.Node, now time.Time) map[types.UID]string {
 	held := map[types.UID]string{}
 	s, known := r.moves.of(claim.Name)
-	lastOwn := r.lastOwn(node.Name)
+	lastOwn := r.lastOwn(node.Name, nil)
+	voluntary := slices.Contains(budgeted, v1alpha1.DisruptionReason(claim.Annotations[v1alpha1.AnnotationDisruptionReason]))
+	// What has no room now may have some in a moment: half of the drain, at most.
+	patience := forcedPatience
+	if d := claim.Status.DrainDeadline; d != nil {
+		patience = min(patience, d.Sub(claim.DeletionTimestamp.Time)/2)
+	}
 	for _, pod := range r.stores.podsOn(node.Name) {
+		last := lastOwn && r.own(pod)
+		why, lacks := s.lacks[pod.UID]
 		switch {
-		case lastOwn && r.own(pod):
-			held[pod.UID] = "the last ready replica of Berth itself"
-		case mover(pod, node) == nil || !r.alone(pod, node.Name):
-		case !known || s.stuck == "" && s.coming > 0:
+		case mover(pod, node) == nil:
+		case voluntary && metav1.GetControllerOfNoCopy(pod).Kind == "Job":
+			held[pod.UID] = "is a Job's, and would begin again: has the time until it has to be deleted"
+		case !last && !r.alone(pod, node.Name):
+		case !known || lacks && why == "":
 			held[pod.UID] = "the only one of its workload: waits for room elsewhere"
+		case lacks && now.Sub(claim.DeletionTimestamp.Time) < patience:
+			held[pod.UID] = "the only one of its workload, without room elsewhere: " + why
+		case last:
+			if why := r.ownTurn(pod); why != "" {
+				held[pod.UID] = why
+			}
 		}
 	}
 	return held
@@ -256,6 +308,9 @@ func (r *lifecycle) reportDrain(claim *v1alpha1.NodeClaim, node *corev1.Node, re
 		}
 	}
 	r.waiters.wait(claim.Name, budgets)
+	if res.Expired {
+		r.cfg.Recorder.Eventf(claim, nil, corev1.EventTypeWarning, "DrainDeadlinePassed", "Drain", "%s", clip(res.Message()))
+	}
 	if res.Done {
 		r.metrics.drained.Inc()
 		r.log.Info("node drained", "node", node.Name, "claim", claim.Name, "deadlinePassed", res.Expired, "left", res.Remaining)
