@@ -111,7 +111,9 @@ const (
 
 // Values of AnnotationDeletion.
 const (
-	// DeletionOrphan leaves the nodes; they expire, empty and are interrupted as before.
+	// DeletionOrphan leaves the nodes: they are drained before EC2 takes them, and
+	// else stay until somebody deletes them. Without a Provisioner nothing says when
+	// they expire or are empty for too long.
 	DeletionOrphan = "orphan"
 	// DeletionDrain drains and terminates them first; the Provisioner goes last.
 	DeletionDrain = "drain"

@@ -22,15 +22,10 @@ const (
 	muchMovedShare = 50
 )
 
-// countsDaemons says whether DaemonSets' pods count.
-func (v *solver) countsDaemons(c *counter) bool {
-	return slices.ContainsFunc(v.snap.DaemonSetPods, c.matches)
-}
-
 // mendable says whether DaemonSets' pods count towards one of the spread
 // constraints of the shape, whose pods are divided among domains.
 func (v *solver) mendable(s *shape) bool {
-	return s.mode == modeSplit && s.meetsDaemons && slices.ContainsFunc(s.spreadCounts, v.countsDaemons)
+	return s.mode == modeSplit && s.meetsDaemons && slices.ContainsFunc(s.spreadCounts, func(c *counter) bool { return c.meetsDaemons })
 }
 
 // expectDaemons adds to the counters in try the DaemonSets' pods that new nodes
@@ -79,7 +74,7 @@ func (v *solver) bringsTo(s *shape, in *cell, c *counter) bool {
 		if copiesBeside(s, col.free, nil) == 0 {
 			continue
 		}
-		if !slices.ContainsFunc(col.daemons.pods, func(d *daemon) bool { return c.matches(d.pod) }) {
+		if !slices.ContainsFunc(col.daemons.pods, func(d *daemon) bool { return v.selected(&c.who, d.pod) }) {
 			return false
 		}
 		any = true
@@ -92,17 +87,17 @@ func (v *solver) bringsTo(s *shape, in *cell, c *counter) bool {
 func (v *solver) bringing() map[string]map[string]int {
 	all := map[string]map[string]int{}
 	for id, c := range v.allCounters {
-		if c.eligible == nil || c.key == corev1.LabelHostname || !v.countsDaemons(c) {
+		if c.realm == nil || c.key == corev1.LabelHostname || !c.meetsDaemons {
 			continue
 		}
 		all[id] = map[string]int{}
 		for _, b := range v.bins[v.existing:] {
 			val, ok := v.label(b, c.key)
-			if !ok || !c.eligible(b) {
+			if !ok || !c.realm.has(b) {
 				continue
 			}
 			for _, d := range b.daemons {
-				if c.matches(d) {
+				if v.selected(&c.who, d) {
 					all[id][val]++
 				}
 			}

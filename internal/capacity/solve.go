@@ -477,7 +477,7 @@ func (v *solver) classify() {
 
 func (v *solver) modeOf(s *shape) shapeMode {
 	if v.careful[s.id] || len(s.limited) > 0 || s.meetsDaemons && slices.ContainsFunc(s.spreadCounts, func(c *counter) bool {
-		return c.key == corev1.LabelHostname && v.countsDaemons(c)
+		return c.key == corev1.LabelHostname && c.meetsDaemons
 	}) {
 		return modeCareful
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -100,6 +101,8 @@ type disruption struct {
 	held      map[string]string
 	// taken are the nodes that this pass has chosen so far, by name.
 	taken map[string]bool
+	// orphans are the claims without a Provisioner that were told of.
+	orphans map[string]bool
 }
 
 // refusal remembers a disruption that had to be given up.
@@ -116,6 +119,7 @@ func newDisruption(p *Loops, more ...proposer) *disruption {
 		refused:   map[string]refusal{},
 		held:      map[string]string{},
 		taken:     map[string]bool{},
+		orphans:   map[string]bool{},
 	}
 }
 
@@ -231,6 +235,7 @@ func (d *disruption) candidates() []candidate {
 			continue
 		}
 		pr, ok := one[*v1alpha1.Provisioner](d.stores.provisioners, c.Spec.Provisioner.Name)
+		d.tellOrphan(c, !ok)
 		node, ok2 := one[*corev1.Node](d.stores.nodes, c.Status.NodeName)
 		if ok && ok2 && node.DeletionTimestamp == nil && node.Spec.ProviderID == c.Status.ProviderID {
 			out = append(out, candidate{claim: c, node: node, provisioner: pr})
@@ -238,6 +243,20 @@ func (d *disruption) candidates() []candidate {
 	}
 	sortByAge(out)
 	return out
+}
+
+// tellOrphan makes an event of it when a claim's Provisioner is gone: nothing but
+// an interruption or its owner ends its node then.
+func (d *disruption) tellOrphan(c *v1alpha1.NodeClaim, orphan bool) {
+	switch told := d.orphans[c.Name]; {
+	case told && !orphan:
+		delete(d.orphans, c.Name)
+	case orphan && !told:
+		d.orphans[c.Name] = true
+		d.log.Info("a claim has no Provisioner any more", "claim", c.Name, "provisioner", c.Spec.Provisioner.Name)
+		d.cfg.Recorder.Eventf(c, nil, corev1.EventTypeWarning, "Orphaned", "Disrupt",
+			"Provisioner %s is gone: node %s neither expires nor is given back when it is empty; delete the claim, or create the Provisioner again", c.Spec.Provisioner.Name, c.Status.NodeName)
+	}
 }
 
 // gather asks all proposers, in their order.
@@ -399,12 +418,28 @@ func (d *disruption) commit(ctx context.Context, p proposal, now time.Time) erro
 		}
 	}
 	for _, c := range p.nodes {
+		d.tellBare(c)
 		d.cfg.Recorder.Eventf(c.claim, nil, corev1.EventTypeNormal, string(p.reason), "Disrupt", "%s", clip(p.why))
 		if err := d.deleteClaim(ctx, c.claim.DeepCopy(), p.reason); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// tellBare warns of pods that nothing makes again when their node goes.
+func (d *disruption) tellBare(c candidate) {
+	var names []string
+	for _, pod := range d.stores.podsOn(c.node.Name) {
+		if _, owned := controllerOf(pod); !owned && !terminal(pod) && pod.DeletionTimestamp == nil && workload(pod, c.node) {
+			names = append(names, pod.Namespace+"/"+pod.Name)
+		}
+	}
+	if len(names) > 0 {
+		slices.Sort(names)
+		d.cfg.Recorder.Eventf(c.claim, nil, corev1.EventTypeWarning, "PodsWithoutController", "Disrupt", "%s",
+			clip(fmt.Sprintf("node %s goes with %d pods that nothing makes again: %s", c.node.Name, len(names), strings.Join(names, ", "))))
+	}
 }
 
 // objection is what speaks against a removal when it is about to begin.

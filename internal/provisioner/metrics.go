@@ -116,30 +116,38 @@ func (m *metrics) initialized(c *v1alpha1.NodeClaim) {
 type claimCollector struct{ p *Loops }
 
 var (
-	descClaims = prometheus.NewDesc("berth_nodeclaims", "Claims by Provisioner and whether their node is ready.", []string{"provisioner", "ready"}, nil)
-	descCost   = prometheus.NewDesc("berth_hourly_cost_dollars", "Price of all claims in dollars an hour.", []string{"provisioner", "capacity_type"}, nil)
+	descClaims  = prometheus.NewDesc("berth_nodeclaims", "Claims by Provisioner and whether their node is ready.", []string{"provisioner", "ready"}, nil)
+	descOrphans = prometheus.NewDesc("berth_nodeclaims_orphaned", "Claims whose Provisioner is gone: their nodes stay until somebody deletes them.", []string{"provisioner"}, nil)
+	descCost    = prometheus.NewDesc("berth_hourly_cost_dollars", "Price of all claims in dollars an hour.", []string{"provisioner", "capacity_type"}, nil)
 )
 
 func (claimCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- descClaims
 	ch <- descCost
+	ch <- descOrphans
 }
 
 func (c claimCollector) Collect(ch chan<- prometheus.Metric) {
 	type count struct{ name, label string }
-	claims, cost := map[count]float64{}, map[count]float64{}
+	claims, cost, orphans := map[count]float64{}, map[count]float64{}, map[string]float64{}
 	for _, cl := range all[*v1alpha1.NodeClaim](c.p.stores.claims) {
 		ready := "false"
 		if isTrue(cl.Status.Conditions, v1alpha1.ConditionReady) {
 			ready = "true"
 		}
 		claims[count{cl.Spec.Provisioner.Name, ready}]++
+		if _, ok := one[*v1alpha1.Provisioner](c.p.stores.provisioners, cl.Spec.Provisioner.Name); !ok {
+			orphans[cl.Spec.Provisioner.Name]++
+		}
 		if cl.Status.InstanceID != "" && !gone(cl) {
 			cost[count{cl.Spec.Provisioner.Name, cl.Status.CapacityType}] += priceOf(cl)
 		}
 	}
 	for k, v := range claims {
 		ch <- prometheus.MustNewConstMetric(descClaims, prometheus.GaugeValue, v, k.name, k.label)
+	}
+	for name, v := range orphans {
+		ch <- prometheus.MustNewConstMetric(descOrphans, prometheus.GaugeValue, v, name)
 	}
 	for k, v := range cost {
 		ch <- prometheus.MustNewConstMetric(descCost, prometheus.GaugeValue, v, k.name, k.label)
