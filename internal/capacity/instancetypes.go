@@ -44,7 +44,7 @@ func InstanceTypes(machines []Machine, spec *v1alpha1.ProvisionerSpec, resolved 
 		if len(offerings)+len(soldOut) == 0 {
 			continue
 		}
-		t := InstanceType{Machine: m, Labels: labels, Offerings: offerings, SoldOut: soldOut, VolumeLimits: machineVolumeLimits(m)}
+		t := InstanceType{Machine: m, Labels: labels, Offerings: offerings, SoldOut: soldOut, VolumeLimits: machineVolumeLimits(m, launchVolumes(spec, resolved))}
 		t.Capacity = machineCapacity(m, spec, resolved)
 		t.Allocatable = machineAllocatable(m, spec, resolved.Networking, t.Capacity)
 		if name := gpuResource(m); name != "" && !acceleratorNamed(labels, spec.Requirements) {

@@ -107,6 +107,8 @@ type Resolved struct {
 	Archs []string `json:"archs,omitempty"`
 	// RootVolumeBytes for pods' ephemeral storage.
 	RootVolumeBytes int64 `json:"rootVolumeBytes,omitempty"`
+	// Volumes is how many EBS volumes instances are launched with at most; 0: not known.
+	Volumes int `json:"volumes,omitempty"`
 	// Images that it uses, the first that fits a machine: what was learned about
 	// a machine holds for an image.
 	Images []ResolvedImage `json:"images,omitempty"`

@@ -77,6 +77,29 @@ func TestPodsToSay(t *testing.T) {
 	}
 }
 
+func TestVolumesFromTheLaunchTakeAttachments(t *testing.T) {
+	m := &Machine{Name: "m5.large", Arch: "amd64", VCPUs: 2, MemoryMiB: 8192, CurrentGeneration: true, ENIs: 3, EBSAttachments: 27, EBSShared: true,
+		Offerings: []Offering{{Zone: "a", CapacityType: v1alpha1.CapacityTypeOnDemand, Price: 0.1}}}
+	for name, tc := range map[string]struct {
+		ec2  v1alpha1.EC2
+		r    Resolved
+		want int64
+	}{
+		"one volume, and the second interface":   {v1alpha1.EC2{}, Resolved{}, 25},
+		"Bottlerocket has two":                   {v1alpha1.EC2{AMIFamily: v1alpha1.AMIFamilyBottlerocket}, Resolved{}, 24},
+		"three in the settings":                  {v1alpha1.EC2{BlockDevices: make([]v1alpha1.BlockDevice, 3)}, Resolved{}, 23},
+		"four were found, by the image":          {v1alpha1.EC2{BlockDevices: make([]v1alpha1.BlockDevice, 3)}, Resolved{Volumes: 4}, 22},
+		"one is always believed to be left over": {v1alpha1.EC2{}, Resolved{Volumes: 40}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := InstanceTypes([]Machine{*m}, &v1alpha1.ProvisionerSpec{NodeTemplate: v1alpha1.NodeTemplate{EC2: tc.ec2}}, tc.r, time.Time{})
+			if len(got) != 1 || got[0].VolumeLimits[ebsDriver] != tc.want {
+				t.Errorf("%v, want %d", got[0].VolumeLimits, tc.want)
+			}
+		})
+	}
+}
+
 func TestMemoryIsLearned(t *testing.T) {
 	r := Resolved{Images: []ResolvedImage{{ID: "ami-gpu", Arch: "amd64", Accelerators: []string{"nvidia"}}, {ID: "ami-1", Arch: "amd64", Accelerators: []string{""}}}}
 	formula := int64(8192-615) * mib

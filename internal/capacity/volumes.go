@@ -7,6 +7,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
 )
 
 // Names that AWS volumes go by.
@@ -55,18 +57,32 @@ func limitOf(limits map[string]int64, driver string) int64 {
 
 // machineVolumeLimits are the limits that the CSINode of such a machine will
 // state: of the attachments that EC2 allows, the EBS CSI driver takes away the
-// root volume and, where network interfaces count too, those that it finds when
-// it starts. EC2's number allows for the first one; a second one is the spare
-// that the VPC CNI attaches by default. Nil when the number is unknown.
-func machineVolumeLimits(m *Machine) map[string]int64 {
+// volumes that the instance was launched with and, where network interfaces
+// count too, those that it finds when it starts. EC2's number allows for the
+// first one; a second one is the spare that the VPC CNI attaches by default. Nil
+// when the number is unknown.
+func machineVolumeLimits(m *Machine, volumes int) map[string]int64 {
 	if m.EBSAttachments == 0 {
 		return nil
 	}
-	n := int64(m.EBSAttachments) - 1
+	n := int64(m.EBSAttachments) - int64(volumes)
 	if m.EBSShared && m.ENIs > 1 {
 		n--
 	}
 	return map[string]int64{ebsDriver: max(n, 1)}
+}
+
+// launchVolumes is how many EBS volumes instances are launched with: as was found
+// out, or as the settings alone have it.
+func launchVolumes(spec *v1alpha1.ProvisionerSpec, r Resolved) int {
+	if r.Volumes > 0 {
+		return r.Volumes
+	}
+	least := 1
+	if spec.EC2.AMIFamily == v1alpha1.AMIFamilyBottlerocket {
+		least = 2 // The system and the data.
+	}
+	return max(least, len(spec.EC2.BlockDevices))
 }
 
 // limitedDrivers are the CSI drivers of waiting pods' volumes of which some node

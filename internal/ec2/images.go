@@ -168,6 +168,9 @@ func imageOf(i types.Image) (Image, bool) {
 		return Image{}, false
 	}
 	for _, d := range i.BlockDeviceMappings {
+		if d.Ebs != nil {
+			out.Devices = append(out.Devices, aws.ToString(d.DeviceName))
+		}
 		if aws.ToString(d.DeviceName) == out.RootDevice && d.Ebs != nil {
 			out.RootVolumeBytes = int64(aws.ToInt32(d.Ebs.VolumeSize)) * gibibyte
 		}
@@ -215,6 +218,12 @@ func (c *Cloud) resolveOwn(ctx context.Context, e *v1alpha1.EC2, r *Resolved) (F
 	r.RootVolumeBytes = images[0].RootVolumeBytes
 	if size := own.root[images[0].RootDevice]; size > 0 {
 		r.RootVolumeBytes = size
+	}
+	r.Volumes = len(own.root)
+	for _, d := range images[0].Devices {
+		if _, there := own.root[d]; !there {
+			r.Volumes++
+		}
 	}
 	return resolved(condition, images[0].describe()+" from "+says), nil
 }

@@ -31,6 +31,9 @@ type Resolved struct {
 	Own *Template
 	// RootVolumeBytes of the volume that holds pods' ephemeral storage.
 	RootVolumeBytes int64
+	// Volumes is how many EBS volumes an instance is launched with, on the image
+	// that brings most; 0 before images are found.
+	Volumes int
 	// AsOf is when the oldest of the answers was given that this rests on.
 	AsOf time.Time
 	// Findings has one entry for each of the Provisioner's conditions
@@ -81,6 +84,8 @@ type Image struct {
 	// RootDevice such as /dev/xvda, and its size.
 	RootDevice      string
 	RootVolumeBytes int64
+	// Devices on which it brings EBS volumes, the root's among them.
+	Devices []string
 	// Created as EC2 gives it, RFC 3339.
 	Created string
 }
@@ -92,7 +97,7 @@ func (r Resolved) Ready() bool {
 
 // Planner is the part that the planner and the webhook need.
 func (r Resolved) Planner() capacity.Resolved {
-	out := capacity.Resolved{Ready: r.Ready(), RootVolumeBytes: r.RootVolumeBytes}
+	out := capacity.Resolved{Ready: r.Ready(), RootVolumeBytes: r.RootVolumeBytes, Volumes: r.Volumes}
 	var why []string
 	for _, f := range r.Findings {
 		if !f.OK && f.Reason != ReasonWaiting { // What it waits for is among the others.
@@ -174,6 +179,9 @@ func (c *Cloud) Resolve(ctx context.Context, provisioner string, t *v1alpha1.Nod
 			return r, wrap(err)
 		}
 		r.RootVolumeBytes = rootVolumeBytes(family(e), e.BlockDevices, r.Images)
+		for _, i := range r.Images {
+			r.Volumes = max(r.Volumes, volumesOf(i, blockDevices(family(e), e.BlockDevices, i)))
+		}
 	}
 	r.AsOf = c.asOf(e)
 	var remark string

@@ -88,6 +88,25 @@ func TestResolveDefaults(t *testing.T) {
 	}
 }
 
+func TestResolveCountsVolumes(t *testing.T) {
+	c := newStandIn(t, nil).cloud(nil)
+	for name, tc := range map[string]struct {
+		in   v1alpha1.EC2
+		want int
+	}{
+		"AL2023":                              {v1alpha1.EC2{}, 1},
+		"a second device":                     {v1alpha1.EC2{BlockDevices: []v1alpha1.BlockDevice{{DeviceName: "/dev/xvda"}, {DeviceName: "/dev/xvdc"}}}, 2},
+		"Bottlerocket":                        {v1alpha1.EC2{AMIFamily: v1alpha1.AMIFamilyBottlerocket}, 2},
+		"Bottlerocket with its data's volume": {v1alpha1.EC2{AMIFamily: v1alpha1.AMIFamilyBottlerocket, BlockDevices: []v1alpha1.BlockDevice{{DeviceName: "/dev/xvdb"}}}, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if r := resolve(t, c, &v1alpha1.NodeTemplate{EC2: tc.in}); r.Planner().Volumes != tc.want {
+				t.Errorf("%d volumes, want %d", r.Planner().Volumes, tc.want)
+			}
+		})
+	}
+}
+
 func TestResolveNamesWhatIsMissing(t *testing.T) {
 	sim := newStandIn(t, nil)
 	tests := map[string]struct {

@@ -188,6 +188,18 @@ func rootVolumeBytes(f v1alpha1.AMIFamily, devices []v1alpha1.BlockDevice, image
 	return smallest
 }
 
+// volumesOf counts the EBS volumes of an instance that runs an image with these
+// devices: an image's volumes are there whether the template names them or not.
+func volumesOf(image Image, devices []types.LaunchTemplateBlockDeviceMappingRequest) int {
+	n := len(devices)
+	for _, d := range image.Devices {
+		if !slices.ContainsFunc(devices, func(o types.LaunchTemplateBlockDeviceMappingRequest) bool { return aws.ToString(o.DeviceName) == d }) {
+			n++
+		}
+	}
+	return n
+}
+
 // templateName is a function of the content and the cluster, so that equal
 // content finds the template that is there already, after a restart too.
 func templateName(clusterName, clusterUID string, d *types.RequestLaunchTemplateData) (string, error) {
