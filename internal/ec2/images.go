@@ -49,14 +49,19 @@ func (c *Cloud) resolveImages(ctx context.Context, e *v1alpha1.EC2) ([]Image, Fi
 	return named, resolved(condition, strings.Join(said, ", ")+misses(missed)), nil
 }
 
-// describe an image in a few words: "ami-1 (arm64, nvidia)".
+// describe an image in a few words: "ami-1 (arm64, nvidia, deprecated since 2026-05-12)".
 func (i Image) describe() string {
+	what := i.Arch
 	for _, a := range i.Accelerators {
 		if a != "" && !slices.Contains(i.Accelerators, "") {
-			return i.ID + " (" + i.Arch + ", " + a + ")"
+			what += ", " + a
+			break
 		}
 	}
-	return i.ID + " (" + i.Arch + ")"
+	if i.Deprecated != "" {
+		what += ", deprecated since " + i.Deprecated
+	}
+	return i.ID + " (" + what + ")"
 }
 
 // sortImages puts the newest first; of equally old ones the lower id.
@@ -141,7 +146,10 @@ func (c *Cloud) parameters(ctx context.Context, names []string) (map[string]stri
 func (c *Cloud) describeImages(ctx context.Context, q query) ([]Image, error) {
 	var out []Image
 	p := ec2.NewDescribeImagesPaginator(c.ec2, &ec2.DescribeImagesInput{
-		Owners: q.owners, Filters: append(slices.Clip(q.filters), filter("state", "available"))})
+		Owners: q.owners, Filters: append(slices.Clip(q.filters), filter("state", "available")),
+		// An image that was named by id is meant, and can be launched for as long as
+		// it is not disabled. Searches by name and tags find none of the old ones.
+		IncludeDeprecated: aws.Bool(len(q.owners) == 0)})
 	for p.HasMorePages() {
 		page, err := p.NextPage(ctx)
 		if err != nil {
@@ -159,6 +167,9 @@ func (c *Cloud) describeImages(ctx context.Context, q query) ([]Image, error) {
 // imageOf translates what EC2 lists; false for images that nodes cannot run.
 func imageOf(i types.Image) (Image, bool) {
 	out := Image{ID: aws.ToString(i.ImageId), Name: aws.ToString(i.Name), RootDevice: aws.ToString(i.RootDeviceName), Created: aws.ToString(i.CreationDate)}
+	if at, err := time.Parse(time.RFC3339, aws.ToString(i.DeprecationTime)); err == nil && at.Before(time.Now()) {
+		out.Deprecated = at.UTC().Format(time.DateOnly)
+	}
 	switch i.Architecture {
 	case types.ArchitectureValuesX8664:
 		out.Arch = "amd64"

@@ -88,6 +88,9 @@ type Image struct {
 	Devices []string
 	// Created as EC2 gives it, RFC 3339.
 	Created string
+	// Deprecated is the day from which its owner advises against it; empty while
+	// he does not. It can be launched all the same.
+	Deprecated string
 }
 
 // Ready reports whether nodes can be made.

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -85,6 +86,35 @@ func TestResolveDefaults(t *testing.T) {
 	}
 	if after := sim.calls("ec2:DescribeSubnets") + sim.calls("ec2:DescribeImages") + sim.calls("ssm:GetParameters") + sim.calls("ec2:RunInstances"); after != before {
 		t.Errorf("%d calls more", after-before)
+	}
+}
+
+func TestDeprecatedImagesThatAreNamedAreUsed(t *testing.T) {
+	s := newStandIn(t, nil)
+	const pinned = "al2023@v20260512"
+	fresh := resolve(t, s.cloud(nil), &v1alpha1.NodeTemplate{EC2: v1alpha1.EC2{AMIs: []v1alpha1.AMITerm{{Alias: pinned}}}})
+	if m := finding(fresh, v1alpha1.ConditionAMIsReady).Message; !fresh.Ready() || strings.Contains(m, "deprecated") {
+		t.Fatal(m)
+	}
+	for _, i := range fresh.Images {
+		s.post("deprecate", ec2sim.Deprecation{ImageID: i.ID, At: time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC)})
+	}
+	id := fresh.Images[0].ID
+	for name, term := range map[string]v1alpha1.AMITerm{
+		"an alias": {Alias: pinned}, "an id": {ID: id},
+		"a parameter": {SSMParameter: al2023Param("1.37", "x86_64", "standard", "v20260512")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := resolve(t, s.cloud(nil), &v1alpha1.NodeTemplate{EC2: v1alpha1.EC2{AMIs: []v1alpha1.AMITerm{term}}})
+			if f := finding(r, v1alpha1.ConditionAMIsReady); !f.OK || !strings.Contains(f.Message, "deprecated since 2026-06-01") {
+				t.Errorf("%+v", f)
+			}
+		})
+	}
+	// Who searches means what is there today.
+	r := resolve(t, s.cloud(nil), &v1alpha1.NodeTemplate{EC2: v1alpha1.EC2{AMIs: []v1alpha1.AMITerm{{Name: "amazon-eks-node-al2023-x86_64-standard-1.37-*"}}}})
+	if len(r.Images) != 1 || r.Images[0].Deprecated != "" {
+		t.Errorf("found by name: %+v", r.Images)
 	}
 }
 

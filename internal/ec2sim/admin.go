@@ -141,6 +141,8 @@ func (s *Sim) serveAdmin(w http.ResponseWriter, r *http.Request) {
 		err = admin(r, s.hide)
 	case "POST /_sim/late":
 		err = admin(r, s.setLate)
+	case "POST /_sim/deprecate":
+		err = admin(r, s.deprecate)
 	case "POST /_sim/health":
 		err = admin(r, s.setHealth)
 	case "POST /_sim/events":

@@ -191,6 +191,16 @@ func TestImages(t *testing.T) {
 	}
 	_, err := w.ec2.DescribeImages(t.Context(), &ec2.DescribeImagesInput{ImageIds: []string{"ami-00000000000000000"}})
 	wantCode(t, err, "InvalidAMIID.NotFound", http.StatusBadRequest)
+	old := w.imageID("x86_64")
+	w.order("deprecate", Deprecation{old, w.clock.Now().Add(-time.Hour)})
+	byID := []types.Filter{{Name: ptr("image-id"), Values: []string{old}}}
+	if got := list(&ec2.DescribeImagesInput{Filters: byID}); len(got) != 0 {
+		t.Errorf("a deprecated image is listed: %+v", got)
+	}
+	if got := list(&ec2.DescribeImagesInput{Filters: byID, IncludeDeprecated: ptr(true)}); len(got) != 1 {
+		t.Errorf("a deprecated image that is asked for: %+v", got)
+	}
+	w.order("deprecate", Deprecation{old, w.clock.Now().Add(time.Hour)})
 	total := 0
 	p := ec2.NewDescribeImagesPaginator(w.ec2, &ec2.DescribeImagesInput{MaxResults: ptr(int32(10))})
 	for p.HasMorePages() {

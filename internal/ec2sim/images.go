@@ -18,7 +18,7 @@ var kubernetesVersions = []string{"1.34", "1.35", "1.36", "1.37"}
 type image struct {
 	id, name, description, arch string
 	owner                       string
-	created                     time.Time
+	created, deprecated         time.Time
 	devices                     []device
 	boot                        kubelet.Image
 	// dataDevice is the device that holds the kubelet's data.
@@ -128,8 +128,25 @@ func goLinuxArch(arch string) string {
 }
 
 func (s *Sim) addImage(img *image) {
+	// EKS images are deprecated two years after they are made.
+	img.deprecated = img.created.AddDate(2, 0, 0)
 	s.images = append(s.images, img)
 	s.tags[img.id] = map[string]string{}
+}
+
+// Deprecation is when the owner of an image begins to advise against it.
+type Deprecation struct {
+	ImageID string    `json:"imageId"`
+	At      time.Time `json:"at"`
+}
+
+func (s *Sim) deprecate(in *Deprecation) error {
+	img, err := s.image(in.ImageID)
+	if err != nil {
+		return err
+	}
+	img.deprecated = in.At
+	return nil
 }
 
 func (s *Sim) setParameter(name, value string, at time.Time) {
@@ -208,6 +225,9 @@ func (s *Sim) describeImages(_ *call, in *struct {
 		}
 	}
 	all = slices.DeleteFunc(slices.Clone(all), func(img *image) bool {
+		if !in.IncludeDeprecated && s.clock.Now().After(img.deprecated) {
+			return true // Who is not the owner must ask for them ("Deprecate an AMI").
+		}
 		// self is this account, which owns no image.
 		return len(in.Owners) > 0 && !slices.Contains(in.Owners, img.owner) && !slices.Contains(in.Owners, "amazon")
 	})
@@ -240,8 +260,7 @@ func (s *Sim) describeImages(_ *call, in *struct {
 			ID: i.id, Location: "amazon/" + i.name, State: "available", OwnerID: i.owner, OwnerAlias: "amazon", Created: query.Time(i.created), Public: true, Arch: i.arch,
 			Type: "machine", Name: i.name, Description: i.description, RootDeviceType: "ebs", RootDeviceName: i.devices[0].name, Virtualization: "hvm", Hypervisor: "xen",
 			EnaSupport: true, PlatformDetails: "Linux/UNIX", UsageOperation: "RunInstances", BootMode: "uefi-preferred", ImdsSupport: "v2.0",
-			// EKS images are deprecated two years after they are made.
-			Deprecation: query.Time(i.created.AddDate(2, 0, 0)), Tags: tagList(s.tags[i.id]),
+			Deprecation: query.Time(i.deprecated), Tags: tagList(s.tags[i.id]),
 		}
 		for _, d := range i.devices {
 			yes, no, size := true, false, int32(d.gib)
