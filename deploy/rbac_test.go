@@ -78,6 +78,7 @@ func webhookNeeds(mode certs.Mode) []need {
 		{why: "what DaemonSets' pods take besides", group: "node.k8s.io", resource: "runtimeclasses", verbs: reading},
 		{why: "which DaemonSets' pods come first", group: "scheduling.k8s.io", resource: "priorityclasses", verbs: reading},
 		{why: "what keeps nodes from being drained", group: "policy", resource: "poddisruptionbudgets", verbs: reading},
+		{why: "what pods are pinned to that no Provisioner buys", resource: "nodes", verbs: reading},
 		{why: "pods that share spot", resource: "pods", verbs: reading},
 		{why: "what workloads were warned of", group: "events.k8s.io", resource: "events", verbs: "create patch"},
 		{why: "offerings", resource: "configmaps", verbs: reading, names: []string{v1alpha1.OfferingsConfigMap}, own: true},

@@ -69,3 +69,15 @@ func bareOfSpec(o any) (any, error) {
 	pod.Status = corev1.PodStatus{Phase: pod.Status.Phase}
 	return pod, nil
 }
+
+// bareNode leaves of a node what pods may ask of it.
+func bareNode(o any) (any, error) {
+	n, ok := o.(*corev1.Node)
+	if !ok {
+		return o, nil
+	}
+	n.ManagedFields, n.Annotations, n.OwnerReferences, n.Finalizers = nil, nil, nil, nil
+	n.Spec = corev1.NodeSpec{Taints: n.Spec.Taints}
+	n.Status = corev1.NodeStatus{Allocatable: n.Status.Allocatable}
+	return n, nil
+}

@@ -140,6 +140,8 @@ func (o *options) build(p *process, restConfig *rest.Config, disco discovery.Dis
 			}}},
 			// Of pods only those that share spot, and of them what counting needs.
 			&corev1.Pod{}: {Label: sharingSpot(), Transform: bareOfSpec},
+			// Of nodes what pods ask for.
+			&corev1.Node{}: {Transform: bareNode},
 		},
 		DefaultTransform:             cache.TransformStripManagedFields(),
 		DefaultUnsafeDisableDeepCopy: new(true), // Nobody changes what is read.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"sync/atomic"
 	"time"
@@ -45,7 +46,7 @@ type store interface {
 // FeedConfig is what a Feed needs. Cache and Namespace are required.
 type FeedConfig struct {
 	// Cache of Provisioners, NodeClaims, DaemonSets, RuntimeClasses, PriorityClasses,
-	// PodDisruptionBudgets, ConfigMap berth-offerings, and the pods that have label berth.dev/capacity-choice.
+	// PodDisruptionBudgets, Nodes, ConfigMap berth-offerings, and the pods that have label berth.dev/capacity-choice.
 	Cache store
 	// Namespace of Berth.
 	Namespace string
@@ -92,6 +93,7 @@ func (f *Feed) Run(ctx context.Context) error {
 		{&nodev1.RuntimeClass{}, always},
 		{&schedulingv1.PriorityClass{}, always},
 		{&policyv1.PodDisruptionBudget{}, specMatters},
+		{&corev1.Node{}, nodeMatters},
 		{&v1alpha1.NodeClaim{}, nothingMatters}, // Read when asked for.
 		{&corev1.Pod{}, nothingMatters},         // For the ledger alone.
 	} {
@@ -138,6 +140,8 @@ func (f *Feed) handlers(object client.Object, matters func(old, obj any) bool) t
 		}
 	case *v1alpha1.NodeClaim:
 		return toolscache.ResourceEventHandlerFuncs{}
+	case *corev1.Node:
+		return f.nodeHandlers(matters)
 	}
 	return toolscache.ResourceEventHandlerFuncs{
 		AddFunc: func(any) { f.poke() },
@@ -147,6 +151,24 @@ func (f *Feed) handlers(object client.Object, matters func(old, obj any) bool) t
 			}
 		},
 		DeleteFunc: func(any) { f.poke() },
+	}
+}
+
+// nodeHandlers tell of nodes that are not Berth's: pods are pinned to them, and they
+// change seldom. Berth's own come by the hundred, and the next Snapshot, in a
+// minute at most, is soon enough to know them.
+func (f *Feed) nodeHandlers(matters func(old, obj any) bool) toolscache.ResourceEventHandler {
+	return toolscache.ResourceEventHandlerFuncs{
+		AddFunc: func(obj any) {
+			if matters(nil, obj) {
+				f.poke()
+			}
+		},
+		UpdateFunc: func(old, obj any) {
+			if matters(old, obj) {
+				f.poke()
+			}
+		},
 	}
 }
 
@@ -247,6 +269,13 @@ func (f *Feed) rebuild(ctx context.Context) error {
 	for i := range budgets.Items {
 		in.Budgets = append(in.Budgets, &budgets.Items[i])
 	}
+	var nodes corev1.NodeList
+	if err := f.config.Cache.List(ctx, &nodes); err != nil {
+		return fmt.Errorf("listing Nodes: %w", err)
+	}
+	for i := range nodes.Items {
+		in.Nodes = append(in.Nodes, &nodes.Items[i])
+	}
 	if err := f.readOfferings(ctx); err != nil {
 		// The last ones stay; a Snapshot with fresh Provisioners is better than none.
 		f.config.Log.Error(err, "the published offerings cannot be read")
@@ -301,6 +330,18 @@ func (f *Feed) readOfferings(ctx context.Context) error {
 
 func always(_, _ any) bool         { return true }
 func nothingMatters(_, _ any) bool { return false }
+
+// nodeMatters says whether a node is new, or differs in what pods may ask of it, and
+// is not Berth's.
+func nodeMatters(old, obj any) bool {
+	b, ok := obj.(*corev1.Node)
+	if !ok || b.Labels[v1alpha1.LabelProvisioner] != "" {
+		return false
+	}
+	a, ok := old.(*corev1.Node)
+	return !ok || !maps.Equal(a.Labels, b.Labels) || !apiequality.Semantic.DeepEqual(a.Spec.Taints, b.Spec.Taints) ||
+		!apiequality.Semantic.DeepEqual(a.Status.Allocatable, b.Status.Allocatable)
+}
 
 // provisionerMatters says whether an update changes what can be bought: the
 // status does so only through limits.

@@ -89,8 +89,8 @@ func decidePod(in *PodInput, s *Snapshot) Decision {
 		d.Result = ResultNoHint
 	}
 	if in.owner == "" { // Somebody's own pod: others' warnings go to a controller's log.
-		if a.reason != nil && worthTelling(a.reason.Constraint) {
-			d.Advice = append(d.Advice, Advice{ReasonNeverRuns, reasonText(a.reason)})
+		if known && a.hint == "" {
+			d.Advice = append(d.Advice, s.why(pod, shape).advice()...)
 		}
 		d.Advice = append(d.Advice, s.adviseHolding(in, 1, a)...)
 		d.warnOfAdvice()
@@ -112,12 +112,6 @@ func joinPatch(ops []patchOp, patch []byte) []byte {
 	}
 	b[len(b)-1] = ','
 	return append(b, patch[1:]...)
-}
-
-// worthTelling says whether a reason is news to whoever applies a pod: a gate
-// they have set themselves, and a cluster without Provisioners buys nothing.
-func worthTelling(c capacity.Constraint) bool {
-	return c != capacity.ConstraintGated && c != capacity.ConstraintNoProvisioner
 }
 
 // podPatch gives the pod exactly these values of our keys; a hint that is empty

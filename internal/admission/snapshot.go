@@ -34,6 +34,8 @@ type Inputs struct {
 	DaemonSetPods []*corev1.Pod
 	// Budgets are the PodDisruptionBudgets of all namespaces.
 	Budgets []*policyv1.PodDisruptionBudget
+	// Nodes that exist; of them names, labels, taints and allocatable count.
+	Nodes []*corev1.Node
 }
 
 // Snapshot is all that a decision depends on beside its object. It is
@@ -51,18 +53,22 @@ type Snapshot struct {
 	index *capacity.Index
 	// budgets by namespace.
 	budgets map[string][]budgetOfPods
+	// nodes that exist.
+	nodes []*capacity.Node
+	// idle is the same market with nothing sold out, used up or not ready; made when
+	// it is first asked for.
+	idle func() *capacity.Index
 
 	mu      sync.Mutex
 	answers map[string]answer
+	whys    map[string]why
 }
 
-// answer is where an empty node for a shape would come from: a hint, or why
-// there is none.
+// answer is where an empty node for a shape would come from; zero: from nowhere.
 type answer struct {
-	hint   string
-	reason *capacity.Reason
-	// share in $/h, and what is bought, with a hint.
-	share                      float64
+	hint string
+	// share and price in $/h, of the pod and of the whole node, and what is bought.
+	share, price               float64
 	instanceType, capacityType string
 }
 
@@ -82,7 +88,7 @@ type rememberedTypes struct {
 func NewSnapshot(in Inputs) *Snapshot { return newSnapshot(in, typeMemory{}) }
 
 func newSnapshot(in Inputs, memory typeMemory) *Snapshot {
-	s := &Snapshot{offerings: in.Offerings, now: in.Now, answers: map[string]answer{}, budgets: readBudgets(in.Budgets)}
+	s := &Snapshot{offerings: in.Offerings, now: in.Now, answers: map[string]answer{}, whys: map[string]why{}, budgets: readBudgets(in.Budgets), nodes: readNodes(in.Nodes)}
 	if in.Offerings == nil {
 		for _, p := range in.Provisioners {
 			if p.DeletionTimestamp == nil {
@@ -121,6 +127,7 @@ func newSnapshot(in Inputs, memory typeMemory) *Snapshot {
 		return !slices.ContainsFunc(s.provisioners, func(p *capacity.Provisioner) bool { return p.Name == name })
 	})
 	s.index = capacity.NewIndex(s.provisioners, in.DaemonSetPods)
+	s.idle = sync.OnceValue(func() *capacity.Index { return s.idleIndex(in.DaemonSetPods) })
 	return s
 }
 
@@ -144,9 +151,10 @@ func nextRelease(o *capacity.Offerings, now time.Time) time.Time {
 	return next
 }
 
-// place answers for a pod of the shape. ok is false when nothing is known.
+// place answers for a pod of the shape. ok is false when nothing is known, and for
+// a pod that asks too much to be looked at.
 func (s *Snapshot) place(pod *corev1.Pod, shape string) (a answer, ok bool) {
-	if s.index == nil {
+	if s.index == nil || tooIntricate(pod) {
 		return answer{}, false
 	}
 	s.mu.Lock()
@@ -155,16 +163,12 @@ func (s *Snapshot) place(pod *corev1.Pod, shape string) (a answer, ok bool) {
 	if ok {
 		return a, true
 	}
-	choice, reasons := s.verdict(pod)
-	switch {
-	case choice != nil:
-		a.share, a.instanceType, a.capacityType = share(pod, choice), choice.InstanceType, choice.CapacityType
+	if choice := s.cheapest(pod); choice != nil {
+		a.share, a.price, a.instanceType, a.capacityType = share(pod, choice), choice.Price, choice.InstanceType, choice.CapacityType
 		a.hint = capacity.Hint{
 			Provisioner: choice.Provisioner.Name, InstanceType: choice.InstanceType, CapacityType: choice.CapacityType, Zone: choice.Zone,
 			Share: a.share, Version: s.offerings.Version,
 		}.String()
-	case len(reasons) > 0:
-		a.reason = &reasons[0]
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -175,15 +179,15 @@ func (s *Snapshot) place(pod *corev1.Pod, shape string) (a answer, ok bool) {
 	return a, true
 }
 
-// verdict asks the index; where a capacity type was chosen for the pod, for that
+// cheapest asks the index; where a capacity type was chosen for the pod, for that
 // first, as the provisioner does.
-func (s *Snapshot) verdict(pod *corev1.Pod) (*capacity.Choice, []capacity.Reason) {
+func (s *Snapshot) cheapest(pod *corev1.Pod) *capacity.Choice {
 	if preferred := capacity.PreferredCapacity(pod); preferred != "" {
-		if choice, _ := s.index.Verdict(capacity.WithCapacityType(pod, preferred)); choice != nil {
-			return choice, nil
+		if choice := s.index.Cheapest(capacity.WithCapacityType(pod, preferred)); choice != nil {
+			return choice
 		}
 	}
-	return s.index.Verdict(pod)
+	return s.index.Cheapest(pod)
 }
 
 // share is the part of the node's price, in $/h, that the pod takes by the

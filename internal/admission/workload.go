@@ -35,6 +35,9 @@ type Advice struct {
 const (
 	// ReasonNeverRuns: no node that can be bought could host the pods.
 	ReasonNeverRuns = "NeverRuns"
+	// ReasonNoRoomNow: nodes that could host the pods are sold, but none now: they
+	// are sold out, a limit is reached, or the Provisioner is not ready.
+	ReasonNoRoomNow = "NoRoomNow"
 	// ReasonExpensive: the pods together cost more than one may expect.
 	ReasonExpensive = "Expensive"
 	// ReasonHoldsNodes: the pods keep their nodes from being drained.
@@ -203,9 +206,12 @@ func DecideWorkload(w *Workload, s *Snapshot, cost float64) Decision {
 	in := &w.Template
 	in.pod.Namespace = w.Namespace
 	d := Decision{Result: ResultAllowed}
-	a, known := s.place(&in.pod, capacity.ShapeHash(&in.pod))
-	if known && w.Pods != 0 || w.Kind == "DaemonSet" {
-		d.Advice = append(d.Advice, adviseVerdict(w, a)...)
+	shape := capacity.ShapeHash(&in.pod)
+	a, known := s.place(&in.pod, shape)
+	if known && (w.Pods != 0 || w.Kind == "DaemonSet") {
+		if a.hint == "" {
+			d.Advice = append(d.Advice, s.adviseVerdict(w, shape)...)
+		}
 		if total := a.share * float64(w.Pods); cost > 0 && total >= cost {
 			d.Advice = append(d.Advice, Advice{ReasonExpensive, fmt.Sprintf("%s cost about $%.2f/h ($%.0f a month) on %s %s nodes",
 				count(w.Pods, "pod"), total, total*hoursPerMonth, a.capacityType, a.instanceType)})
@@ -226,24 +232,22 @@ func (d *Decision) warnOfAdvice() {
 	}
 }
 
-// adviseVerdict says that the pods can never run. Pods of a DaemonSet go to
-// nodes that others need: only what no node at all has room for is news.
-func adviseVerdict(w *Workload, a answer) []Advice {
-	if a.reason == nil || !worthTelling(a.reason.Constraint) {
+// adviseVerdict says that the pods can never run, or not now. Pods of a DaemonSet
+// go to nodes that others need: only what no node at all has room for is news.
+func (s *Snapshot) adviseVerdict(w *Workload, shape string) []Advice {
+	why := s.why(&w.Template.pod, shape)
+	if w.Kind == "DaemonSet" && (why.later || why.reason != nil && why.reason.Constraint != capacity.ConstraintResources) {
 		return nil
 	}
-	if w.Kind == "DaemonSet" && a.reason.Constraint != capacity.ConstraintResources {
-		return nil
-	}
-	return []Advice{{ReasonNeverRuns, reasonText(a.reason)}}
+	return why.advice()
 }
 
-// reasonText is a Reason in one line of at most maxAdvice bytes with its prefix:
+// reasonText is a Reason, after head, in one line of at most maxAdvice bytes with its prefix:
 // what is wanted, and the nearest way out. It speaks of new nodes only: one that
 // exists may have room.
-func reasonText(r *capacity.Reason) string {
+func reasonText(head string, r *capacity.Reason) string {
 	const most = maxAdvice - len("berth: ")
-	detail, fix := "no new node: "+shortNames.Replace(r.Detail), shortNames.Replace(r.Fix)
+	detail, fix := head+shortNames.Replace(r.Detail), shortNames.Replace(r.Fix)
 	if fix != "" {
 		fix = "; nearest: " + fix
 	}
@@ -260,7 +264,7 @@ func reasonText(r *capacity.Reason) string {
 
 // shortNames are what people call the labels that pods ask for most.
 var shortNames = strings.NewReplacer(
-	"kubernetes.io/arch", "arch", "topology.kubernetes.io/zone", "zone", "node.kubernetes.io/instance-type", "instance-type",
+	"kubernetes.io/arch", "arch", "kubernetes.io/os", "os", "topology.kubernetes.io/zone", "zone", "node.kubernetes.io/instance-type", "instance-type",
 	"berth.dev/capacity-type", "capacity-type", "berth.dev/instance-", "instance-",
 )
 

@@ -265,16 +265,36 @@ func (m *market) labelObstacle(kind Constraint, p *Provisioner, cols []*column, 
 	}
 	o := obstacle{constraint: kind, detail: fmt.Sprintf("wants %s, Provisioner %s %s", wanted, p.Name, offers)}
 	switch {
+	case !mayBeNamed(key, values):
+		o.fix = "remove " + key + " from what the pod requires, Berth buys no such nodes"
 	case isNodeLabel(key) || key == v1alpha1.LabelProvisioner:
 		o.fix = "remove " + key + " from what the pod requires"
 	case isOwnLabel(key) && !hasKey(p.Spec.Requirements, key) && len(values) > 0 && (op == "" || op == string(corev1.NodeSelectorOpIn)):
 		o.fix = fmt.Sprintf("add label %s=%s to Provisioner %s", key, values[0], p.Name)
 	case len(values) > 0 && (op == "" || op == string(corev1.NodeSelectorOpIn)):
-		o.fix = fmt.Sprintf("allow %s under %s in Provisioner %s", strings.Join(values, " or "), key, p.Name)
+		named := slices.DeleteFunc(slices.Clone(values), func(v string) bool { return !mayBeNamed(key, []string{v}) })
+		o.fix = fmt.Sprintf("allow %s under %s in Provisioner %s", strings.Join(named, " or "), key, p.Name)
 	default:
 		o.fix = fmt.Sprintf("relax %s in Provisioner %s", key, p.Name)
 	}
 	return o
+}
+
+// mayBeNamed says whether a Provisioner may have a requirement on the key with one
+// of the values: what the CRD's rules on requirements forbid is no way out.
+func mayBeNamed(key string, values []string) bool {
+	var known []string
+	switch {
+	case key == corev1.LabelOSStable:
+		known = []string{"linux"}
+	case key == corev1.LabelArchStable:
+		known = []string{"amd64", "arm64"}
+	case key == v1alpha1.LabelCapacityType:
+		known = []string{v1alpha1.CapacityTypeSpot, v1alpha1.CapacityTypeOnDemand, v1alpha1.CapacityTypeReserved}
+	default:
+		return key == v1alpha1.LabelProvisioner || isNodeLabel(key) || !isOwnLabel(key) || !strings.HasPrefix(key, v1alpha1.Group+"/")
+	}
+	return len(values) == 0 || slices.ContainsFunc(values, func(v string) bool { return slices.Contains(known, v) })
 }
 
 // tooLarge says what of the pod's requests no column can give.

@@ -3,6 +3,7 @@ package capacity
 import (
 	"cmp"
 	"slices"
+	"strings"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -153,29 +154,53 @@ func (c *column) covers(d *column) bool {
 	return true
 }
 
-// Verdict is the cheapest empty node that can host the pod, of the heaviest
-// Provisioner that can; or nil and, for each Provisioner, why it cannot, the
-// nearest miss first. It looks at the pod alone: requests, node selector and
-// affinity, tolerations, host ports, gates and claims, against types, taints,
-// labels, DaemonSets, limits and exhausted offerings; other pods and volumes
-// are not known here.
+// Verdict is Cheapest and, when that is nil, Reasons.
 func (x *Index) Verdict(pod *corev1.Pod) (*Choice, []Reason) {
-	if r := ownReason(pod); r != nil {
-		return nil, []Reason{*r}
+	if c := x.Cheapest(pod); c != nil {
+		return c, nil
 	}
+	return nil, x.Reasons(pod)
+}
+
+// Cheapest is the cheapest empty node that can host the pod, of the heaviest
+// Provisioner that can; nil when none can. It looks at the pod alone: requests,
+// node selector and affinity, tolerations, host ports, gates and claims, against
+// types, taints, labels, DaemonSets, limits and exhausted offerings; other pods
+// and volumes are not known here.
+func (x *Index) Cheapest(pod *corev1.Pod) *Choice {
+	if ownReason(pod) != nil {
+		return nil
+	}
+	n, sh := x.need(pod)
+	if c := sh.cheapest(n); c != nil {
+		return &Choice{Provisioner: c.seller.p, OfferingRef: c.ref()}
+	}
+	return nil
+}
+
+// Reasons say for each Provisioner why it cannot host a pod for which Cheapest
+// finds nothing, the nearest miss first. They cost a hundred times what the
+// choice does: ask only for somebody who reads them.
+func (x *Index) Reasons(pod *corev1.Pod) []Reason {
+	if r := ownReason(pod); r != nil {
+		return []Reason{*r}
+	}
+	n, sh := x.need(pod)
+	n.vector, _ = sh.m.vectorOf(n.requests)
+	if n.node == nil {
+		n.node = newNodeReq(pod, nil)
+	}
+	return sh.m.reasons(n)
+}
+
+// need is what the pod needs, and the shelf to look on.
+func (x *Index) need(pod *corev1.Pod) (*need, *shelf) {
 	sh := x.unselective
 	var req *nodeReq
 	if key := nodeReqKey(pod, nil); key != "" {
 		sh, req = x.shelf(key, pod)
 	}
-	n := need{pod: pod, requests: PodRequests(pod), ports: hostPorts(pod), node: req}
-	if c := sh.cheapest(&n); c != nil {
-		return &Choice{Provisioner: c.seller.p, OfferingRef: c.ref()}, nil
-	}
-	if n.node == nil {
-		n.node = newNodeReq(pod, nil)
-	}
-	return nil, sh.m.reasons(&n)
+	return &need{pod: pod, requests: PodRequests(pod), ports: hostPorts(pod), node: req}, sh
 }
 
 func (c *column) ref() OfferingRef {
@@ -278,4 +303,26 @@ func vectorFits(req, free []int64) bool {
 		}
 	}
 	return true
+}
+
+// CouldHost returns what says of a node whether it could host the pod if it were
+// empty: by labels, name, allocatable and taints. Those that Kubernetes sets for a
+// while (cordoned, not ready, under pressure) do not count, nor do other pods and
+// volumes.
+func CouldHost(pod *corev1.Pod) func(*Node) bool {
+	requests, req := PodRequests(pod), newNodeReq(pod, nil)
+	return func(n *Node) bool {
+		for i := range n.Taints {
+			passing := strings.HasPrefix(n.Taints[i].Key, "node.kubernetes.io/") || strings.HasPrefix(n.Taints[i].Key, "node.cloudprovider.kubernetes.io/")
+			if !passing && untolerated(pod.Spec.Tolerations, n.Taints[i:i+1]) != nil {
+				return false
+			}
+		}
+		for name, v := range requests {
+			if v > n.Allocatable[name] {
+				return false
+			}
+		}
+		return req.matches(func(key string) (string, bool) { v, ok := n.Labels[key]; return v, ok }, n.Name)
+	}
 }
