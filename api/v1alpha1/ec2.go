@@ -8,7 +8,7 @@ import (
 //
 // +kubebuilder:validation:XValidation:rule="self.amiFamily != 'Custom' || has(self.launchTemplate) || (has(self.amis) && size(self.amis) > 0 && self.amis.all(a, !has(a.alias)))",message="amiFamily Custom needs ec2.amis without alias, or a launchTemplate"
 // +kubebuilder:validation:XValidation:rule="self.amiFamily == 'Custom' || !has(self.amis) || self.amis.all(a, !has(a.alias) || a.alias.startsWith('bottlerocket@') == (self.amiFamily == 'Bottlerocket'))",message="amis: the alias is of another family than amiFamily; al2023@ goes with AL2023, bottlerocket@ with Bottlerocket"
-// +kubebuilder:validation:XValidation:rule="!has(self.launchTemplate) || !(has(self.amis) || has(self.userData) || has(self.blockDevices) || has(self.instanceProfile))",message="launchTemplate replaces amis, userData, blockDevices and instanceProfile; set either it or them"
+// +kubebuilder:validation:XValidation:rule="!has(self.launchTemplate) || !(has(self.amis) || has(self.userData) || has(self.blockDevices) || has(self.instanceProfile) || has(self.placementGroup))",message="launchTemplate replaces amis, userData, blockDevices, instanceProfile and placementGroup; set either it or them"
 type EC2 struct {
 	// AMIFamily says what user data the image understands.
 	// +optional
@@ -74,6 +74,13 @@ type EC2 struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=30
 	CapacityReservations []SelectorTerm `json:"capacityReservations,omitempty"`
+
+	// PlacementGroup of EC2, by name, that instances are launched into. It must be
+	// there already. One of strategy cluster lies in one zone: select subnets of one.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=255
+	PlacementGroup string `json:"placementGroup,omitempty"`
 
 	// LaunchTemplate of your own, used as it is; Berth adds only tags,
 	// instance type and subnet. Kubelet says what its user data tells the kubelet.

@@ -117,6 +117,7 @@ type Cloud struct {
 	groups       store[[]securityGroup]
 	images       store[[]Image]
 	reservations store[[]Reservation]
+	placements   store[[]placementGroup]
 	params       store[map[string]string]
 	ownTemplates store[ownTemplate]
 	profiles     store[profileVerdict]

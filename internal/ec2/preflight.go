@@ -131,6 +131,10 @@ func (c *Cloud) freeProbes() []probe {
 			_, err := c.ec2.DescribeCapacityReservations(ctx, &ec2.DescribeCapacityReservationsInput{DryRun: dry})
 			return err
 		}},
+		{"ec2:DescribePlacementGroups", func(ctx context.Context) error {
+			_, err := c.ec2.DescribePlacementGroups(ctx, &ec2.DescribePlacementGroupsInput{DryRun: dry})
+			return err
+		}},
 		{"ec2:DescribeSpotPriceHistory", func(ctx context.Context) error {
 			_, err := c.ec2.DescribeSpotPriceHistory(ctx, &ec2.DescribeSpotPriceHistoryInput{DryRun: dry})
 			return err

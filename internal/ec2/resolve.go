@@ -194,6 +194,16 @@ func (c *Cloud) Resolve(ctx context.Context, provisioner string, t *v1alpha1.Nod
 	if valid.OK && remark != "" {
 		valid.Message += "; " + remark
 	}
+	remark, wrong, err := c.resolvePlacement(ctx, e, subnets)
+	if err != nil {
+		return r, wrap(err)
+	}
+	switch {
+	case wrong != "":
+		valid = Finding{Condition: v1alpha1.ConditionValid, Reason: ReasonInvalid, Message: wrong}
+	case valid.OK && remark != "":
+		valid.Message += "; " + remark
+	}
 	r.Findings = []Finding{valid, subnetsFound, groupsFound, imagesFound, profileFound}
 	return r, nil
 }

@@ -69,6 +69,9 @@ func templateData(in templateInput) *types.RequestLaunchTemplateData {
 	if in.reservation.Block {
 		d.InstanceMarketOptions = &types.LaunchTemplateInstanceMarketOptionsRequest{MarketType: types.MarketTypeCapacityBlock}
 	}
+	if in.spec.PlacementGroup != "" {
+		d.Placement = &types.LaunchTemplatePlacementRequest{GroupName: aws.String(in.spec.PlacementGroup)}
+	}
 	if in.instanceProfile != "" {
 		d.IamInstanceProfile = &types.LaunchTemplateIamInstanceProfileSpecificationRequest{Name: aws.String(in.instanceProfile)}
 	}

@@ -161,6 +161,9 @@ func (s *Sim) instanceItem(i *instance) instanceItem {
 		SpotRequestID: i.spotRequest, Reservation: i.reservedItem(), ClientToken: i.clientToken, Tags: tagList(s.instanceTags(i)), Hypervisor: "xen", EnaSupport: true, BootMode: "uefi-preferred",
 		EbsOptimized: l.data.EbsOptimized != nil && *l.data.EbsOptimized,
 	}
+	if p := l.data.Placement; p != nil {
+		item.Placement.GroupName = p.GroupName
+	}
 	item.Monitoring.State = "disabled"
 	item.CPU.Cores, item.CPU.Threads = l.typ.VCPUs/l.typ.ThreadsPerCore, l.typ.ThreadsPerCore
 	item.DNSOptions.HostnameType = "ip-name"

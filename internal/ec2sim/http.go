@@ -78,6 +78,8 @@ func ec2Actions() map[string]handler {
 		"DescribeImages":                 on((*Sim).describeImages),
 		"DescribeSpotPriceHistory":       on((*Sim).describeSpotPriceHistory),
 		"DescribeCapacityReservations":   on((*Sim).describeCapacityReservations),
+		"CreatePlacementGroup":           on((*Sim).createPlacementGroup),
+		"DescribePlacementGroups":        on((*Sim).describePlacementGroups),
 	}
 }
 

@@ -69,6 +69,9 @@ func (s *Sim) resolve(data templateData, subnetID, zone string, spot bool) (*lau
 	if len(l.groups) == 0 {
 		l.groups = s.groups[1:] // the VPC's default group
 	}
+	if err := s.place(l); err != nil {
+		return nil, err
+	}
 	if l.profileName, err = s.profileName(data.Profile); err != nil {
 		return nil, err
 	}
@@ -211,6 +214,7 @@ func (s *Sim) launch(c *call, l *launchSpec, count int, extra map[string]string,
 		}
 		s.seq++
 		s.launches++
+		s.placed(l)
 		i := &instance{
 			number: s.launches,
 			id:     s.newID("i-"), reservation: reservation, index: index, seq: s.seq, spec: l, ip: ip, pool: p, price: s.price(p),

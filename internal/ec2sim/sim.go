@@ -138,25 +138,26 @@ type Sim struct {
 	queues  *queue.Service
 	kubelet *kubelet.Runner // nil without a cluster
 
-	mu        sync.Mutex
-	rng       *rand.Rand
-	tags      map[string]map[string]string
-	vpc       string
-	subnets   []*subnet
-	groups    []securityGroup
-	images    []*image
-	params    map[string]parameter
-	templates []*template
-	instances []*instance // in order of launch
-	reserved  []*reservation
-	byID      map[string]*instance
-	pools     map[pool]*slots
-	tokens    map[tokenKey]*tokenRecord
-	due       dueHeap
-	seq       int
-	faults    []*armed
-	calls     callLog
-	wake      chan struct{}
+	mu         sync.Mutex
+	rng        *rand.Rand
+	tags       map[string]map[string]string
+	vpc        string
+	subnets    []*subnet
+	groups     []securityGroup
+	images     []*image
+	params     map[string]parameter
+	templates  []*template
+	instances  []*instance // in order of launch
+	reserved   []*reservation
+	placements []*placementGroup
+	byID       map[string]*instance
+	pools      map[pool]*slots
+	tokens     map[tokenKey]*tokenRecord
+	due        dueHeap
+	seq        int
+	faults     []*armed
+	calls      callLog
+	wake       chan struct{}
 
 	// What the admin endpoint has ordered.
 	seed                             uint64

@@ -109,6 +109,7 @@ type metadataOptions struct {
 type placement struct {
 	AvailabilityZone   string `xml:"availabilityZone,omitempty"`
 	AvailabilityZoneID string `q:"AvailabilityZoneId" xml:"availabilityZoneId,omitempty"`
+	GroupName          string `xml:"groupName,omitempty"`
 	Tenancy            string `xml:"tenancy,omitempty"`
 }
 
