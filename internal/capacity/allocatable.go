@@ -198,7 +198,7 @@ func KubeReserved(m *Machine, spec *v1alpha1.ProvisionerSpec, net Networking) Re
 	}
 	if spec.Kubelet != nil {
 		for name, q := range spec.Kubelet.KubeReserved {
-			r[name] = quantityValue(name, &q)
+			r[name] = max(0, quantityValue(name, &q))
 		}
 	}
 	return r
@@ -225,7 +225,7 @@ func reservedMilliCPU(cores int64) int64 {
 // machineAllocatable is capacity less kube-reserved, system-reserved and hard
 // eviction thresholds (100 MiB of memory and 10 % of ephemeral storage unless
 // spec.kubelet.evictionHard says otherwise). Soft thresholds do not count: the
-// kubelet does not subtract them.
+// kubelet does not subtract them. What is negative, which the CRD refuses, is 0.
 func machineAllocatable(m *Machine, spec *v1alpha1.ProvisionerSpec, net Networking, capacity Resources) Resources {
 	a := capacity.Clone()
 	take := func(name corev1.ResourceName, v int64) {
@@ -239,7 +239,7 @@ func machineAllocatable(m *Machine, spec *v1alpha1.ProvisionerSpec, net Networki
 	memory, disk := "100Mi", "10%"
 	if spec.Kubelet != nil {
 		for name, q := range spec.Kubelet.SystemReserved {
-			take(name, quantityValue(name, &q))
+			take(name, max(0, quantityValue(name, &q)))
 		}
 		if v, ok := spec.Kubelet.EvictionHard["memory.available"]; ok {
 			memory = string(v)

@@ -43,6 +43,14 @@ func TestAllocatableFollowsTheDocumentedFormulae(t *testing.T) {
 			alloc: Resources{"cpu": 7700, "memory": mem*mib - (893+1024)*mib - share(mem*mib, 5), "pods": pods,
 				"ephemeral-storage": disk(100) - 6*gib},
 		},
+		"what is below zero makes no room": {
+			spec: v1alpha1.ProvisionerSpec{NodeTemplate: v1alpha1.NodeTemplate{Kubelet: &v1alpha1.Kubelet{
+				KubeReserved:   corev1.ResourceList{"cpu": resource.MustParse("-2")},
+				SystemReserved: corev1.ResourceList{"memory": resource.MustParse("-1Gi")},
+			}}},
+			cap:   Resources{"cpu": 8000, "memory": mem * mib, "pods": pods, "ephemeral-storage": 20 * gib},
+			alloc: Resources{"cpu": 8000, "memory": (mem - 893 - 100) * mib, "pods": pods, "ephemeral-storage": 17 * gib},
+		},
 		"podsPerCore bounds pods, and with them what the kubelet keeps": {
 			spec: v1alpha1.ProvisionerSpec{NodeTemplate: v1alpha1.NodeTemplate{Kubelet: &v1alpha1.Kubelet{PodsPerCore: ptrTo[int32](2)}}},
 			cap:  Resources{"cpu": 8000, "memory": mem * mib, "pods": 16, "ephemeral-storage": disk(20)},

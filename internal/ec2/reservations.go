@@ -53,7 +53,7 @@ func (r Reservation) open(now time.Time) int {
 // or none that may be read, is a remark and no fault: the Provisioner buys
 // otherwise.
 func (c *Cloud) resolveReservations(ctx context.Context, e *v1alpha1.EC2) ([]Reservation, string, error) {
-	if len(e.CapacityReservations) == 0 {
+	if len(e.CapacityReservations) == 0 || emptyTerm("", e.CapacityReservations) != "" { // validate has said so.
 		return nil, "", nil
 	}
 	if e.LaunchTemplate != nil {

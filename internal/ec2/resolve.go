@@ -225,6 +225,9 @@ func (c *Cloud) validate(provisioner string, t *v1alpha1.NodeTemplate) Finding {
 		if _, wrong := planImages(family(&t.EC2), t.EC2.AMIs, c.cfg.KubernetesVersion); wrong != "" {
 			return invalid(wrong)
 		}
+		if wrong := emptyTerm("ec2.capacityReservations", t.EC2.CapacityReservations); wrong != "" {
+			return invalid(wrong)
+		}
 		if _, err := userData(family(&t.EC2), c.bootstrap(provisioner, t)); err != nil {
 			return invalid(flat(err.Error()))
 		}
@@ -251,6 +254,9 @@ func (c *Cloud) resolveSubnets(ctx context.Context, e *v1alpha1.EC2) ([]Subnet, 
 	terms := e.Subnets
 	if len(terms) == 0 {
 		terms = clusterTerm(c.cfg.ClusterName)
+	}
+	if wrong := emptyTerm("ec2.subnets", terms); wrong != "" {
+		return nil, Finding{Condition: condition, Reason: ReasonInvalid, Message: wrong}, nil
 	}
 	all, missed, err := each(ctx, &c.subnets, selectorQueries(terms, "subnet-id"), c.describeSubnets)
 	if err != nil {
@@ -323,6 +329,9 @@ func (c *Cloud) resolveGroups(ctx context.Context, e *v1alpha1.EC2, subnets []Su
 	terms := e.SecurityGroups
 	if len(terms) == 0 {
 		terms = clusterTerm(c.cfg.ClusterName)
+	}
+	if wrong := emptyTerm("ec2.securityGroups", terms); wrong != "" {
+		return nil, Finding{Condition: condition, Reason: ReasonInvalid, Message: wrong}, nil
 	}
 	all, missed, err := each(ctx, &c.groups, selectorQueries(terms, "group-id"), c.describeGroups)
 	if err != nil {

@@ -16,6 +16,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/ec2sim"
@@ -157,7 +159,11 @@ func TestResolveNamesWhatIsMissing(t *testing.T) {
 		"a launch template":   {v1alpha1.EC2{LaunchTemplate: &v1alpha1.LaunchTemplateRef{Name: "nobody", Version: "3"}}, v1alpha1.ConditionAMIsReady, ReasonNotFound, "launch template nobody version 3"},
 		"an alias of another family": {v1alpha1.EC2{AMIs: []v1alpha1.AMITerm{{Alias: "bottlerocket@latest"}}}, v1alpha1.ConditionValid, ReasonInvalid,
 			"set ec2.amiFamily: Bottlerocket"},
-		"user data that is none": {v1alpha1.EC2{UserData: "echo"}, v1alpha1.ConditionValid, ReasonInvalid, "ec2.userData"},
+		"an image by nothing":        {v1alpha1.EC2{AMIs: []v1alpha1.AMITerm{{}}}, v1alpha1.ConditionValid, ReasonInvalid, "ec2.amis[0] matches every image"},
+		"subnets by nothing":         {v1alpha1.EC2{Subnets: []v1alpha1.SelectorTerm{{}}}, v1alpha1.ConditionSubnetsReady, ReasonInvalid, "ec2.subnets[0] selects by nothing"},
+		"security groups by nothing": {v1alpha1.EC2{SecurityGroups: []v1alpha1.SelectorTerm{{ID: "sg-0123"}, {Tags: map[string]string{}}}}, v1alpha1.ConditionSecurityGroupsReady, ReasonInvalid, "ec2.securityGroups[1] selects by nothing"},
+		"reservations by nothing":    {v1alpha1.EC2{CapacityReservations: []v1alpha1.SelectorTerm{{}}}, v1alpha1.ConditionValid, ReasonInvalid, "ec2.capacityReservations[0] selects by nothing"},
+		"user data that is none":     {v1alpha1.EC2{UserData: "echo"}, v1alpha1.ConditionValid, ReasonInvalid, "ec2.userData"},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -176,6 +182,18 @@ func TestResolveNamesWhatIsMissing(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestNegativeReservationsAreInvalid: a kubelet would not start with them.
+func TestNegativeReservationsAreInvalid(t *testing.T) {
+	sim := newStandIn(t, nil)
+	minus := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("-2")}
+	for says, k := range map[string]v1alpha1.Kubelet{"kubelet.systemReserved[cpu]: -2 is negative": {SystemReserved: minus}, "kubelet.kubeReserved[cpu]: -2 is negative": {KubeReserved: minus}} {
+		r := resolve(t, sim.cloud(nil), &v1alpha1.NodeTemplate{Kubelet: &k})
+		if f := finding(r, v1alpha1.ConditionValid); f.OK || f.Reason != ReasonInvalid || f.Message != says {
+			t.Errorf("finding %+v, want %q", f, says)
+		}
 	}
 }
 

@@ -77,6 +77,18 @@ func selectorQueries(terms []v1alpha1.SelectorTerm, idFilter string) []query {
 	return out
 }
 
+// emptyTerm says what is wrong with a term that has neither id nor tags: asked of
+// EC2, it would match everything. Empty when there is none. The CRD refuses such
+// terms; of a Provisioner that was stored without its rules they are left.
+func emptyTerm(field string, terms []v1alpha1.SelectorTerm) string {
+	for i, t := range terms {
+		if t.ID == "" && len(t.Tags) == 0 {
+			return fmt.Sprintf("%s[%d] selects by nothing, which would match everything: set id or tags", field, i)
+		}
+	}
+	return ""
+}
+
 // saysTags is "tags a=b,c=*".
 func saysTags(tags map[string]string) string {
 	parts := make([]string, 0, len(tags))
@@ -127,7 +139,7 @@ func planImages(family v1alpha1.AMIFamily, terms []v1alpha1.AMITerm, kubernetesV
 	}
 	var plan imagePlan
 	var ids []string
-	for _, t := range terms {
+	for i, t := range terms {
 		switch {
 		case t.Alias != "":
 			params, wrong := aliasParams(family, t.Alias, kubernetesVersion)
@@ -139,6 +151,8 @@ func planImages(family v1alpha1.AMIFamily, terms []v1alpha1.AMITerm, kubernetesV
 			plan.params = append(plan.params, imageParam{name: t.SSMParameter})
 		case t.ID != "":
 			ids = append(ids, t.ID)
+		case anyImage(t):
+			return imagePlan{}, fmt.Sprintf("ec2.amis[%d] matches every image of Amazon: set alias, id, ssmParameter, a name or tags", i)
 		default:
 			plan.queries = append(plan.queries, imageQuery(t))
 		}
@@ -148,6 +162,15 @@ func planImages(family v1alpha1.AMIFamily, terms []v1alpha1.AMITerm, kubernetesV
 		plan.queries = append(plan.queries, idQuery(slices.Compact(ids)))
 	}
 	return plan, ""
+}
+
+// anyImage reports whether a term by name and tags matches all that others have
+// made: it has neither, or a name of wildcards alone.
+func anyImage(t v1alpha1.AMITerm) bool {
+	if len(t.Tags) > 0 {
+		return false
+	}
+	return t.Name == "" || strings.Trim(t.Name, "*?") == "" && (t.Owner == "" || t.Owner == "amazon")
 }
 
 // idQuery finds images by id.

@@ -21,6 +21,8 @@ const (
 	gibibyte = int64(1) << 30
 	// defaultVolumeGiB is the size of a volume that has none of its own.
 	defaultVolumeGiB = 20
+	// largestVolume in bytes ("Amazon EBS volume types").
+	largestVolume = 64 << 40
 	// bottlerocketOSGiB is the size of Bottlerocket's system volume: two copies
 	// of the system, and nothing that grows.
 	bottlerocketOSGiB = 4
@@ -149,12 +151,12 @@ func blockDevices(f v1alpha1.AMIFamily, devices []v1alpha1.BlockDevice, image Im
 	return out
 }
 
-// volumeGiB rounds a volume's size up to whole GiB. 0 leaves the size to the
-// snapshot that the volume is made from.
+// volumeGiB rounds a volume's size up to whole GiB, at most the largest that there
+// is. 0 leaves the size to the snapshot that the volume is made from.
 func volumeGiB(d v1alpha1.BlockDevice) int32 {
 	switch {
 	case d.VolumeSize != nil:
-		return int32((d.VolumeSize.Value() + gibibyte - 1) / gibibyte)
+		return int32((min(max(d.VolumeSize.Value(), 0), largestVolume) + gibibyte - 1) / gibibyte)
 	case d.SnapshotID != "":
 		return 0
 	default:

@@ -66,6 +66,16 @@ func TestBlockDevices(t *testing.T) {
 	}
 }
 
+// TestVolumeSizesStayWithinBounds: those too that were stored before the CRD
+// refused them.
+func TestVolumeSizesStayWithinBounds(t *testing.T) {
+	for size, want := range map[string]int32{"-5Gi": 0, "0": 0, "100": 1, "1Gi": 1, "1025Mi": 2, "64Ti": 65536, "65Ti": 65536, "16Ei": 65536} {
+		if got := volumeGiB(v1alpha1.BlockDevice{VolumeSize: ptr(resource.MustParse(size))}); got != want {
+			t.Errorf("%s: %d GiB, want %d", size, got, want)
+		}
+	}
+}
+
 func TestMetadataOptions(t *testing.T) {
 	got := metadataOptions(v1alpha1.MetadataOptions{})
 	want := &types.LaunchTemplateInstanceMetadataOptionsRequest{HttpEndpoint: "enabled", HttpTokens: "required", HttpPutResponseHopLimit: aws.Int32(1)}

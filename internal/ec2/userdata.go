@@ -61,6 +61,11 @@ func (c *Cloud) bootstrap(provisioner string, t *v1alpha1.NodeTemplate) bootstra
 func userData(f v1alpha1.AMIFamily, b bootstrap) (string, error) {
 	var doc string
 	var err error
+	if f != v1alpha1.AMIFamilyCustom {
+		if err := b.checkReserved(); err != nil {
+			return "", err
+		}
+	}
 	switch f {
 	case v1alpha1.AMIFamilyAL2023:
 		doc, err = al2023UserData(b)
@@ -125,6 +130,21 @@ func (b bootstrap) checkTaints() error {
 	for _, t := range b.taints {
 		if errs := append(validation.IsQualifiedName(t.Key), validation.IsValidLabelValue(t.Value)...); len(errs) > 0 {
 			return fmt.Errorf("taint %q=%q: %s", t.Key, t.Value, strings.Join(errs, "; "))
+		}
+	}
+	return nil
+}
+
+// checkReserved reports reservations that a kubelet would not start with.
+func (b bootstrap) checkReserved() error {
+	for _, list := range []struct {
+		name    string
+		amounts corev1.ResourceList
+	}{{"systemReserved", b.kubelet.SystemReserved}, {"kubeReserved", b.kubelet.KubeReserved}} {
+		for _, k := range slices.Sorted(maps.Keys(list.amounts)) {
+			if q := list.amounts[k]; q.Sign() < 0 {
+				return fmt.Errorf("kubelet.%s[%s]: %s is negative", list.name, k, q.String())
+			}
 		}
 	}
 	return nil
