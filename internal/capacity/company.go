@@ -162,6 +162,13 @@ func (v *solver) fullest(s *shape, i int, c *counter) *bin {
 	t := &s.spread[i]
 	var fullest *bin
 	most := c.least(t.minDomains) + t.maxSkew
+	within := true
+	for _, n := range c.counts {
+		within = within && n <= most
+	}
+	if within {
+		return nil
+	}
 	for _, b := range v.bins {
 		if val, ok := v.label(b, c.key); ok && c.counts[val] > most && slices.ContainsFunc(b.placed, func(p placed) bool { return p.s == s }) {
 			fullest, most = b, c.counts[val]
