@@ -23,9 +23,9 @@ const (
 )
 
 // mendable says whether DaemonSets' pods count towards one of the spread
-// constraints of the shape, whose pods are divided among domains.
+// constraints of the shape, which is not planned pod by pod.
 func (v *solver) mendable(s *shape) bool {
-	return s.mode == modeSplit && s.meetsDaemons && slices.ContainsFunc(s.spreadCounts, func(c *counter) bool { return c.meetsDaemons })
+	return s.mode != modeCareful && s.meetsDaemons && slices.ContainsFunc(s.spreadCounts, func(c *counter) bool { return c.meetsDaemons })
 }
 
 // expectDaemons adds to the counters in try the DaemonSets' pods that new nodes

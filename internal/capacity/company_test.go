@@ -127,6 +127,21 @@ func TestDaemonSetThatASpreadCountsCostsLittle(t *testing.T) {
 	}
 }
 
+func TestDaemonSetThatASpreadOverHostsCountsCostsNothing(t *testing.T) {
+	for _, skew := range []int32{2, 5} {
+		var plans []*capacity.Plan
+		for _, labels := range []map[string]string{{"team": "red"}, nil} {
+			pods := spreadTeam(50)
+			for _, p := range pods {
+				p.Spec.TopologySpreadConstraints[0].TopologyKey = corev1.LabelHostname
+				p.Spec.TopologySpreadConstraints[0].MaxSkew = skew
+			}
+			plans = append(plans, solveFor(t, pods, []*corev1.Pod{agent(labels)}))
+		}
+		hold(t, fmt.Sprintf("maxSkew %d", skew), plans[0], plans[1])
+	}
+}
+
 func TestDaemonSetsPodsThatAreFarMoreInOneZoneAreReckonedWith(t *testing.T) {
 	var plans []*capacity.Plan
 	for _, labels := range []map[string]string{{"team": "red"}, nil} {
@@ -157,7 +172,13 @@ func TestPodsNearADaemonSetsPodsArePacked(t *testing.T) {
 }
 
 func TestPlansWithDaemonSetsThatCountAreAccepted(t *testing.T) {
-	for name, pods := range map[string][]*corev1.Pod{"spread": spreadTeam(12), "near": appsNearDB(12)[1:]} {
+	hosts := spreadTeam(12)
+	for _, p := range hosts {
+		c := p.Spec.TopologySpreadConstraints[0]
+		c.TopologyKey, c.MaxSkew = corev1.LabelHostname, 3
+		p.Spec.TopologySpreadConstraints = append(p.Spec.TopologySpreadConstraints, c)
+	}
+	for name, pods := range map[string][]*corev1.Pod{"spread": spreadTeam(12), "near": appsNearDB(12)[1:], "spread over hosts, too": hosts} {
 		t.Run(name, func(t *testing.T) {
 			s := &capacity.Snapshot{Now: time.Now(), Region: "us-west-2", Pods: pods, DaemonSetPods: []*corev1.Pod{agent(map[string]string{"app": "db", "team": "red"})},
 				Provisioners: []*capacity.Provisioner{benchProvisioner("us-west-2", "on-demand")}}

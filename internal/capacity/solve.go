@@ -476,10 +476,15 @@ func (v *solver) classify() {
 }
 
 func (v *solver) modeOf(s *shape) shapeMode {
-	if v.careful[s.id] || len(s.limited) > 0 || s.meetsDaemons && slices.ContainsFunc(s.spreadCounts, func(c *counter) bool {
-		return c.key == corev1.LabelHostname && c.meetsDaemons
-	}) {
+	if v.careful[s.id] || len(s.limited) > 0 {
 		return modeCareful
+	}
+	for i, c := range s.spreadCounts {
+		// Where all hosts have a pod that counts, they fill evenly beyond one each if
+		// that is done pod by pod; packed, hosts with one each would be the most.
+		if c.meetsDaemons && c.key == corev1.LabelHostname && s.spread[i].maxSkew == 1 {
+			return modeCareful
+		}
 	}
 	mode := modeLocal
 	for _, t := range s.affinity {
