@@ -140,6 +140,7 @@ func (w *why) claim(ctx context.Context, name string) error {
 func (w *why) staying(c *v1alpha1.NodeClaim, pr *v1alpha1.Provisioner) {
 	fmt.Fprintln(w.out, "\nit stays:")
 	if pr == nil {
+		fmt.Fprintf(w.out, "  its Provisioner %s is gone: nothing gives it back but an interruption, or whoever deletes it\n", c.Spec.Provisioner.Name)
 		return
 	}
 	if until := pr.Annotations[v1alpha1.AnnotationPauseDisruption]; until != "" {
@@ -155,6 +156,9 @@ func (w *why) staying(c *v1alpha1.NodeClaim, pr *v1alpha1.Provisioner) {
 	}
 	if ttl, ok := pr.Spec.UntilExpired(); ok {
 		fmt.Fprintf(w.out, "  it expires at %s, or up to a tenth of its life later\n", stamp(c.CreationTimestamp.Add(ttl)))
+	}
+	if e := meta.FindStatusCondition(c.Status.Conditions, v1alpha1.ConditionExpired); e != nil && e.Status == metav1.ConditionTrue {
+		fmt.Fprintf(w.out, "  it has expired: since %s budgets, pods and missing room may hold it up for disruption.expiryGrace\n", stamp(e.LastTransitionTime.Time))
 	}
 }
 
