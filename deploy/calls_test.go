@@ -63,10 +63,10 @@ func TestPolicyAllowsTheCallsOfALife(t *testing.T) {
 	ok(err)
 	_, err = c.Troubles(ctx)
 	ok(err)
-	denied, err := c.Preflight(ctx, queue)
+	found, err := c.Preflight(ctx, queue)
 	ok(err)
-	if len(denied) > 0 {
-		t.Errorf("preflight: %v", denied)
+	if len(found.Missing)+len(found.Untried) > 0 {
+		t.Errorf("preflight: %+v", found)
 	}
 	ok(c.Terminate(ctx, id))
 	_, err = c.DeleteUnusedTemplates(ctx, nil, 0)

@@ -287,27 +287,34 @@ func (o *options) askEKS(ctx context.Context, kubeConfig *rest.Config) (ec2.Clus
 	return ec2.DescribeCluster(ctx, o.clusterName)
 }
 
-// tryPermissions prints the actions that AWS does not allow.
+// tryPermissions prints the actions that AWS does not allow, and those that
+// could not be tried.
 func (o *options) tryPermissions(ctx context.Context, cloud *ec2.Cloud, queue *ec2.Queue) error {
-	missing, err := cloud.Preflight(ctx, queue)
-	for _, m := range missing {
+	found, err := cloud.Preflight(ctx, queue)
+	for _, m := range found.Missing {
 		fmt.Printf("%s is not allowed: %s\n", m.Action, m.Message)
+	}
+	for _, u := range found.Untried {
+		fmt.Printf("%s was not tried: %s\n", u.Action, u.Why)
 	}
 	switch {
 	case err != nil:
 		return err
-	case len(missing) > 0:
-		return fmt.Errorf("%d actions are not allowed: allow them to the IAM role of Berth (deploy/iam/policy.json)", len(missing))
+	case len(found.Missing) > 0:
+		return fmt.Errorf("%d actions are not allowed: allow them to the IAM role of Berth (deploy/iam/policy.json)", len(found.Missing))
+	case len(found.Untried) > 0:
+		fmt.Printf("AWS allows the %d actions that were tried; %d were not\n", found.Allowed, len(found.Untried))
+	default:
+		fmt.Printf("AWS allows all %d actions that were tried\n", found.Allowed)
 	}
-	fmt.Println("AWS allows everything that could be tried")
 	return nil
 }
 
 // warnOfPermissions logs the actions that AWS does not allow: each will be
 // missed sooner or later, and not all of them at once.
 func warnOfPermissions(ctx context.Context, log *zap.Logger, cloud *ec2.Cloud, queue *ec2.Queue) {
-	missing, err := cloud.Preflight(ctx, queue)
-	for _, m := range missing {
+	found, err := cloud.Preflight(ctx, queue)
+	for _, m := range found.Missing {
 		log.Error("AWS does not allow an action that Berth needs", zap.String("action", m.Action), zap.String("message", m.Message),
 			zap.String("fix", "allow it to the IAM role of Berth; its policy is deploy/iam/policy.json"))
 	}

@@ -490,32 +490,51 @@ func TestTerminateOneBadIDSparesTheOthers(t *testing.T) {
 func TestPreflight(t *testing.T) {
 	sim := newStandIn(t, nil)
 	c := sim.cloud(nil)
-	if missing, err := c.Preflight(t.Context(), nil); err != nil || len(missing) != 0 {
-		t.Errorf("all is allowed, and nothing there yet: %+v, %v", missing, err)
+	found, err := c.Preflight(t.Context(), nil)
+	none := []UntriedAction{
+		{"ec2:CreateFleet", "there is no launch template of this cluster yet"}, {"ec2:DeleteLaunchTemplate", "there is no launch template of this cluster yet"},
+		{"ec2:TerminateInstances", "there is no instance of this cluster yet"}, {"ec2:CreateTags", "there is no instance of this cluster yet"},
+	}
+	if diff := cmp.Diff(none, found.Untried); err != nil || len(found.Missing) != 0 || diff != "" {
+		t.Errorf("all is allowed, and nothing there yet: %+v, %v %s", found.Missing, err, diff)
 	}
 	claim := newClaim("a", m5)
 	record(t, c, claim)
 	if _, err := one(c.Launch(t.Context(), claim)); err != nil {
 		t.Fatal(err)
 	}
-	if missing, err := c.Preflight(t.Context(), nil); err != nil || len(missing) != 0 {
-		t.Errorf("all is allowed: %+v, %v", missing, err)
+	before := found.Allowed
+	if found, err := c.Preflight(t.Context(), nil); err != nil || len(found.Missing)+len(found.Untried) != 0 || found.Allowed != before+len(none) {
+		t.Errorf("all is allowed: %+v, %v", found, err)
 	}
 	if st := sim.state(); st.Live != 1 || len(st.LaunchTemplates) != 1 {
 		t.Errorf("it has changed something: %+v", st)
 	}
-	for _, action := range []string{"CreateFleet", "TerminateInstances"} {
+	for _, action := range []string{"CreateFleet", "TerminateInstances", "CreateTags"} {
 		sim.fault(ec2sim.Fault{Action: action, Code: "UnauthorizedOperation", Message: "You are not authorized", HTTPStatus: 403, Count: -1})
 	}
+	sim.fault(ec2sim.Fault{Action: "RunInstances", Code: "UnauthorizedOperation", Message: "You are not authorized to perform: iam:PassRole", HTTPStatus: 403, Count: -1})
+	sim.fault(ec2sim.Fault{Action: "DeleteLaunchTemplate", Code: "InvalidParameterValue", Message: "of another opinion", Count: -1})
 	sim.fault(ec2sim.Fault{Action: "ssm:GetParameters", Code: "AccessDeniedException", Message: "no", HTTPStatus: 400, Count: -1})
-	missing, err := c.Preflight(t.Context(), nil)
-	want := []MissingPermission{{"ssm:GetParameters", "no"}, {"ec2:CreateFleet", "You are not authorized"}, {"ec2:TerminateInstances", "You are not authorized"}}
-	if diff := cmp.Diff(want, missing); diff != "" || err != nil {
+	found, err = c.Preflight(t.Context(), nil)
+	want := []MissingPermission{{"ssm:GetParameters", "no"}, {"ec2:CreateFleet", "You are not authorized"}, {"ec2:TerminateInstances", "You are not authorized"},
+		{"ec2:CreateTags", "You are not authorized"}, {"iam:PassRole", "You are not authorized to perform: iam:PassRole"}}
+	if diff := cmp.Diff(want, found.Missing); diff != "" || err != nil {
 		t.Errorf("%v %s", err, diff)
+	}
+	untried := []UntriedAction{{"ec2:DeleteLaunchTemplate", "AWS said before it judged: InvalidParameterValue: of another opinion"}}
+	if diff := cmp.Diff(untried, found.Untried); diff != "" {
+		t.Error(diff)
 	}
 	sim.fault(ec2sim.Fault{Action: "DescribeImages", Code: "RequestLimitExceeded", HTTPStatus: 503, Count: 3})
 	if _, err := c.Preflight(t.Context(), nil); !errors.Is(err, ErrThrottled) {
 		t.Errorf("no answer is no verdict: %v", err)
+	}
+	// Without what a launch needs, launching is not tried, and that is said.
+	bare := sim.cloud(func(cfg *Config) { cfg.ClusterName, cfg.DefaultInstanceProfile = "other", "" })
+	found, err = bare.Preflight(t.Context(), nil)
+	if n := len(found.Untried); err != nil || n < 2 || found.Untried[n-1].Action != "iam:PassRole" || !strings.Contains(found.Untried[n-2].Why, "no subnet with tags kubernetes.io/cluster/other") {
+		t.Errorf("of a cluster without subnets: %+v, %v", found.Untried, err)
 	}
 }
 

@@ -416,17 +416,20 @@ func (c *Cloud) dryRun(ctx context.Context, r *Resolved) error {
 	if r.Images[0].Arch == "arm64" {
 		kind = types.InstanceTypeM6gLarge
 	}
-	_, err := c.ec2.RunInstances(ctx, &ec2.RunInstancesInput{
-		DryRun:             aws.Bool(true),
-		MinCount:           aws.Int32(1),
-		MaxCount:           aws.Int32(1),
-		InstanceType:       kind,
-		ImageId:            aws.String(r.Images[0].ID),
-		SubnetId:           aws.String(r.Subnets[0].ID),
-		SecurityGroupIds:   r.SecurityGroups,
-		IamInstanceProfile: &types.IamInstanceProfileSpecification{Name: aws.String(r.InstanceProfile)},
-		TagSpecifications:  launchTags(c.clusterTags()),
-	})
+	in := &ec2.RunInstancesInput{
+		DryRun:            aws.Bool(true),
+		MinCount:          aws.Int32(1),
+		MaxCount:          aws.Int32(1),
+		InstanceType:      kind,
+		ImageId:           aws.String(r.Images[0].ID),
+		SubnetId:          aws.String(r.Subnets[0].ID),
+		SecurityGroupIds:  r.SecurityGroups,
+		TagSpecifications: launchTags(c.clusterTags()),
+	}
+	if r.InstanceProfile != "" {
+		in.IamInstanceProfile = &types.IamInstanceProfileSpecification{Name: aws.String(r.InstanceProfile)}
+	}
+	_, err := c.ec2.RunInstances(ctx, in)
 	if err == nil {
 		return &CallError{Kind: ErrUnknown, Fault: Fault{Action: "RunInstances", Message: "a dry run succeeded, which EC2 never says"}}
 	}
