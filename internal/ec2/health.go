@@ -17,7 +17,7 @@ const statusPage = 1000
 // Trouble is an instance that EC2 says something is wrong with, or is going to be.
 type Trouble struct {
 	InstanceID string
-	// Failing names the checks that fail ("instance", "system"), Since when the
+	// Failing names the checks that fail ("instance", "system", "attached EBS"), Since when the
 	// first of them began to; zero where EC2 does not say.
 	Failing []string
 	Since   time.Time
@@ -51,6 +51,7 @@ func (c *Cloud) Troubles(ctx context.Context) ([]Trouble, error) {
 	for _, f := range []types.Filter{
 		filter("instance-status.status", "impaired"),
 		filter("system-status.status", "impaired"),
+		filter("attached-ebs-status.status", "impaired"),
 		filter("event.code", plannedCodes...),
 	} {
 		p := ec2.NewDescribeInstanceStatusPaginator(c.ec2, &ec2.DescribeInstanceStatusInput{Filters: []types.Filter{f}, MaxResults: aws.Int32(statusPage)})
@@ -87,19 +88,28 @@ func (c *Cloud) Troubles(ctx context.Context) ([]Trouble, error) {
 // troubleOf translates what EC2 says of an instance.
 func troubleOf(s types.InstanceStatus) Trouble {
 	t := Trouble{InstanceID: aws.ToString(s.InstanceId)}
+	since := func(at *time.Time) {
+		if at := aws.ToTime(at); !at.IsZero() && (t.Since.IsZero() || at.Before(t.Since)) {
+			t.Since = at
+		}
+	}
 	check := func(name string, sum *types.InstanceStatusSummary) {
 		if sum == nil || sum.Status != types.SummaryStatusImpaired {
 			return
 		}
 		t.Failing = append(t.Failing, name)
 		for _, d := range sum.Details {
-			if at := aws.ToTime(d.ImpairedSince); !at.IsZero() && (t.Since.IsZero() || at.Before(t.Since)) {
-				t.Since = at
-			}
+			since(d.ImpairedSince)
 		}
 	}
 	check("instance", s.InstanceStatus)
 	check("system", s.SystemStatus)
+	if sum := s.AttachedEbsStatus; sum != nil && sum.Status == types.SummaryStatusImpaired {
+		t.Failing = append(t.Failing, "attached EBS")
+		for _, d := range sum.Details {
+			since(d.ImpairedSince)
+		}
+	}
 	for _, e := range s.Events {
 		// A finished or cancelled event stays listed for a while, and says so.
 		if text := aws.ToString(e.Description); strings.HasPrefix(text, "[Completed]") || strings.HasPrefix(text, "[Canceled]") {

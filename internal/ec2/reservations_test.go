@@ -285,6 +285,26 @@ func TestSweep(t *testing.T) {
 	}
 }
 
+func TestTroublesTellOfAttachedVolumes(t *testing.T) {
+	s := newStandIn(t, nil)
+	c := s.cloud(nil)
+	claim := newClaim("a", m5)
+	record(t, c, claim)
+	inst := mustLaunch(t, c, claim)
+	for deadline := time.Now().Add(20 * time.Second); inst.State != "running" && time.Now().Before(deadline); {
+		time.Sleep(50 * time.Millisecond)
+		var err error
+		if inst, err = c.Instance(t.Context(), inst.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.post("health", ec2sim.Health{InstanceID: inst.ID, AttachedEBS: "impaired"})
+	list, err := c.Troubles(t.Context())
+	if err != nil || len(list) != 1 || len(list[0].Failing) != 1 || list[0].Failing[0] != "attached EBS" || time.Since(list[0].Since) > time.Minute {
+		t.Errorf("%+v %v", list, err)
+	}
+}
+
 // mustLaunch carries out the recorded launch of one instance.
 func mustLaunch(t *testing.T, c *Cloud, claim *v1alpha1.NodeClaim) Instance {
 	t.Helper()

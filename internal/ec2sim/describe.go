@@ -357,6 +357,7 @@ type instanceStatus struct {
 	State    stateItem     `xml:"instanceState"`
 	System   statusSummary `xml:"systemStatus"`
 	Instance statusSummary `xml:"instanceStatus"`
+	EBS      statusSummary `xml:"attachedEbsStatus"`
 	Events   []statusEvent `xml:"eventsSet>item"`
 }
 
@@ -382,7 +383,7 @@ func (s *Sim) describeInstanceStatus(_ *call, in *struct {
 		"instance-status.reachability": one(func(i *instance) string { return reachability(i.instanceCheck()) }),
 		"system-status.status":         one((*instance).systemCheck),
 		"system-status.reachability":   one(func(i *instance) string { return reachability(i.systemCheck()) }),
-		"attached-ebs-status.status":   one((*instance).systemCheck),
+		"attached-ebs-status.status":   one((*instance).ebsCheck),
 		"event.code":                   eventFields(func(e scheduled) string { return e.Code }),
 		"event.description":            eventFields(func(e scheduled) string { return eventText(e.Code) }),
 		"event.instance-event-id":      eventFields(func(e scheduled) string { return e.id }),
@@ -399,7 +400,7 @@ func (s *Sim) describeInstanceStatus(_ *call, in *struct {
 	var items []instanceStatus
 	for _, i := range list {
 		item := instanceStatus{ID: i.id, Zone: i.pool.zone, ZoneID: i.spec.subnet.zone.ID, State: stateOf(i.state),
-			System: i.summary(i.systemCheck()), Instance: i.summary(i.instanceCheck())}
+			System: i.summary(i.systemCheck()), Instance: i.summary(i.instanceCheck()), EBS: i.summary(i.ebsCheck())}
 		for _, e := range i.events {
 			item.Events = append(item.Events, statusEvent{e.id, e.Code, eventText(e.Code), query.Time(e.NotBefore)})
 		}

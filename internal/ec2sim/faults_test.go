@@ -442,6 +442,12 @@ func TestHealth(t *testing.T) {
 	if health.DetailType != "AWS Health Event" || health.Source != "aws.health" || health.Resources[0] != sick || health.Detail.EventTypeCategory != "scheduledChange" || health.Detail.StartTime != due.Format(time.RFC1123) {
 		t.Errorf("%+v", health)
 	}
+	w.order("health", Health{InstanceID: sick, AttachedEBS: "impaired"})
+	got = status("attached-ebs-status.status", "impaired")
+	if len(got) != 1 || *got[0].InstanceId != sick || got[0].AttachedEbsStatus.Status != types.SummaryStatusImpaired || !got[0].AttachedEbsStatus.Details[0].ImpairedSince.Equal(w.clock.Now()) ||
+		got[0].SystemStatus.Status != types.SummaryStatusOk {
+		t.Errorf("%+v", got)
+	}
 	w.order("health", Health{InstanceID: sick})
 	if n := len(status("instance-status.status", "ok")); n != 2 {
 		t.Errorf("%d are well again", n)

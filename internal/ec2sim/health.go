@@ -62,10 +62,11 @@ func (s *Sim) doom(i *instance) {
 // Health sets what DescribeInstanceStatus says of an instance.
 type Health struct {
 	InstanceID string `json:"instanceId"`
-	// Instance and System are ok or impaired; empty is ok. An impaired check
-	// has been failing since the order.
-	Instance string `json:"instance,omitempty"`
-	System   string `json:"system,omitempty"`
+	// Instance, System and AttachedEBS are ok or impaired; empty is ok. An
+	// impaired check has been failing since the order.
+	Instance    string `json:"instance,omitempty"`
+	System      string `json:"system,omitempty"`
+	AttachedEBS string `json:"attachedEBS,omitempty"`
 	// Events are scheduled for the instance. They are also published as an AWS
 	// Health Event.
 	Events []ScheduledEvent `json:"events,omitempty"`
@@ -98,7 +99,7 @@ func (s *Sim) setHealth(in *Health) error {
 	if i == nil || i.state > stateRunning {
 		return fmt.Errorf("no live instance has the id %q", in.InstanceID)
 	}
-	for _, status := range []string{in.Instance, in.System} {
+	for _, status := range []string{in.Instance, in.System, in.AttachedEBS} {
 		if status != "" && status != "ok" && status != "impaired" {
 			return fmt.Errorf("status %q is neither ok nor impaired", status)
 		}
@@ -109,6 +110,7 @@ func (s *Sim) setHealth(in *Health) error {
 		}
 	}
 	i.impairedInstance, i.impairedSystem, i.impairedSince = in.Instance == "impaired", in.System == "impaired", s.clock.Now()
+	i.impairedEBS = in.AttachedEBS == "impaired"
 	i.events = nil
 	for _, e := range in.Events {
 		ev := scheduled{e, s.newID("instance-event-")}
@@ -128,7 +130,7 @@ func (s *Sim) setHealth(in *Health) error {
 
 func eventText(code string) string { return "The instance is scheduled for " + code }
 
-// checkStatus is one of the two checks of an instance.
+// checkStatus is one of the three checks of an instance.
 func (i *instance) checkStatus(impaired bool) string {
 	switch {
 	case i.state != stateRunning:
@@ -144,6 +146,7 @@ func (i *instance) checkStatus(impaired bool) string {
 
 func (i *instance) instanceCheck() string { return i.checkStatus(i.impairedInstance) }
 func (i *instance) systemCheck() string   { return i.checkStatus(i.impairedSystem) }
+func (i *instance) ebsCheck() string      { return i.checkStatus(i.impairedEBS) }
 
 type statusDetail struct {
 	Name          string `xml:"name"`

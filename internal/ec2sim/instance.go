@@ -54,10 +54,10 @@ type instance struct {
 	tagsBefore                map[string]string
 	tagChanges                int
 	// doom is why it will never run.
-	doom                             *Late
-	impairedInstance, impairedSystem bool
-	impairedSince                    time.Time
-	events                           []scheduled
+	doom                                          *Late
+	impairedInstance, impairedSystem, impairedEBS bool
+	impairedSince                                 time.Time
+	events                                        []scheduled
 }
 
 type volume struct {
