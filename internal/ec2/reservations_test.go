@@ -285,6 +285,33 @@ func TestSweep(t *testing.T) {
 	}
 }
 
+func TestSweepGoesOnPastAProtectedInstance(t *testing.T) {
+	s := newStandIn(t, nil)
+	c := s.cloud(func(c *Config) { c.ClusterUID = "uid-gone" })
+	for _, name := range []string{"a", "b", "c"} {
+		claim := newClaim(name, m5)
+		record(t, c, claim)
+		mustLaunch(t, c, claim)
+	}
+	sweeper, err := NewSweeper(t.Context(), "demo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := sweeper.Leftovers(t.Context(), "uid-gone")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The call for all is refused, and that for the first alone.
+	s.fault(ec2sim.Fault{Action: "TerminateInstances", Code: "OperationNotPermitted", HTTPStatus: 400, Count: 2})
+	done, err := sweeper.Remove(t.Context(), "uid-gone", all)
+	if err == nil || !strings.Contains(err.Error(), "termination protection") || strings.Contains(err.Error(), "terminating 3") {
+		t.Errorf("error %v", err)
+	}
+	if len(done) != 3 || s.state().Live != 1 { // A template and two instances.
+		t.Errorf("%d are removed, %d live on: %+v", len(done), s.state().Live, done)
+	}
+}
+
 func TestTroublesTellOfAttachedVolumes(t *testing.T) {
 	s := newStandIn(t, nil)
 	c := s.cloud(nil)

@@ -122,11 +122,23 @@ func (s *Sweeper) Remove(ctx context.Context, clusterUID string, list []Leftover
 		for i, l := range part {
 			ids[i] = l.ID
 		}
-		if err := s.cloud.terminateAll(ctx, ids); err != nil {
+		err := s.cloud.terminateAll(ctx, ids)
+		if err == nil {
+			done = append(done, part...)
+			continue
+		}
+		if len(part) == 1 || isTransient(err) {
 			errs = append(errs, err)
 			continue
 		}
-		done = append(done, part...)
+		// One bad id (unknown by now, protected, denied) fails the call for all.
+		for _, l := range part {
+			if err := s.cloud.terminateAll(ctx, []string{l.ID}); err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", l.ID, err))
+				continue
+			}
+			done = append(done, l)
+		}
 	}
 	return done, errors.Join(errs...)
 }
