@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"hash/crc32"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -29,13 +31,40 @@ func newHerald(c *rest.Config, scheme *runtime.Scheme) (*herald, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making a client for Events: %w", err)
 	}
-	b := events.NewBroadcaster(&events.EventSinkImpl{Interface: api})
-	return &herald{broadcaster: b, recorder: b.NewRecorder(scheme, "berth-webhook")}, nil
+	return heraldTo(api, scheme), nil
 }
 
+// heraldTo returns a herald that writes to an API.
+func heraldTo(api eventsv1.EventsV1Interface, scheme *runtime.Scheme) *herald {
+	b := events.NewBroadcaster(&events.EventSinkImpl{Interface: api})
+	return &herald{broadcaster: b, recorder: b.NewRecorder(scheme, "berth-webhook")}
+}
+
+// maxNote is how long the API server lets an Event's note be, in bytes
+// (pkg/apis/core/validation, NoteLengthLimit).
+const maxNote = 1024
+
+// tell writes one Event for each reason, with all that is advised for it. client-go
+// takes Events that differ in nothing but their note for one and the same, whose
+// first note stays: what is advised is in the action too, as a hash.
 func (h *herald) tell(about *metav1.PartialObjectMetadata, advice []admission.Advice) {
+	var reasons []string
+	notes := map[string]string{}
 	for _, a := range advice {
-		h.recorder.Eventf(about, nil, corev1.EventTypeWarning, a.Reason, "Admit", "%s", a.Text)
+		if note, more := notes[a.Reason]; more {
+			notes[a.Reason] = note + "; " + a.Text
+			continue
+		}
+		reasons = append(reasons, a.Reason)
+		notes[a.Reason] = a.Text
+	}
+	for _, reason := range reasons {
+		note := notes[reason]
+		if len(note) > maxNote {
+			note = strings.ToValidUTF8(note[:maxNote], "")
+		}
+		action := fmt.Sprintf("Admit-%08x", crc32.ChecksumIEEE([]byte(note)))
+		h.recorder.Eventf(about, nil, corev1.EventTypeWarning, reason, action, "%s", note)
 	}
 }
 

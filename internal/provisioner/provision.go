@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"maps"
 	"slices"
 	"strings"
@@ -359,7 +360,10 @@ func (p *Loops) announce(refused []capacity.Unschedulable) {
 			continue
 		}
 		if p.verdicts.tell(u.Pod.UID, r) {
-			p.cfg.Recorder.Eventf(u.Pod, nil, corev1.EventTypeWarning, "NoBerth", "Provision", "%s", verdictText(r))
+			text := verdictText(r)
+			// Events that differ in their note alone are one to client-go; the first note stays.
+			action := fmt.Sprintf("Provision-%08x", crc32.ChecksumIEEE([]byte(text)))
+			p.cfg.Recorder.Eventf(u.Pod, nil, corev1.EventTypeWarning, "NoBerth", action, "%s", text)
 			p.log.Info("pod cannot be placed", "pod", u.Pod.Namespace+"/"+u.Pod.Name, "provisioner", r.Provisioner,
 				"constraint", string(r.Constraint), "detail", r.Detail, "fix", r.Fix)
 		}
