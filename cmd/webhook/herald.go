@@ -94,7 +94,7 @@ func bareOfSpec(o any) (any, error) {
 		return o, nil
 	}
 	pod.ManagedFields, pod.Annotations = nil, nil
-	pod.Spec = corev1.PodSpec{}
+	pod.Spec = corev1.PodSpec{NodeName: pod.Spec.NodeName}
 	pod.Status = corev1.PodStatus{Phase: pod.Status.Phase}
 	return pod, nil
 }

@@ -47,13 +47,13 @@ func TestPodCases(t *testing.T) {
 	s := testSnapshot(defaultProvisioner(), gpuProvisioner())
 	eachCase(t, "pods", func(t *testing.T, files map[string]string) string {
 		doc := asJSON(t, files["pod.yaml"])
-		uid, d, err := reviewPod(reviewOf("Pod", "pods", "CREATE", doc, ""), s, nil)
+		uid, d, err := reviewPod(reviewOf("Pod", "pods", "CREATE", doc, ""), s, nil, 0.5)
 		if err != nil || uid == "" {
 			t.Fatalf("uid %q, error %v", uid, err)
 		}
 		if len(d.Patch) > 0 {
 			after := applyPatch(t, doc, d.Patch)
-			_, again, err := reviewPod(reviewOf("Pod", "pods", "CREATE", after, ""), s, nil)
+			_, again, err := reviewPod(reviewOf("Pod", "pods", "CREATE", after, ""), s, nil, 0.5)
 			if err != nil || len(again.Patch) > 0 {
 				t.Errorf("the second time: patch %s, error %v", again.Patch, err)
 			}

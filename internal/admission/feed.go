@@ -50,7 +50,7 @@ type FeedConfig struct {
 	Cache store
 	// Namespace of Berth.
 	Namespace string
-	// Ledger is told of the pods in the cache; nil: nobody is.
+	// Ledger is told of the pods and Nodes in the cache; nil: nobody is.
 	Ledger *SpotLedger
 	Log    logr.Logger
 }
@@ -115,6 +115,9 @@ func (f *Feed) Run(ctx context.Context) error {
 		if err := f.rebuild(ctx); err != nil && ctx.Err() == nil {
 			f.config.Log.Error(err, "building what is known failed; the last state stays in force")
 		}
+		if f.config.Ledger != nil {
+			f.config.Ledger.Sweep()
+		}
 		if !f.wait(ctx) {
 			return nil
 		}
@@ -158,15 +161,23 @@ func (f *Feed) handlers(object client.Object, matters func(old, obj any) bool) t
 // change seldom. Berth's own come by the hundred, and the next Snapshot, in a
 // minute at most, is soon enough to know them.
 func (f *Feed) nodeHandlers(matters func(old, obj any) bool) toolscache.ResourceEventHandler {
+	seen := func(old, obj any) {
+		if node, ok := obj.(*corev1.Node); ok && f.config.Ledger != nil {
+			f.config.Ledger.SeenNode(node, false)
+		}
+		if matters(old, obj) {
+			f.poke()
+		}
+	}
 	return toolscache.ResourceEventHandlerFuncs{
-		AddFunc: func(obj any) {
-			if matters(nil, obj) {
-				f.poke()
+		AddFunc:    func(obj any) { seen(nil, obj) },
+		UpdateFunc: seen,
+		DeleteFunc: func(obj any) {
+			if d, ok := obj.(toolscache.DeletedFinalStateUnknown); ok {
+				obj = d.Obj
 			}
-		},
-		UpdateFunc: func(old, obj any) {
-			if matters(old, obj) {
-				f.poke()
+			if node, ok := obj.(*corev1.Node); ok && f.config.Ledger != nil {
+				f.config.Ledger.SeenNode(node, true)
 			}
 		},
 	}

@@ -241,7 +241,7 @@ func TestSnapshotCountsWhatIsUsed(t *testing.T) {
 			p.Spec.Limits = corev1.ResourceList{"cpu": resource.MustParse("10")}
 			c.change(p, o)
 			s := NewSnapshot(Inputs{Now: testNow, Provisioners: []*v1alpha1.Provisioner{p}, Offerings: o})
-			d := DecidePod(in, s, "")
+			d := DecidePod(in, s, "", 0)
 			if hinted := d.Result == ResultHinted; hinted != c.hinted {
 				t.Errorf("result %s: %v", d.Result, d.Warnings)
 			}

@@ -49,7 +49,7 @@ type HandlerConfig struct {
 	Fleet func(provisioner string) Fleet
 	// Ledger counts pods that share spot; nil: annotations about it do nothing.
 	Ledger *SpotLedger
-	// WarnHourlyCost is what the pods of a workload may cost together, in $/h,
+	// WarnHourlyCost is what the pods of a workload, or a bare pod, may cost, in $/h,
 	// without a warning; 0: anything.
 	WarnHourlyCost float64
 	// Tell passes Advice about an object on, as an Event; it must not wait. Nil:
@@ -83,7 +83,7 @@ func NewHandler(c HandlerConfig) (*Handler, error) {
 	slots := 2 * runtime.GOMAXPROCS(0)
 	for _, w := range []*webhook{
 		{name: "pods", path: PathPods, mutates: true, decide: func(body string) (string, Decision, error) {
-			return reviewPod(body, c.Knowledge(), c.Ledger)
+			return reviewPod(body, c.Knowledge(), c.Ledger, c.WarnHourlyCost)
 		}},
 		{name: "provisioner-defaults", path: PathDefaultProvisioner, mutates: true, decide: func(body string) (string, Decision, error) {
 			return reviewDefaults(body, c.ClusterName)
@@ -313,7 +313,7 @@ func printable(s string) string {
 }
 
 // reviewPod answers the pods webhook.
-func reviewPod(body string, s *Snapshot, ledger *SpotLedger) (string, Decision, error) {
+func reviewPod(body string, s *Snapshot, ledger *SpotLedger, cost float64) (string, Decision, error) {
 	in := new(PodInput)
 	v, err := parseReview(body, func(r *reader) { decodePod(r, in) })
 	if err != nil {
@@ -325,5 +325,5 @@ func reviewPod(body string, s *Snapshot, ledger *SpotLedger) (string, Decision, 
 	if in.pod.Namespace == "" {
 		in.pod.Namespace = v.namespace
 	}
-	return v.uid, DecidePod(in, s, choiceFor(in, ledger, v.dryRun)), nil
+	return v.uid, DecidePod(in, s, choiceFor(in, ledger, v.dryRun), cost), nil
 }

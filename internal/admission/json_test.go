@@ -171,7 +171,7 @@ func FuzzPodReview(f *testing.F) {
 	f.Add(`{}`)
 	f.Add(``)
 	f.Fuzz(func(t *testing.T, body string) {
-		uid, d, err := reviewPod(body, s, nil)
+		uid, d, err := reviewPod(body, s, nil, 0)
 		if d.Denied != "" {
 			t.Fatalf("denied: %s", d.Denied)
 		}
@@ -351,7 +351,7 @@ func TestAdmittingTwiceChangesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		sameToThePlanner(t, &in.pod, &typed)
-		first := DecidePod(in, s, "")
+		first := DecidePod(in, s, "", 0)
 		if first.Denied != "" {
 			t.Fatalf("denied: %s", first.Denied)
 		}
@@ -363,7 +363,7 @@ func TestAdmittingTwiceChangesNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if second := DecidePod(again, s, ""); len(second.Patch) != 0 {
+		if second := DecidePod(again, s, "", 0); len(second.Patch) != 0 {
 			t.Fatalf("the second time: %s\nafter: %s", second.Patch, first.Patch)
 		}
 	})

@@ -61,18 +61,18 @@ type Decision struct {
 //
 // Pods that Berth will never place get nothing: bound, mirror and DaemonSet
 // pods. A pod without a controller, that somebody has just applied by hand, is
-// told when nothing can host it; others' warnings would go to a controller's log.
-func DecidePod(in *PodInput, s *Snapshot, choice string) Decision {
+// told when nothing can host it, or it costs as much as cost, in $/h; others' warnings would go to a controller's log.
+func DecidePod(in *PodInput, s *Snapshot, choice string, cost float64) Decision {
 	var ops []patchOp
 	if choice != "" && in.hasMetadata && in.hasSpec {
 		ops = in.choose(choice)
 	}
-	d := decidePod(in, s)
+	d := decidePod(in, s, cost)
 	d.Patch = joinPatch(ops, d.Patch)
 	return d
 }
 
-func decidePod(in *PodInput, s *Snapshot) Decision {
+func decidePod(in *PodInput, s *Snapshot, cost float64) Decision {
 	pod := &in.pod
 	if s == nil || !in.hasMetadata || pod.Spec.NodeName != "" || in.mirror || in.owner == "DaemonSet" {
 		return Decision{Result: ResultSkipped}
@@ -92,6 +92,7 @@ func decidePod(in *PodInput, s *Snapshot) Decision {
 		if known && a.hint == "" {
 			d.Advice = append(d.Advice, s.why(pod, shape).advice()...)
 		}
+		d.Advice = append(d.Advice, adviseCost(pod, 1, a, cost)...)
 		d.Advice = append(d.Advice, s.adviseHolding(in, 1, a)...)
 		d.warnOfAdvice()
 	}

@@ -83,7 +83,7 @@ func TestWhatCannotRunNowIsNotWhatNeverRuns(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for of, d := range map[string]Decision{"workload": DecideWorkload(w, s, 0), "pod": DecidePod(in, s, "")} {
+			for of, d := range map[string]Decision{"workload": DecideWorkload(w, s, 0), "pod": DecidePod(in, s, "", 0)} {
 				got := ""
 				for _, a := range d.Advice {
 					got += a.Reason + " " + a.Text
@@ -128,7 +128,7 @@ func TestAPodThatAsksTooMuchIsAdmittedUnhinted(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			doc := `{"metadata":{"name":"a"},"spec":{"affinity":{"nodeAffinity":{"` + keyRequired + `":{"nodeSelectorTerms":[` + c.terms + `]}}},"containers":[{"name":"a"}]}}`
 			start := time.Now()
-			_, d, err := reviewPod(reviewOf("Pod", "pods", "CREATE", doc, ""), s, nil)
+			_, d, err := reviewPod(reviewOf("Pod", "pods", "CREATE", doc, ""), s, nil, 0)
 			if err != nil || d.Denied != "" || d.Result != c.want {
 				t.Errorf("%+v, %v", d, err)
 			}
@@ -145,10 +145,10 @@ func TestReasonsAreFoundForReadersAlone(t *testing.T) {
 	s := testSnapshot(defaultProvisioner())
 	huge := `"spec":{"containers":[{"name":"a","resources":{"requests":{"cpu":"500"}}}]}}`
 	owned := `{"metadata":{"name":"a","ownerReferences":[{"kind":"ReplicaSet","uid":"9","controller":true}]},` + huge
-	if _, d, err := reviewPod(reviewOf("Pod", "pods", "CREATE", owned, ""), s, nil); err != nil || d.Result != ResultNoHint || len(s.whys) != 0 {
+	if _, d, err := reviewPod(reviewOf("Pod", "pods", "CREATE", owned, ""), s, nil, 0); err != nil || d.Result != ResultNoHint || len(s.whys) != 0 {
 		t.Errorf("%+v, %v; %d reasons were sought", d, err, len(s.whys))
 	}
-	if _, d, err := reviewPod(reviewOf("Pod", "pods", "CREATE", `{"metadata":{"name":"a"},`+huge, ""), s, nil); err != nil || len(d.Warnings) != 1 || len(s.whys) != 1 {
+	if _, d, err := reviewPod(reviewOf("Pod", "pods", "CREATE", `{"metadata":{"name":"a"},`+huge, ""), s, nil, 0); err != nil || len(d.Warnings) != 1 || len(s.whys) != 1 {
 		t.Errorf("%+v, %v; %d reasons were sought", d, err, len(s.whys))
 	}
 }
@@ -170,7 +170,7 @@ func BenchmarkMiss(b *testing.B) {
 				i := 0
 				for b.Loop() {
 					i++
-					if _, _, err := reviewPod(reviewOf("Pod", "pods", "CREATE", fmt.Sprintf(pod, i), ""), s, nil); err != nil {
+					if _, _, err := reviewPod(reviewOf("Pod", "pods", "CREATE", fmt.Sprintf(pod, i), ""), s, nil, 0); err != nil {
 						b.Fatal(err)
 					}
 				}

@@ -1,6 +1,7 @@
 package admission
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"strconv"
@@ -65,44 +66,69 @@ func (s SpotShare) Choose(spot, onDemand int64) string {
 }
 
 // adviseSpotShare says what cannot be followed of the annotations.
-func adviseSpotShare(in *PodInput) []Advice {
+func (s *Snapshot) adviseSpotShare(in *PodInput) []Advice {
 	switch {
 	case in.spotShare == "" && in.minOnDemand == "":
 		return nil
 	case in.spotShare == "":
 		return []Advice{{ReasonSpotShare, v1alpha1.AnnotationMinOnDemand + " does nothing without " + v1alpha1.AnnotationSpotShare}}
 	}
-	if _, err := ParseSpotShare(in.spotShare, in.minOnDemand); err != nil {
+	want, err := ParseSpotShare(in.spotShare, in.minOnDemand)
+	if err != nil {
 		return []Advice{{ReasonSpotShare, err.Error() + "; it is ignored"}}
+	}
+	if capacity.RestrictsCapacityType(&in.pod) {
+		return []Advice{{ReasonSpotShare, "spot-share is ignored: the pods themselves require a capacity-type; remove one of the two"}}
+	}
+	if s.index == nil || tooIntricate(&in.pod) || s.idle().Cheapest(&in.pod) == nil {
+		return nil // Not known, or other advice says more.
+	}
+	for choice, wanted := range map[string]bool{capacityTypeSpot: want.Share > 0, capacityTypeOnDemand: want.Share < 1 || want.MinOnDemand > 0} {
+		if wanted && s.idle().Cheapest(capacity.WithCapacityType(&in.pod, choice)) == nil {
+			return []Advice{{ReasonSpotShare, fmt.Sprintf("spot-share=%s cannot be kept: no Provisioner sells %s nodes to such pods; allow %[2]s in one", clip(in.spotShare, 8), choice)}}
+		}
 	}
 	return nil
 }
 
 // SpotLedger counts, by owner, the pods for which a capacity type was chosen:
-// those that are known to exist, and those admitted a moment ago. It may be used
-// from many goroutines.
+// those that are known to exist, and those admitted a moment ago. A pod counts by
+// the capacity type of the node that it is on, and by the choice until then. It may
+// be used from many goroutines.
 type SpotLedger struct {
 	now func() time.Time
 
 	mu     sync.Mutex
 	owners map[types.UID]*ledgerOwner
+	// nodes are the capacity types of nodes by name, as far as they have one.
+	nodes map[string]string
 }
 
 type ledgerOwner struct {
-	// pods that exist, by UID, with their choice.
-	pods map[types.UID]string
+	// pods that exist, by UID.
+	pods map[types.UID]ledgerPod
 	// reserved are choices for pods that have not been seen yet, oldest first.
 	reserved []reservation
 }
+
+// ledgerPod is what was chosen for a pod, and the node that it is on.
+type ledgerPod struct{ choice, node string }
 
 type reservation struct {
 	choice string
 	until  time.Time
 }
 
+// expire drops reservations that have ended.
+func (o *ledgerOwner) expire(now time.Time) {
+	for len(o.reserved) > 0 && !o.reserved[0].until.After(now) {
+		o.reserved = o.reserved[1:]
+	}
+}
+
 // NewSpotLedger returns an empty SpotLedger.
 func NewSpotLedger() *SpotLedger {
-	return &SpotLedger{now: time.Now, owners: map[types.UID]*ledgerOwner{}}
+	return &SpotLedger{now: time.Now, owners: map[types.UID]*ledgerOwner{}, nodes: map[string]string{}}
 }
 
 // Choose decides for the next pod of an owner and, with reserve, counts it.
@@ -117,19 +143,17 @@ func (l *SpotLedger) Choose(owner types.UID, want SpotShare, reserve bool) strin
 		}
 	}
 	now := l.now()
-	for len(o.reserved) > 0 && !o.reserved[0].until.After(now) {
-		o.reserved = o.reserved[1:]
-	}
+	o.expire(now)
 	var spot, onDemand int64
-	add := func(choice string) {
-		if choice == capacityTypeSpot {
+	add := func(capacityType string) {
+		if capacityType == capacityTypeSpot {
 			spot++
 		} else {
 			onDemand++
 		}
 	}
-	for _, c := range o.pods {
-		add(c)
+	for _, p := range o.pods {
+		add(cmp.Or(l.nodes[p.node], p.choice))
 	}
 	for _, r := range o.reserved {
 		add(r.choice)
@@ -141,20 +165,49 @@ func (l *SpotLedger) Choose(owner types.UID, want SpotShare, reserve bool) strin
 	return choice
 }
 
-// Seen counts a pod as it is now; gone, or on its way out, it counts no more.
+// Sweep forgets owners of which nothing is left but reservations that have ended:
+// others refused their pods. It is to be called every minute or so.
+func (l *SpotLedger) Sweep() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.now()
+	for uid, o := range l.owners {
+		if o.expire(now); len(o.pods)+len(o.reserved) == 0 {
+			delete(l.owners, uid)
+		}
+	}
+}
+
+// SeenNode notes the capacity type of a node; gone, it has none.
+func (l *SpotLedger) SeenNode(node *corev1.Node, gone bool) {
+	capacityType := node.Labels[v1alpha1.LabelCapacityType]
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if gone || capacityType == "" {
+		delete(l.nodes, node.Name)
+		return
+	}
+	l.nodes[node.Name] = capacityType
+}
+
+// Seen counts a pod as it is now; gone, or on its way out, it counts no more. Nor
+// does one that has finished, unless it is a Job's: a Job that runs one pod at a
+// time would have one of them all the time, and never any share.
 func (l *SpotLedger) Seen(pod *corev1.Pod, gone bool) {
 	choice := pod.Labels[v1alpha1.LabelCapacityChoice]
 	var owner types.UID
+	job := false
 	for i := range pod.OwnerReferences {
 		if r := &pod.OwnerReferences[i]; r.Controller != nil && *r.Controller {
-			owner = r.UID
+			owner, job = r.UID, r.Kind == "Job"
 		}
 	}
 	if owner == "" {
 		return
 	}
+	finished := pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
 	if choice != capacityTypeSpot && choice != capacityTypeOnDemand ||
-		pod.DeletionTimestamp != nil || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+		pod.DeletionTimestamp != nil && !(job && finished) || finished && !job {
 		gone = true
 	}
 	l.mu.Lock()
@@ -165,11 +218,7 @@ func (l *SpotLedger) Seen(pod *corev1.Pod, gone bool) {
 			return
 		}
 		delete(o.pods, pod.UID)
-		now := l.now()
-		for len(o.reserved) > 0 && !o.reserved[0].until.After(now) {
-			o.reserved = o.reserved[1:]
-		}
-		if len(o.pods) == 0 && len(o.reserved) == 0 {
+		if o.expire(l.now()); len(o.pods)+len(o.reserved) == 0 {
 			delete(l.owners, owner)
 		}
 		return
@@ -179,7 +228,7 @@ func (l *SpotLedger) Seen(pod *corev1.Pod, gone bool) {
 		l.owners[owner] = o
 	}
 	if o.pods == nil {
-		o.pods = map[types.UID]string{}
+		o.pods = map[types.UID]ledgerPod{}
 	}
 	if _, known := o.pods[pod.UID]; !known {
 		// The oldest reservation of its kind was for it.
@@ -190,7 +239,7 @@ func (l *SpotLedger) Seen(pod *corev1.Pod, gone bool) {
 			}
 		}
 	}
-	o.pods[pod.UID] = choice
+	o.pods[pod.UID] = ledgerPod{choice, pod.Spec.NodeName}
 }
 
 // choiceFor decides on which capacity type a pod is to prefer; empty for none.
@@ -200,7 +249,7 @@ func choiceFor(in *PodInput, ledger *SpotLedger, dryRun bool) string {
 		return ""
 	}
 	want, err := ParseSpotShare(in.spotShare, in.minOnDemand)
-	if err != nil {
+	if err != nil || capacity.RestrictsCapacityType(&in.pod) {
 		return ""
 	}
 	if c := in.pod.Labels[v1alpha1.LabelCapacityChoice]; c == capacityTypeSpot || c == capacityTypeOnDemand {

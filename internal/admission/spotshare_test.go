@@ -14,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/capacity"
 )
 
 func TestParseSpotShare(t *testing.T) {
@@ -193,7 +194,7 @@ func TestSharedPodsAreChosenOnceAndPatchedWhole(t *testing.T) {
 			doc := `{"metadata":{"namespace":"shop","annotations":{"berth.dev/spot-share":"50%"},"ownerReferences":[{"kind":"ReplicaSet","uid":"9","controller":true}]},` + extra + `}`
 			l := NewSpotLedger()
 			for i, want := range []string{capacityTypeOnDemand, capacityTypeSpot} {
-				_, d, err := reviewPod(reviewOf("Pod", "pods", "CREATE", doc, ""), s, l)
+				_, d, err := reviewPod(reviewOf("Pod", "pods", "CREATE", doc, ""), s, l, 0)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -211,12 +212,121 @@ func TestSharedPodsAreChosenOnceAndPatchedWhole(t *testing.T) {
 				if h := pod.Annotations[v1alpha1.AnnotationPlacement]; !contains(h, "/"+capacityTypeOnDemand+"/", "/"+capacityTypeSpot+"/") {
 					t.Errorf("pod %d has hint %q", i, h)
 				}
-				_, again, err := reviewPod(reviewOf("Pod", "pods", "CREATE", after, ""), s, l)
+				_, again, err := reviewPod(reviewOf("Pod", "pods", "CREATE", after, ""), s, l, 0)
 				if err != nil || len(again.Patch) > 0 {
 					t.Errorf("the second time: %s, %v", again.Patch, err)
 				}
 			}
 		})
+	}
+}
+
+// TestAPodThatRequiresACapacityTypeIsLeftAlone: its own requirement stands, and no
+// choice contradicts it.
+func TestAPodThatRequiresACapacityTypeIsLeftAlone(t *testing.T) {
+	s := testSnapshot(defaultProvisioner())
+	for name, spec := range map[string]string{
+		"by node selector": `"nodeSelector":{"berth.dev/capacity-type":"spot"}`,
+		"by affinity":      `"affinity":{"nodeAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":{"nodeSelectorTerms":[{"matchExpressions":[{"key":"berth.dev/capacity-type","operator":"NotIn","values":["on-demand"]}]}]}}}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			doc := `{"metadata":{"annotations":{"berth.dev/spot-share":"0%"},"ownerReferences":[{"kind":"ReplicaSet","uid":"9","controller":true}]},"spec":{` + spec + `,"containers":[{"name":"a"}]}}`
+			_, d, err := reviewPod(reviewOf("Pod", "pods", "CREATE", doc, ""), s, NewSpotLedger(), 0)
+			if err != nil || contains(string(d.Patch), v1alpha1.LabelCapacityChoice) {
+				t.Errorf("%s, %v", d.Patch, err)
+			}
+		})
+	}
+}
+
+// TestAChoiceRestrictsWhatThePodRequires and replaces nothing of it; what is reserved
+// counts as on-demand.
+func TestAChoiceRestrictsWhatThePodRequires(t *testing.T) {
+	p := &corev1.Pod{}
+	p.Spec.NodeSelector = map[string]string{v1alpha1.LabelCapacityType: "spot"}
+	must := capacity.WithCapacityType(p, "on-demand")
+	if got := must.Spec.NodeSelector[v1alpha1.LabelCapacityType]; got != "spot" || p.Spec.Affinity != nil {
+		t.Errorf("the selector has become %q", got)
+	}
+	for capacityType, want := range map[string]bool{"spot": false, "on-demand": true, "reserved": true} {
+		p := capacity.WithCapacityType(&corev1.Pod{}, "on-demand")
+		n := &capacity.Node{Labels: map[string]string{v1alpha1.LabelCapacityType: capacityType}}
+		n.Allocatable = capacity.Resources{"pods": 1}
+		if got := capacity.CouldHost(p)(n); got != want {
+			t.Errorf("%s: %v", capacityType, got)
+		}
+	}
+	e := p.DeepCopy()
+	e.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
+		NodeSelectorTerms: []corev1.NodeSelectorTerm{{}, {MatchFields: []corev1.NodeSelectorRequirement{{Key: "metadata.name", Operator: "In", Values: []string{"n"}}}}}}}}
+	terms := capacity.WithCapacityType(e, "spot").Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms
+	if len(terms[0].MatchExpressions) != 0 || len(terms[1].MatchExpressions) != 1 {
+		t.Errorf("terms are %v", terms)
+	}
+}
+
+// TestLedgerSweepsOwnersWhosePodsWereRefused.
+func TestLedgerSweepsOwnersWhosePodsWereRefused(t *testing.T) {
+	l := NewSpotLedger()
+	now := testNow
+	l.now = func() time.Time { return now }
+	for i := range 1000 {
+		l.Choose(types.UID(fmt.Sprint(i)), SpotShare{Share: 0.5}, true)
+	}
+	l.Seen(sharedPod(7, "7", capacityTypeSpot), false)
+	l.Sweep()
+	if len(l.owners) != 1000 {
+		t.Errorf("%d owners are left of 1,000 that have just asked", len(l.owners))
+	}
+	now = now.Add(reservationLife)
+	if l.Sweep(); len(l.owners) != 1 {
+		t.Errorf("%d owners are left, want the one with a pod", len(l.owners))
+	}
+}
+
+// TestJobsThatRunOnePodAtATimeHaveAShare: what has finished counts.
+func TestJobsThatRunOnePodAtATimeHaveAShare(t *testing.T) {
+	for kind, want := range map[string]int{"Job": 7, "ReplicaSet": 0} {
+		l, spot := NewSpotLedger(), 0
+		for i := range 10 {
+			c := l.Choose("owner", SpotShare{Share: 0.7}, true)
+			if c == capacityTypeSpot {
+				spot++
+			}
+			p := sharedPod(i, "owner", c)
+			p.OwnerReferences[0].Kind = kind
+			l.Seen(p, false)
+			p = p.DeepCopy()
+			p.Status.Phase = corev1.PodSucceeded
+			l.Seen(p, false)
+		}
+		if spot != want {
+			t.Errorf("%s: %d of 10 on spot, want %d", kind, spot, want)
+		}
+	}
+}
+
+// TestPodsCountWhereTheyRun: a pod that was to be on spot and is not leaves its place
+// there to the next.
+func TestPodsCountWhereTheyRun(t *testing.T) {
+	l := NewSpotLedger()
+	want := SpotShare{Share: 0.5}
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n", Labels: map[string]string{v1alpha1.LabelCapacityType: "reserved"}}}
+	l.SeenNode(node, false)
+	l.Seen(sharedPod(0, "a", capacityTypeOnDemand), false)
+	p := sharedPod(1, "a", capacityTypeSpot)
+	l.Seen(p, false)
+	if c := l.Choose("a", SpotShare{Share: 0.34}, false); c != capacityTypeOnDemand {
+		t.Errorf("with one of two on spot: %s", c)
+	}
+	p = p.DeepCopy()
+	p.Spec.NodeName = "n"
+	l.Seen(p, false)
+	if c := l.Choose("a", want, false); c != capacityTypeSpot {
+		t.Errorf("with none of two on spot: %s", c)
+	}
+	if l.SeenNode(node, true); len(l.nodes) != 0 {
+		t.Error("a node that has gone is remembered")
 	}
 }
 

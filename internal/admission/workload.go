@@ -4,9 +4,12 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/berth-dev/berth/internal/capacity"
@@ -212,15 +215,49 @@ func DecideWorkload(w *Workload, s *Snapshot, cost float64) Decision {
 		if a.hint == "" {
 			d.Advice = append(d.Advice, s.adviseVerdict(w, shape)...)
 		}
-		if total := a.share * float64(w.Pods); cost > 0 && total >= cost {
-			d.Advice = append(d.Advice, Advice{ReasonExpensive, fmt.Sprintf("%s cost about $%.2f/h ($%.0f a month) on %s %s nodes",
-				count(w.Pods, "pod"), total, total*hoursPerMonth, a.capacityType, a.instanceType)})
-		}
+		d.Advice = append(d.Advice, adviseCost(&in.pod, w.Pods, a, cost)...)
 	}
 	d.Advice = append(d.Advice, s.adviseHolding(in, w.Pods, a)...)
-	d.Advice = append(d.Advice, adviseSpotShare(in)...)
+	d.Advice = append(d.Advice, s.adviseSpotShare(in)...)
 	d.warnOfAdvice()
 	return d
+}
+
+// adviseCost says that so many pods cost as much as cost, in $/h, together: each its
+// share of the cheapest node that fits, or all of it where no two may share one.
+func adviseCost(pod *corev1.Pod, pods int64, a answer, cost float64) []Advice {
+	each, verb, nodes := a.share, "cost", ""
+	if pods == 1 {
+		verb = "costs"
+	} else if aloneOnNode(pod) {
+		each, nodes = a.price, ", a node for each"
+	}
+	total := each * float64(pods)
+	if cost <= 0 || total < cost {
+		return nil
+	}
+	return []Advice{{ReasonExpensive, fmt.Sprintf("%s %s about $%.2f/h ($%.0f a month) on %s %s nodes%s",
+		count(pods, "pod"), verb, total, total*hoursPerMonth, a.capacityType, a.instanceType, nodes)}}
+}
+
+// aloneOnNode says whether no two pods like it can share a node: they take a port of
+// the node, or must not be on one host with their like.
+func aloneOnNode(pod *corev1.Pod) bool {
+	for _, cs := range [][]corev1.Container{pod.Spec.Containers, pod.Spec.InitContainers} {
+		if slices.ContainsFunc(cs, func(c corev1.Container) bool {
+			return slices.ContainsFunc(c.Ports, func(p corev1.ContainerPort) bool { return p.HostPort > 0 })
+		}) {
+			return true
+		}
+	}
+	if pod.Spec.Affinity == nil || pod.Spec.Affinity.PodAntiAffinity == nil {
+		return false
+	}
+	return slices.ContainsFunc(pod.Spec.Affinity.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution, func(t corev1.PodAffinityTerm) bool {
+		selector, err := metav1.LabelSelectorAsSelector(t.LabelSelector)
+		return err == nil && t.TopologyKey == corev1.LabelHostname && selector.Matches(labels.Set(pod.Labels)) &&
+			(t.NamespaceSelector != nil || len(t.Namespaces) == 0 || slices.Contains(t.Namespaces, pod.Namespace))
+	})
 }
 
 // warnOfAdvice makes warnings of the Advice, each at most maxAdvice bytes.

@@ -11,14 +11,25 @@ import (
 // capacityChoiceWeight is the most that a preferred term may weigh.
 const capacityChoiceWeight = 100
 
+// ChosenTypes are the capacity types that keep a choice: what is reserved is paid for
+// and not taken back, and counts as on-demand.
+func ChosenTypes(choice string) []string {
+	if choice == v1alpha1.CapacityTypeOnDemand {
+		return []string{v1alpha1.CapacityTypeOnDemand, v1alpha1.CapacityTypeReserved}
+	}
+	return []string{choice}
+}
+
 // CapacityChoice is the preferred term that the webhook gives a pod for which a
 // capacity type was chosen to keep its owner's share of spot.
-func CapacityChoice(capacityType string) corev1.PreferredSchedulingTerm {
+func CapacityChoice(choice string) corev1.PreferredSchedulingTerm {
 	return corev1.PreferredSchedulingTerm{Weight: capacityChoiceWeight, Preference: corev1.NodeSelectorTerm{
-		MatchExpressions: []corev1.NodeSelectorRequirement{{
-			Key: v1alpha1.LabelCapacityType, Operator: corev1.NodeSelectorOpIn, Values: []string{capacityType},
-		}},
+		MatchExpressions: []corev1.NodeSelectorRequirement{hasChosenType(choice)},
 	}}
+}
+
+func hasChosenType(choice string) corev1.NodeSelectorRequirement {
+	return corev1.NodeSelectorRequirement{Key: v1alpha1.LabelCapacityType, Operator: corev1.NodeSelectorOpIn, Values: ChosenTypes(choice)}
 }
 
 // PreferredCapacity is the capacity type that was chosen for a pod: it carries
@@ -30,22 +41,53 @@ func PreferredCapacity(pod *corev1.Pod) string {
 	}
 	for _, t := range pod.Spec.Affinity.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution {
 		e := t.Preference.MatchExpressions
+		// Pods of before have terms with the choice alone.
 		if t.Weight == capacityChoiceWeight && len(t.Preference.MatchFields) == 0 && len(e) == 1 &&
-			e[0].Key == v1alpha1.LabelCapacityType && e[0].Operator == corev1.NodeSelectorOpIn && slices.Equal(e[0].Values, []string{choice}) {
+			e[0].Key == v1alpha1.LabelCapacityType && e[0].Operator == corev1.NodeSelectorOpIn &&
+			(slices.Equal(e[0].Values, ChosenTypes(choice)) || slices.Equal(e[0].Values, []string{choice})) {
 			return choice
 		}
 	}
 	return ""
 }
 
-// WithCapacityType is a copy of the pod that must have a node of the capacity
-// type. All but its node selector is shared with the pod.
-func WithCapacityType(pod *corev1.Pod, capacityType string) *corev1.Pod {
-	must := *pod
-	must.Spec.NodeSelector = make(map[string]string, len(pod.Spec.NodeSelector)+1)
-	for k, v := range pod.Spec.NodeSelector {
-		must.Spec.NodeSelector[k] = v
+// RestrictsCapacityType says whether the pod itself requires something of its node's
+// capacity type: then there is nothing to choose.
+func RestrictsCapacityType(pod *corev1.Pod) bool {
+	if _, ok := pod.Spec.NodeSelector[v1alpha1.LabelCapacityType]; ok {
+		return true
 	}
-	must.Spec.NodeSelector[v1alpha1.LabelCapacityType] = capacityType
+	required := requiredNodeAffinity(pod)
+	return required != nil && slices.ContainsFunc(required.NodeSelectorTerms, func(t corev1.NodeSelectorTerm) bool {
+		return slices.ContainsFunc(t.MatchExpressions, func(e corev1.NodeSelectorRequirement) bool { return e.Key == v1alpha1.LabelCapacityType })
+	})
+}
+
+// WithCapacityType is a copy of the pod that must have a node that keeps the choice,
+// beside all that it requires anyway. All but its node affinity is shared with the
+// pod.
+func WithCapacityType(pod *corev1.Pod, choice string) *corev1.Pod {
+	must := *pod
+	var affinity corev1.Affinity
+	if pod.Spec.Affinity != nil {
+		affinity = *pod.Spec.Affinity
+	}
+	var node corev1.NodeAffinity
+	if affinity.NodeAffinity != nil {
+		node = *affinity.NodeAffinity
+	}
+	terms := []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{hasChosenType(choice)}}}
+	if r := node.RequiredDuringSchedulingIgnoredDuringExecution; r != nil {
+		terms = slices.Clone(r.NodeSelectorTerms)
+		for i := range terms {
+			// A term without anything matches nothing, and is to go on so.
+			if len(terms[i].MatchExpressions)+len(terms[i].MatchFields) > 0 {
+				terms[i].MatchExpressions = append(slices.Clip(terms[i].MatchExpressions), hasChosenType(choice))
+			}
+		}
+	}
+	node.RequiredDuringSchedulingIgnoredDuringExecution = &corev1.NodeSelector{NodeSelectorTerms: terms}
+	affinity.NodeAffinity = &node
+	must.Spec.Affinity = &affinity
 	return &must
 }

@@ -1,6 +1,8 @@
 package provisioner
 
 import (
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
@@ -85,7 +87,7 @@ func insist(s *capacity.Snapshot) choices {
 		if sold == nil {
 			sold = capacityTypesSold(s)
 		}
-		if sold[choice] {
+		if slices.ContainsFunc(capacity.ChosenTypes(choice), func(t string) bool { return sold[t] }) {
 			must := capacity.WithCapacityType(pod, choice)
 			c.at[must], c.was[must] = len(kept), pod
 			pod = must

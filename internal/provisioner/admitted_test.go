@@ -72,10 +72,12 @@ func TestChoicesAreInsistedOnAsLongAsTheyCanBeHad(t *testing.T) {
 		t.Fatalf("pods are %v", s.Pods)
 	}
 	must := s.Pods[2]
-	if diff := cmp.Diff(map[string]string{"a": "b", v1alpha1.LabelCapacityType: "on-demand"}, must.Spec.NodeSelector); diff != "" || must.UID != "od" {
-		t.Errorf("the pod %s is planned for with selector (-want +got):\n%s", must.UID, diff)
+	want := &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{
+		{Key: v1alpha1.LabelCapacityType, Operator: corev1.NodeSelectorOpIn, Values: []string{"on-demand", "reserved"}}}}}}
+	if diff := cmp.Diff(want, must.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution); diff != "" || must.UID != "od" {
+		t.Errorf("the pod %s is planned for with node affinity (-want +got):\n%s", must.UID, diff)
 	}
-	if len(onDemand.Spec.NodeSelector) != 1 {
+	if onDemand.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution != nil || len(must.Spec.NodeSelector) != 1 {
 		t.Error("the pod itself was changed")
 	}
 	if c.relent(s, &capacity.Plan{Unschedulable: []capacity.Unschedulable{{Pod: plain}}}) {
