@@ -48,8 +48,8 @@ func TestAllocatableFollowsTheDocumentedFormulae(t *testing.T) {
 				KubeReserved:   corev1.ResourceList{"cpu": resource.MustParse("-2")},
 				SystemReserved: corev1.ResourceList{"memory": resource.MustParse("-1Gi")},
 			}}},
-			cap:   Resources{"cpu": 8000, "memory": mem * mib, "pods": pods, "ephemeral-storage": 20 * gib},
-			alloc: Resources{"cpu": 8000, "memory": (mem - 893 - 100) * mib, "pods": pods, "ephemeral-storage": 17 * gib},
+			cap:   Resources{"cpu": 8000, "memory": mem * mib, "pods": pods, "ephemeral-storage": disk(20)},
+			alloc: Resources{"cpu": 8000, "memory": (mem - 893 - 100) * mib, "pods": pods, "ephemeral-storage": disk(20) - gib - share(disk(20), 10)},
 		},
 		"podsPerCore bounds pods, and with them what the kubelet keeps": {
 			spec: v1alpha1.ProvisionerSpec{NodeTemplate: v1alpha1.NodeTemplate{Kubelet: &v1alpha1.Kubelet{PodsPerCore: ptrTo[int32](2)}}},

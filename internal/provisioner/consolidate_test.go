@@ -230,14 +230,14 @@ func TestConsolidationKeepsChoices(t *testing.T) {
 	}
 	y.watch()
 	in := c.input(y.now, nil)
-	got := map[string]string{}
+	got := map[string]bool{}
 	for _, p := range in.Snapshot.Nodes[0].Pods {
-		got[p.Name] = p.Spec.NodeSelector[v1alpha1.LabelCapacityType]
+		got[p.Name] = capacity.RestrictsCapacityType(p)
 		if _, ok := in.Pods[p]; !ok {
 			t.Errorf("nothing is known of pod %s", p.Name)
 		}
 	}
-	if diff := cmp.Diff(map[string]string{"on-demand": "on-demand", "spot": ""}, got); diff != "" {
-		t.Errorf("capacity types that pods must have (-want +got):\n%s", diff)
+	if diff := cmp.Diff(map[string]bool{"on-demand": true, "spot": false}, got); diff != "" {
+		t.Errorf("pods that must have a capacity type (-want +got):\n%s", diff)
 	}
 }

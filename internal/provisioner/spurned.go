@@ -132,6 +132,9 @@ func elsewhere(pod *corev1.Pod, nodes []string) *corev1.Pod {
 	}
 	both := make([]corev1.NodeSelectorTerm, len(terms))
 	for i, t := range terms {
+		if node.RequiredDuringSchedulingIgnoredDuringExecution != nil && len(t.MatchExpressions)+len(t.MatchFields) == 0 {
+			continue // A term without anything matches nothing, and is to go on so.
+		}
 		both[i] = corev1.NodeSelectorTerm{MatchExpressions: t.MatchExpressions, MatchFields: append(append([]corev1.NodeSelectorRequirement(nil), t.MatchFields...), away...)}
 	}
 	node.RequiredDuringSchedulingIgnoredDuringExecution = &corev1.NodeSelector{NodeSelectorTerms: both}
