@@ -21,6 +21,7 @@ const (
 	kindBuckets  = "a pod is in no bucket or in several"
 	kindRefused  = "kube-scheduler refuses a seat of the plan"
 	kindAccepted = "kube-scheduler would take a pod that the plan calls unschedulable"
+	kindNeedless = "a node is bought for pods that kube-scheduler would bind on nodes that are there"
 	kindGang     = "a gang has a place for a part of it"
 	kindUnclear  = "no order of binding was found in the states looked at"
 )
@@ -44,6 +45,8 @@ type trial struct {
 	// nodes of the plan, with the pods that are there before the first is bound.
 	nodes []*corev1.Node
 	pods  []*corev1.Pod
+	// running is how many of the pods the Snapshot has; the others are DaemonSets'.
+	running int
 	// closed nodes take nothing new, because the Snapshot says so.
 	closed map[string]bool
 	limits map[string]map[string]int64
@@ -93,6 +96,7 @@ func (r *referee) judge(s *scenario, plan *capacity.Plan) (d *disagreement, err 
 	}
 	t.setLimits(t.limits)
 	t.set(t.nodes, t.pods)
+	t.running = len(t.pods)
 	for _, n := range t.nodes {
 		if err := t.startDaemons(n); err != nil {
 			return nil, err
@@ -104,7 +108,73 @@ func (r *referee) judge(s *scenario, plan *capacity.Plan) (d *disagreement, err 
 	if d := t.judgeGangs(); d != nil {
 		return d, nil
 	}
-	return t.judgeRefusals(waiting)
+	if d, err := t.judgeRefusals(waiting); d != nil || err != nil {
+		return d, err
+	}
+	return t.judgeLaunches(waiting)
+}
+
+// judgeLaunches looks for a node to buy that the plan could do without: all other
+// pods have an order of binding on their seats, with the plan's other nodes there
+// from the start, and then nodes that are there take each of its pods.
+func (t *trial) judgeLaunches(waiting []*corev1.Pod) (*disagreement, error) {
+	all := t.nodes
+	defer func() { t.nodes = all }()
+	for i := range t.plan.Launches {
+		name := "new-" + strconv.Itoa(i)
+		on := func(p *corev1.Pod) bool { return p.Spec.NodeName == name }
+		others, pods := slices.DeleteFunc(slices.Clone(waiting), on), t.plan.Launches[i].Pods
+		if slices.ContainsFunc(pods, func(p *corev1.Pod) bool { return gangOf(p) != "" }) {
+			// The filters do not know what the group asks for.
+			continue
+		}
+		t.pods = t.pods[:t.running]
+		t.nodes = slices.DeleteFunc(slices.Clone(all), func(n *corev1.Node) bool { return n.Name == name })
+		t.set(t.nodes, t.pods)
+		for _, n := range t.nodes {
+			if err := t.startDaemons(n); err != nil {
+				return nil, err
+			}
+		}
+		if d, err := t.bindAll(others); err != nil {
+			return nil, err
+		} else if d != nil {
+			continue
+		}
+		where, err := t.seatThere(pods)
+		if err != nil {
+			return nil, err
+		}
+		if where != nil {
+			return &disagreement{kind: kindNeedless, detail: fmt.Sprintf("%s: %s", name, strings.Join(where, ", "))}, nil
+		}
+	}
+	return nil, nil
+}
+
+// seatThere says where the pods could be bound, in this order, on existing nodes;
+// nil: not all of them.
+func (t *trial) seatThere(pods []*corev1.Pod) ([]string, error) {
+	if len(pods) == 0 {
+		return []string{}, nil
+	}
+	for _, n := range t.s.Nodes {
+		if t.closed[n.Name] || t.refuses(pods[0], n.Name) != "" {
+			continue
+		}
+		p := onNode(pods[0], n.Name)
+		if err := t.bind(p); err != nil {
+			return nil, err
+		}
+		where, err := t.seatThere(pods[1:])
+		if where != nil || err != nil {
+			return append(where, p.Name+" on "+n.Name), err
+		}
+		if err := t.unbind(p); err != nil {
+			return nil, err
+		}
+	}
+	return nil, nil
 }
 
 // judgeGangs says which gang has places for some pods, but for fewer than it

@@ -9,7 +9,9 @@
 //     gives it, with all nodes of the plan and their DaemonSet pods there from
 //     the start;
 //   - every pod that the plan calls unschedulable is refused on each node of the
-//     plan, and on an empty node of each offering that the limits leave.
+//     plan, and on an empty node of each offering that the limits leave;
+//   - the plan could do without none of the nodes that it buys: where all others
+//     are bound without it, nodes that are there refuse one of its pods.
 //
 // A scenario on which they disagree is made as small as it goes and printed as
 // YAML, to be committed under hack/parity/testdata. Arguments are

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -45,6 +46,13 @@ func TestASeedGivesOneScenario(t *testing.T) {
 	}
 }
 
+// anyTied says whether the place of some pod of the plan hangs on others.
+func anyTied(p *capacity.Plan) bool {
+	tied := func(p *corev1.Pod) bool { return ties(p) > 0 }
+	return slices.ContainsFunc(p.Launches, func(l capacity.Launch) bool { return slices.ContainsFunc(l.Pods, tied) }) ||
+		slices.ContainsFunc(p.Placements, func(pl capacity.Placement) bool { return tied(pl.Pod) })
+}
+
 // A referee that agrees with everything proves nothing: it must see through
 // plans that were tampered with.
 func TestTheRefereeSeesThroughWrongPlans(t *testing.T) {
@@ -83,7 +91,29 @@ func TestTheRefereeSeesThroughWrongPlans(t *testing.T) {
 			p.Launches[0].Taints = []corev1.Taint{{Key: "nobody", Effect: corev1.TaintEffectNoSchedule}}
 			return true
 		}},
+		"a node that nobody needs": {kindNeedless, func(p *capacity.Plan) bool {
+			if len(p.Launches) == 0 || len(p.Placements) == 0 || anyTied(p) {
+				return false
+			}
+			l, pod := p.Launches[0], p.Placements[0].Pod
+			if s := &pod.Spec; len(l.Taints) > 0 || gangOf(pod) != "" || s.NodeSelector != nil || s.Affinity != nil ||
+				len(s.Volumes)+len(s.InitContainers)+len(s.Containers[0].Ports) > 0 {
+				return false
+			}
+			for name, n := range capacity.PodRequests(pod) {
+				if n > l.Allocatable[name]/2 {
+					return false
+				}
+			}
+			l.Pods = []*corev1.Pod{pod}
+			p.Launches, p.Placements = append(p.Launches, l), p.Placements[1:]
+			return true
+		}},
 		"a pod given up too early": {kindAccepted, func(p *capacity.Plan) bool {
+			if anyTied(p) {
+				// Others might have needed it.
+				return false
+			}
 			for i := range p.Launches {
 				l := &p.Launches[i]
 				if last := len(l.Pods) - 1; last > 0 && gangOf(l.Pods[last]) == "" {
@@ -102,7 +132,8 @@ func TestTheRefereeSeesThroughWrongPlans(t *testing.T) {
 			for seed := uint64(1); tried < 10; seed++ {
 				s := generate(seed)
 				plan := capacity.Solve(s.snapshot())
-				if !tt.tamper(plan) {
+				// Default constraints tie pods that do not say so.
+				if s.DefaultSpread != nil || !tt.tamper(plan) {
 					continue
 				}
 				tried++

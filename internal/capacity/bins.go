@@ -325,6 +325,9 @@ func copiesBeside(s *shape, free []int64, attached map[attachment]bool) int {
 
 // copies is how often req fits into free.
 func copies(req, free []int64) int {
+	if !vectorFits(req, free) {
+		return 0
+	}
 	n := int64(1) << 30
 	for k, x := range req {
 		if x > 0 {

@@ -114,18 +114,29 @@ func (c *counter) foresee(val string) {
 	}
 }
 
+// phantoms are the values that could get a node.
+func (c *counter) phantoms() []string {
+	var list []string
+	for val, phantom := range c.own {
+		if phantom {
+			list = append(list, val)
+		}
+	}
+	return list
+}
+
+// foresees says whether there are phantoms.
+func (c *counter) foresees() bool { return len(c.own) > 0 && len(c.phantoms()) > 0 }
+
 // forgetPhantoms stops counting values that could have got a node but did not, and
 // says whether there were any.
 func (c *counter) forgetPhantoms() bool {
-	any := false
-	for val, phantom := range c.own {
-		if phantom {
-			c.add(val, -c.counts[val])
-			delete(c.own, val)
-			any = true
-		}
+	list := c.phantoms()
+	for _, val := range list {
+		c.add(val, -c.counts[val])
+		delete(c.own, val)
 	}
-	return any
+	return len(list) > 0
 }
 
 // clone is a counter to try things out on.

@@ -45,14 +45,14 @@ func binBulk(b *bin) float64 { return float64(b.free[0])/1000 + float64(b.free[1
 func (v *solver) fillItem(it *item, bins []*bin) {
 	s := it.s
 	tied, choosy := v.hostTied(s), len(s.wishes.nodes)+len(s.wishes.ties) > 0
+	inCell := v.inCell(it.cell)
 	for _, avoided := range []bool{false, true} {
 		var usable []*bin
 		for _, b := range bins {
 			if it.n == 0 {
 				return
 			}
-			if b.copies(s) == 0 || avoids(s.pod.Spec.Tolerations, b.taints) != avoided || !v.reachable(s, b) ||
-				it.cell != nil && !it.cell.holds(func(key string) (string, bool) { return v.label(b, key) }) {
+			if !inCell(b) || b.copies(s) == 0 || avoids(s.pod.Spec.Tolerations, b.taints) != avoided || !v.reachable(s, b) {
 				continue
 			}
 			if tied || choosy {
@@ -81,6 +81,25 @@ func (v *solver) fillItem(it *item, bins []*bin) {
 				}
 			}
 		}
+	}
+}
+
+// inCell says which bins lie in the cell; all do without one.
+func (v *solver) inCell(c *cell) func(*bin) bool {
+	if c == nil {
+		return func(*bin) bool { return true }
+	}
+	there := v.placesOf(c.keys)
+	holds := make([]bool, len(there.domains))
+	for i, d := range there.domains {
+		holds[i] = c.holds(d.label)
+	}
+	return func(b *bin) bool {
+		if b.node != nil {
+			k := there.of[b.index]
+			return k >= 0 && holds[k]
+		}
+		return c.holds(func(key string) (string, bool) { return v.label(b, key) })
 	}
 }
 

@@ -37,6 +37,15 @@ func (v *solver) prove() {
 	order := slices.Clone(v.shapes)
 	slices.SortFunc(order, compareService)
 	v.rebind(order)
+	v.purchase(order)
+	if v.spare(order) && v.waiting() > 0 {
+		// A domain may have become free for others.
+		v.purchase(order)
+	}
+}
+
+// purchase buys nodes, one after the other, for pods that have no seat.
+func (v *solver) purchase(order []*shape) {
 	vain := map[*shape]map[string]bool{}
 	for range maxPurchases {
 		s, c := v.nextPurchase(order, vain)

@@ -41,9 +41,26 @@ func attempted(s *Snapshot, gangs map[*corev1.Pod]*gang, m *Memory) *solver {
 	return v
 }
 
-// attemptInOrder plans all shapes together, and one after the other where that
-// cost somebody a place who comes first.
+// attemptInOrder plans with existing nodes filled first as they stand. Where that
+// may have cost somebody a place, or money, it plans again with all domains that
+// could get a node counted beforehand, and keeps the better plan.
 func (v *solver) attemptInOrder() {
+	v.realFirst, v.filled = true, nil
+	v.attemptOnce()
+	if v.waiting() == 0 && !slices.ContainsFunc(v.shapes, func(s *shape) bool { return v.filled[s] && v.strict[s.id] }) || len(v.filled) == 0 {
+		return
+	}
+	first := v.outcome()
+	v.realFirst = false
+	v.attemptOnce()
+	if second := v.outcome(); !second.better(first) {
+		v.recall(first)
+	}
+}
+
+// attemptOnce plans all shapes together, and one after the other where that
+// cost somebody a place who comes first.
+func (v *solver) attemptOnce() {
 	clear(v.careful)
 	clear(v.strict)
 	v.brought, v.learnt = nil, 0
@@ -53,6 +70,50 @@ func (v *solver) attemptInOrder() {
 	}
 	v.exact()
 	v.prove()
+}
+
+// outcome is what attempts have come to.
+type outcome struct {
+	bins    []*bin
+	bound   []seat
+	worth   []float64
+	unspent int64
+	scarce  bool
+	// left are pods without a place, waiting all together, by shape in the order of
+	// service.
+	left    []int
+	waiting int
+	cost    float64
+	exceeds bool
+}
+
+func (v *solver) outcome() *outcome {
+	o := &outcome{bins: v.bins, bound: slices.Clone(v.bound), worth: slices.Clone(v.worth), unspent: v.unspent, scarce: v.scarce,
+		waiting: v.waiting(), cost: v.cost()}
+	boundless := v.boundless
+	o.exceeds = !v.withinLimits()
+	v.boundless = boundless
+	order := slices.Clone(v.shapes)
+	slices.SortFunc(order, compareService)
+	for _, s := range order {
+		o.left = append(o.left, v.left[s.id])
+	}
+	return o
+}
+
+// better says whether the outcome has places for more pods, or for those that
+// come first, or else costs less.
+func (o *outcome) better(p *outcome) bool {
+	if o.exceeds != p.exceeds {
+		return p.exceeds
+	}
+	return cmp.Or(cmp.Compare(o.waiting, p.waiting), slices.Compare(o.left, p.left), cmp.Compare(o.cost, p.cost-1e-9)) < 0
+}
+
+// recall goes back to an outcome.
+func (v *solver) recall(o *outcome) {
+	v.restore(o.bins, o.bound)
+	v.worth, v.unspent, v.scarce = o.worth, o.unspent, o.scarce
 }
 
 // compareService orders shapes as they are served when something is scarce.
@@ -118,6 +179,8 @@ type solver struct {
 	awaiting       map[*corev1.Pod][]int32
 	shapeRoster    *roster
 	daemonCounters map[*corev1.Pod][]*counter
+	// places of existing nodes by topology keys.
+	places map[string]*places
 	// left is how many pods of each shape have no place yet.
 	left []int
 	// boundless: nodes are bought without regard to limits. scarce: limits kept
@@ -126,6 +189,10 @@ type solver struct {
 	// settled: counters hold all pods that have a place; closed: no more nodes
 	// will be bought.
 	settled, closed bool
+	// realFirst: existing nodes are filled first as they stand; filled are the shapes
+	// that some pods were placed of so.
+	realFirst bool
+	filled    map[*shape]bool
 	// attempts counts calls of attempt.
 	attempts int
 	// hostAffine are the shapes whose pods must share a host with others.
@@ -175,7 +242,7 @@ type signature struct {
 
 func newSolver(s *Snapshot) *solver {
 	return &solver{snap: s, volumes: newVolumeBook(s), spread: newDefaultSpread(s), reqs: map[string]*nodeReq{}, facts: map[*Node]*nodeFacts{}, terms: map[*corev1.Pod][2][]term{},
-		daemonCounters: map[*corev1.Pod][]*counter{}}
+		daemonCounters: map[*corev1.Pod][]*counter{}, places: map[string]*places{}}
 }
 
 func (v *solver) refuse(p *corev1.Pod, r ...Reason) {
@@ -381,6 +448,9 @@ func (v *solver) round(shapes []*shape) {
 		waits := v.waiters(rest)
 		var together, careful, later []*shape
 		for _, s := range rest {
+			if !waits[s] {
+				v.fillReal(s)
+			}
 			switch {
 			case waits[s]:
 				later = append(later, s)
@@ -562,6 +632,32 @@ func (v *solver) foresee() {
 	}
 }
 
+// fillReal puts pods of the shape onto existing nodes where kube-scheduler would
+// bind them now, counting only domains that have nodes, however many more could
+// get one. Where that has failed others, these are counted beforehand.
+func (v *solver) fillReal(s *shape) {
+	if !v.realFirst || v.left[s.id] == 0 || v.strict[s.id] || v.careful[s.id] || !slices.ContainsFunc(s.spreadCounts, (*counter).foresees) {
+		return
+	}
+	hidden := make([][]string, len(s.spreadCounts))
+	for i, c := range s.spreadCounts {
+		hidden[i] = c.phantoms()
+		c.forgetPhantoms()
+	}
+	left := v.left[s.id]
+	if v.joinBins(s, v.bins[:v.existing]); v.left[s.id] < left {
+		if v.filled == nil {
+			v.filled = map[*shape]bool{}
+		}
+		v.filled[s] = true
+	}
+	for i, c := range s.spreadCounts {
+		for _, val := range hidden[i] {
+			c.foresee(val)
+		}
+	}
+}
+
 // foreseen are the values that nodes of any column would have in the realm.
 func (v *solver) foreseen(r *realm) []string {
 	if r.foreseen != nil {
@@ -583,13 +679,19 @@ func (v *solver) foreseen(r *realm) []string {
 // or whose first pods may find that a DaemonSet's pod was there before them.
 func (v *solver) violations() []*shape {
 	var list []*shape
+	at := make([][]*bin, len(v.shapes))
+	for _, b := range v.bins {
+		for _, p := range b.placed {
+			at[p.s.id] = append(at[p.s.id], b)
+		}
+	}
 	for _, s := range v.shapes {
 		if len(s.affinity) > 0 && s.meetsDaemons && !s.neverFirst && v.bringsCompany(s) {
 			list = append(list, s)
 			continue
 		}
 		for i, c := range s.spreadCounts {
-			if !v.spreadHolds(s, i, c) {
+			if !v.spreadHolds(s, i, c, at[s.id]) {
 				list = append(list, s)
 				break
 			}
@@ -628,13 +730,16 @@ func (v *solver) repair() bool {
 // spreadHolds says whether some order of binding satisfies the shape's i-th
 // spread constraint: no domain that got its pods is more than maxSkew above the
 // least, as counted at the end. Then binding to the emptiest domain first works.
-func (v *solver) spreadHolds(s *shape, i int, c *counter) bool {
+// at are the bins that hold pods of the shape.
+func (v *solver) spreadHolds(s *shape, i int, c *counter, at []*bin) bool {
 	t := &s.spread[i]
+	if c.foresees() {
+		// What has got no node so far is no domain.
+		c = c.clone()
+		c.forgetPhantoms()
+	}
 	least := c.least(t.minDomains)
-	for _, b := range v.bins {
-		if !slices.ContainsFunc(b.placed, func(p placed) bool { return p.s == s }) {
-			continue
-		}
+	for _, b := range at {
 		val, ok := v.label(b, c.key)
 		if !ok || c.counts[val]-least > t.maxSkew {
 			return false

@@ -322,27 +322,64 @@ func (v *solver) cellsOf(s *shape) []*cell {
 		}
 		cells = append(cells, c)
 	}
-	for _, b := range v.bins {
-		if !v.reachable(s, b) {
-			continue
-		}
-		n := b.copies(s)
-		if n == 0 {
-			continue
-		}
-		i, values := find(func(key string) (string, bool) { return v.label(b, key) })
-		if i < 0 {
-			continue
-		}
+	cellAt := func(label func(string) (string, bool)) int {
+		i, values := find(label)
 		if i == len(cells) {
 			d := &domain{keys: keys, values: slices.Clone(values), cols: newBitset(len(v.m.columns))}
 			cells = append(cells, &cell{domain: d, price: math.Inf(1)})
 		}
-		cells[i].room += n
+		return i
+	}
+	there := v.placesOf(keys)
+	at := make([]int, len(there.domains))
+	for i, d := range there.domains {
+		at[i] = cellAt(d.label)
+	}
+	for _, b := range v.bins {
+		n := b.copies(s)
+		if n == 0 || !v.reachable(s, b) {
+			continue
+		}
+		i := -1
+		if b.node == nil {
+			i = cellAt(func(key string) (string, bool) { return v.label(b, key) })
+		} else if k := there.of[b.index]; k >= 0 {
+			i = at[k]
+		}
+		if i >= 0 {
+			cells[i].room += n
+		}
 	}
 	cells = slices.DeleteFunc(cells, func(c *cell) bool { return c.room == 0 && math.IsInf(c.price, 1) })
 	slices.SortFunc(cells, func(a, b *cell) int { return slices.Compare(a.values, b.values) })
 	return cells
+}
+
+// places says which domains existing nodes are in.
+type places struct {
+	domains []*domain
+	// of is the domain of each existing bin; -1: it lacks a label.
+	of []int32
+}
+
+// placesOf are the places by these keys, worked out once.
+func (v *solver) placesOf(keys []string) *places {
+	name := strings.Join(keys, "\x00")
+	if p := v.places[name]; p != nil {
+		return p
+	}
+	p := &places{of: make([]int32, len(v.fresh))}
+	find := finder(keys)
+	for i := range v.fresh {
+		n := v.fresh[i].node
+		k, values := find(func(key string) (string, bool) { l, ok := n.Labels[key]; return l, ok })
+		if k == len(p.domains) {
+			p.domains = append(p.domains, &domain{keys: keys, values: slices.Clone(values)})
+		}
+		p.of[i] = int32(k)
+	}
+	v.places[name] = p
+	return p
 }
 
 // finder numbers combinations of the labels' values in the order in which it first
