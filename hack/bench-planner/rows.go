@@ -23,6 +23,8 @@ var rows = []row{
 		}},
 	{"cluster", "20,000 pending pods, 1,000 nodes with 20,000 pods, 20 Provisioners, all types × 3 zones × 2 capacity types", "first plan ≤ 1 s, peak RSS ≤ 500 MB", largeCluster},
 	{"one-more", "one more pod on that cluster", "≤ 10 ms", oneMore},
+	{"tied-cluster", "spread and anti-affinity on a large cluster: 3 pending pods of each of 1,000 apps, 1,000 nodes with 20,000 pods of theirs", "first plan ≤ 1 s", tiedCluster},
+	{"one-more-tied", "one more pod with spread or anti-affinity on that cluster", "≤ 10 ms", oneMoreTied},
 	{"gap", "gap, on-demand amd64", "mean ≤ 0.3 %, none > 1 %", func(b *bench) (result, error) {
 		return b.gaps(gapRow{m: onDemand, names: groupable, mean: 0.3, worst: 1, sizes: bothSizes})
 	}},
