@@ -5,15 +5,16 @@ import (
 	"slices"
 )
 
-// maxSpareTries bounds how many nodes are tried in vain to be done without.
-const maxSpareTries = 8
+// maxSpareWork bounds, in bins and seats gone through, how many nodes are tried in
+// vain to be done without.
+const maxSpareWork = 8000
 
 // spare does without nodes to buy, the dearest first, whose pods find seats on
 // the others: domains without nodes that were counted beforehand may have kept
 // them from nodes that are there, or others that got their seats later. What is left is bound anew in a proven order. It says whether there are fewer nodes now.
 func (v *solver) spare(order []*shape) (fewer bool) {
 	var tried []*column
-	for vain := 0; vain < maxSpareTries; {
+	for work := 0; work < maxSpareWork; {
 		b := v.sparable(tried)
 		if b == nil {
 			return fewer
@@ -23,7 +24,7 @@ func (v *solver) spare(order []*shape) (fewer bool) {
 		if v.rebind(order); v.waiting() > waiting {
 			v.restore(bins, bound)
 			tried = append(tried, b.col)
-			vain++
+			work += len(bins) + len(bound)
 			continue
 		}
 		fewer = true
