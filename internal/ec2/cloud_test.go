@@ -120,6 +120,32 @@ func TestDiscoverWithoutPricing(t *testing.T) {
 	}
 }
 
+func TestDiscoveryDoesNotWaitForPricing(t *testing.T) {
+	sim := newStandIn(t, nil)
+	sim.fault(ec2sim.Fault{Action: "pricing:GetProducts", Delay: "7s", Count: 1})
+	c := sim.cloud(nil)
+	began := time.Now()
+	if _, err := c.Discover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if notes := strings.Join(c.Notes(), "; "); !strings.Contains(notes, "no prices within 5s") || !strings.Contains(notes, "shipped") {
+		t.Errorf("after %s the notes are %q", time.Since(began), notes)
+	}
+	at := c.PricesAt()
+	if at[PricesShipped].IsZero() || !at[PricesPricing].IsZero() || time.Since(at[PricesSpot]) > time.Minute {
+		t.Errorf("prices are of %v", at)
+	}
+	for deadline := time.Now().Add(time.Minute); c.latePrices.Load() == nil && time.Now().Before(deadline); {
+		time.Sleep(20 * time.Millisecond)
+	}
+	if _, err := c.RefreshSpotPrices(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if at := c.PricesAt(); time.Since(at[PricesPricing]) > time.Minute {
+		t.Errorf("the late prices do not count: %v; notes %q", at, c.Notes())
+	}
+}
+
 func TestDiscoverKeepsTheLastSpotPrices(t *testing.T) {
 	sim := newStandIn(t, nil)
 	c := sim.cloud(nil)

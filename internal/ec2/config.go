@@ -112,6 +112,8 @@ type Cloud struct {
 	// found is the last discovery, nil before the first.
 	found       atomic.Pointer[discovery]
 	discovering sync.Mutex
+	// latePrices are on-demand prices that came after the first discovery.
+	latePrices atomic.Pointer[prices]
 
 	subnets      store[[]Subnet]
 	groups       store[[]securityGroup]

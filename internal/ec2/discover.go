@@ -40,6 +40,8 @@ type discovery struct {
 	spot     map[poolKey]float64
 	spotAt   time.Time
 
+	// stoodIn is how many types have a shipped price.
+	stoodIn  int
 	machines []capacity.Machine
 	byName   map[string]*capacity.Machine
 	notes    []string
@@ -59,14 +61,17 @@ type poolKey struct{ instanceType, zone string }
 // that can run Linux on amd64 or arm64, with an offering for every zone and
 // every way of buying that has a price. On-demand prices come from Pricing, or
 // from the last call or the shipped catalogue when Pricing does not answer (a
-// note says so). An offering without a price is left out: nothing is free.
+// note says so). An offering without a price is left out: nothing is free. The
+// first time, nothing is known that could be bought before this returns: Pricing
+// is then waited for only briefly, and an answer that comes later counts from the
+// next RefreshSpotPrices on.
 func (c *Cloud) Discover(ctx context.Context) ([]capacity.Machine, error) {
 	d := &discovery{}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) { d.infos, err = c.instanceTypes(gctx); return err })
 	g.Go(func() (err error) { d.offered, err = c.offerings(gctx); return err })
 	g.Go(func() (err error) { d.zoneIDs, err = c.zones(gctx); return err })
-	g.Go(func() error { d.onDemand = c.onDemandPrices(gctx); return nil })
+	g.Go(func() error { d.onDemand = c.onDemandInTime(ctx, gctx); return nil })
 	g.Go(func() error { d.spot, d.spotAt, d.notes = c.spotOrLast(gctx); return nil })
 	if err := g.Wait(); err != nil {
 		return nil, fmt.Errorf("discovering what region %s offers: %w", c.cfg.Region, err)
@@ -104,6 +109,9 @@ func (c *Cloud) RefreshSpotPrices(ctx context.Context) ([]capacity.Machine, erro
 	}
 	next := &discovery{infos: last.infos, offered: last.offered, zoneIDs: last.zoneIDs, onDemand: last.onDemand,
 		spot: spot, spotAt: time.Now()}
+	if late := c.latePrices.Swap(nil); late != nil && late.at.After(last.onDemand.at) {
+		next.onDemand = *late
+	}
 	if next.onDemand.note != "" {
 		next.notes = []string{next.onDemand.note}
 	}
@@ -121,10 +129,36 @@ func (c *Cloud) Notes() []string {
 	return nil
 }
 
+// Sources of prices, as PricesAt names them.
+const (
+	PricesSpot    = "spot"
+	PricesPricing = "pricing"
+	PricesShipped = "shipped"
+)
+
+// PricesAt is when the prices in force are from, by source. A source that none
+// of them is from is absent.
+func (c *Cloud) PricesAt() map[string]time.Time {
+	out := map[string]time.Time{}
+	d := c.found.Load()
+	if d == nil {
+		return out
+	}
+	if len(d.spot) > 0 {
+		out[PricesSpot] = d.spotAt
+	}
+	if len(d.onDemand.of) > 0 {
+		out[PricesPricing] = d.onDemand.at
+	}
+	if at := catalog.Default().Date; d.stoodIn > 0 && !at.IsZero() {
+		out[PricesShipped] = at
+	}
+	return out
+}
+
 // build puts the machines together.
 func (d *discovery) build(region string) {
 	shipped, shippedNote := shippedPrices(region)
-	stoodIn := 0
 	for _, info := range d.infos {
 		m, ok := machineOf(info)
 		if !ok {
@@ -133,7 +167,7 @@ func (d *discovery) build(region string) {
 		price, known := d.onDemand.of[m.Name]
 		if !known {
 			if price, known = shipped(m.Name); known {
-				stoodIn++
+				d.stoodIn++
 			}
 		}
 		m.Offerings = offeringsOf(info.SupportedUsageClasses, m.Name, d.offered[m.Name], d.zoneIDs, price, d.spot)
@@ -141,8 +175,8 @@ func (d *discovery) build(region string) {
 			d.machines = append(d.machines, m)
 		}
 	}
-	if stoodIn > 0 {
-		d.notes = append(d.notes, fmt.Sprintf("the on-demand prices of %d instance types are %s", stoodIn, shippedNote))
+	if d.stoodIn > 0 {
+		d.notes = append(d.notes, fmt.Sprintf("the on-demand prices of %d instance types are %s", d.stoodIn, shippedNote))
 	}
 	slices.SortFunc(d.machines, func(a, b capacity.Machine) int { return strings.Compare(a.Name, b.Name) })
 	d.byName = make(map[string]*capacity.Machine, len(d.machines))
@@ -260,6 +294,43 @@ func (c *Cloud) spotPrices(ctx context.Context) (map[poolKey]float64, error) {
 		history = append(history, page.SpotPriceHistory...)
 	}
 	return newestSpot(history), nil
+}
+
+const (
+	// pricingPatience is how long the first discovery waits for Pricing: EC2's own
+	// answers take about as long.
+	pricingPatience = 5 * time.Second
+	// pricingMost bounds all pages together when nobody waits.
+	pricingMost = 3 * time.Minute
+)
+
+// onDemandInTime is onDemandPrices, but for the first discovery no longer than
+// pricingPatience and no longer than waiting lasts. Prices that come later are
+// kept in latePrices.
+func (c *Cloud) onDemandInTime(ctx, waiting context.Context) prices {
+	if c.found.Load() != nil {
+		return c.onDemandPrices(waiting)
+	}
+	answer := make(chan prices, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(ctx, pricingMost)
+		defer cancel()
+		p := c.onDemandPrices(ctx)
+		if len(p.of) > 0 {
+			c.latePrices.Store(&p)
+		}
+		answer <- p
+	}()
+	patience := time.NewTimer(pricingPatience)
+	defer patience.Stop()
+	select {
+	case p := <-answer:
+		return p
+	case <-patience.C:
+		return prices{note: fmt.Sprintf("AWS Pricing has given no prices within %s; they count as soon as it does", pricingPatience)}
+	case <-waiting.Done():
+		return prices{note: fmt.Sprintf("AWS Pricing gave no prices: %v", waiting.Err())}
+	}
 }
 
 // onDemandPrices returns Pricing's prices; those of the last discovery, with a

@@ -38,6 +38,7 @@ type cloud interface {
 	inventory
 	discoverer
 	troubled
+	priceDates
 }
 
 // Config of the loops.

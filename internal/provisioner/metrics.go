@@ -82,7 +82,7 @@ func newMetrics(reg prometheus.Registerer, p *Loops) (*metrics, error) {
 	}
 	for _, c := range append(m.collectors(), []prometheus.Collector{m.pending, m.gap, m.instances, m.solve, m.batch, m.stage, m.claimsCreated, m.removed, m.launches,
 		m.blocked, m.hints, m.unschedulable, m.roundErrors, m.throttled, m.neverJoined, m.neverInitialized, m.nominated, m.bound, m.orphans, m.evicted, m.drained,
-		m.sweep, m.possible, m.consolidated, m.moves, m.saved, m.modelError, claimCollector{p}}...) {
+		m.sweep, m.possible, m.consolidated, m.moves, m.saved, m.modelError, claimCollector{p}, priceAges{p.cfg.Cloud}}...) {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("registering metrics: %w", err)
 		}
