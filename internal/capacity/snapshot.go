@@ -91,6 +91,9 @@ type Offerings struct {
 	Region string    `json:"region"`
 	// Machines, sorted by name.
 	Machines []Machine `json:"machines"`
+	// Streaks is how often in a row EC2 refused offerings that are unavailable, by
+	// "type/zone/capacity type"; absent: once.
+	Streaks map[string]int `json:"streaks,omitempty"`
 	// Provisioners says by name what only EC2 could tell about each.
 	Provisioners map[string]Resolved `json:"provisioners,omitempty"`
 }

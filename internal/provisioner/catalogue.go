@@ -26,8 +26,12 @@ type catalogue struct {
 	// learned from nodes.
 	raw      []capacity.Machine
 	machines []capacity.Machine
-	byName   map[string]*capacity.Machine
-	prices   capacity.PriceTable
+	// restored: raw is what a former leader published, its user's prices included.
+	restored bool
+	// unread is why EC2's facts could not be read, until they are.
+	unread string
+	byName map[string]*capacity.Machine
+	prices capacity.PriceTable
 	// covered is, for each rule of the table, what running nodes use of its
 	// commitment, in $/h.
 	covered []float64
@@ -67,17 +71,45 @@ func (c *catalogue) ready() bool {
 	return len(c.machines) > 0
 }
 
+// discovered reports whether this process has read EC2's facts itself.
+func (c *catalogue) discovered() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.machines) > 0 && !c.restored
+}
+
+// cannotRead notes why EC2's facts could not be read.
+func (c *catalogue) cannotRead(why error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.unread = "what EC2 offers cannot be read: " + why.Error()
+}
+
+// unknown is why nothing is known that could be bought; empty while something
+// is, and before the first try has failed.
+func (c *catalogue) unknown() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.machines) > 0 {
+		return ""
+	}
+	return c.unread
+}
+
 // setMachines replaces EC2's facts.
 func (c *catalogue) setMachines(m []capacity.Machine, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.raw, c.at = m, now
+	c.raw, c.at, c.restored, c.unread = m, now, false, ""
 	c.rebuild()
 }
 
 // rebuild derives machines anew. Those that were handed out stay as they are.
 func (c *catalogue) rebuild() {
-	m := c.prices.Apply(c.raw, c.covered)
+	m := slices.Clone(c.raw)
+	if !c.restored {
+		m = c.prices.Apply(c.raw, c.covered)
+	}
 	c.byName = make(map[string]*capacity.Machine, len(m))
 	for i := range m {
 		m[i].Learned = maps.Clone(c.learned[m[i].Name])
@@ -209,6 +241,8 @@ func (c *catalogue) provisioner(pr *v1alpha1.Provisioner, now time.Time) *capaci
 	out := &capacity.Provisioner{Name: pr.Name, UID: pr.UID, Spec: &pr.Spec}
 	r, known := c.resolved[pr.Name]
 	switch b := c.blamed[pr.Name]; {
+	case len(c.machines) == 0 && c.unread != "":
+		out.NotReady = c.unread
 	case !known:
 		out.NotReady = "its subnets, security groups and images are still being looked up"
 	case !r.Ready:
@@ -318,15 +352,29 @@ func (c *catalogue) instance(claim *v1alpha1.NodeClaim, instanceType, zone, capa
 func (c *catalogue) offerings(now time.Time) capacity.Offerings {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	streaks := map[string]int{}
+	for key, i := range c.ice {
+		if i.until.After(now) && i.streak > 1 {
+			streaks[key.String()] = i.streak
+		}
+	}
 	return capacity.Offerings{Version: c.version, At: c.at, Region: c.region,
-		Machines: c.machinesNow(now), Provisioners: maps.Clone(c.resolved)}
+		Machines: c.machinesNow(now), Provisioners: maps.Clone(c.resolved), Streaks: streaks}
 }
 
-// restore takes over what a former leader published: prices that are better
-// than none, and the refusals that it learned.
-func (c *catalogue) restore(o capacity.Offerings, now time.Time) {
+// String is how a key is published.
+func (k offeringKey) String() string { return k.instanceType + "/" + k.zone + "/" + k.capacityType }
+
+// restoredFor is how old published facts may be that a new leader plans with
+// before it has read them itself.
+const restoredFor = 24 * time.Hour
+
+// restore takes over what a former leader published: machines and prices, so
+// that planning need not wait for the first discovery, the memory that nodes
+// have, and the refusals that it learned. It reports whether there are machines.
+func (c *catalogue) restore(o capacity.Offerings, now time.Time) bool {
 	if o.Region != c.region {
-		return
+		return false
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -337,10 +385,22 @@ func (c *catalogue) restore(o capacity.Offerings, now time.Time) {
 		}
 		for _, of := range o.Machines[i].Offerings {
 			if of.UnavailableUntil.After(now) {
-				c.ice[offeringKey{o.Machines[i].Name, of.Zone, of.CapacityType}] = ice{until: of.UnavailableUntil, streak: 1}
+				key := offeringKey{o.Machines[i].Name, of.Zone, of.CapacityType}
+				c.ice[key] = ice{until: of.UnavailableUntil, streak: min(max(1, o.Streaks[key.String()]), 8)}
 			}
 		}
 	}
+	if len(c.raw) > 0 || len(o.Machines) == 0 || now.Sub(o.At) > restoredFor {
+		return false
+	}
+	c.raw, c.at, c.restored = o.Machines, o.At, true
+	for i := range c.raw {
+		for j := range c.raw[i].Offerings {
+			c.raw[i].Offerings[j].UnavailableUntil = time.Time{} // That is in ice.
+		}
+	}
+	c.rebuild()
+	return true
 }
 
 // offeringsVersion is the version of what could be published now.

@@ -105,7 +105,7 @@ func (c *consolidation) run(ctx context.Context) error {
 		c.mu.Lock()
 		due := now.Sub(c.plannedAt) >= weighEvery
 		c.mu.Unlock()
-		if !due || !c.catalogue.ready() || len(c.policies(now)) == 0 {
+		if !due || !c.catalogue.discovered() || len(c.policies(now)) == 0 {
 			continue
 		}
 		in := c.input(now, nil)

@@ -73,6 +73,8 @@ func (m *market) run(ctx context.Context) error {
 			return nil
 		case err != nil:
 			m.log.Error(err, "reading what EC2 offers failed; the last answer stays in force")
+			m.catalogue.cannotRead(err)
+			m.trigger()
 			every = discoverRetry
 		default:
 			if time.Since(whole) >= discoverEvery {
@@ -155,7 +157,10 @@ func (m *market) restore(ctx context.Context) {
 		m.log.Error(err, "the published offerings cannot be read; starting without them")
 		return
 	}
-	m.catalogue.restore(*o, time.Now())
+	if m.catalogue.restore(*o, time.Now()) {
+		m.log.Info("planning with the offerings of the last leader until EC2 has answered", "instanceTypes", len(o.Machines), "of", o.At)
+		m.trigger()
+	}
 }
 
 // publish stores the catalogue for the webhook and the next leader, whenever

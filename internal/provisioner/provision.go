@@ -111,8 +111,8 @@ func (p *Loops) burstSettled() bool {
 // round is one pass from reading the cluster to having stored what to do.
 func (p *Loops) round(ctx context.Context) error {
 	now := time.Now()
-	if !p.catalogue.ready() {
-		return nil // The catalogue wakes the loop when it is.
+	if !p.catalogue.ready() && p.catalogue.unknown() == "" {
+		return nil // The catalogue wakes the loop when it is, or cannot be.
 	}
 	defer p.planned.Store(true)
 	p.grantWishes(ctx, now)

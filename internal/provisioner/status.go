@@ -75,6 +75,9 @@ func (k *statusKeeper) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Re
 	if why, ok := k.catalogue.blamedFor(pr.Name, time.Now()); ok {
 		bad = append(bad, why)
 	}
+	if why := k.catalogue.unknown(); why != "" {
+		bad = append(bad, why)
+	}
 	if len(bad) > 0 {
 		ready.Status, ready.Reason, ready.Message = metav1.ConditionFalse, "NotReady", strings.Join(bad, "; ")
 	}
