@@ -57,16 +57,22 @@ func reviewValidation(body string, s *Snapshot, fleet func(provisioner string) F
 
 // ValidateProvisioner says what is wrong with a Provisioner beyond what the CRD
 // can: each message names the field and the fix. old is what it replaces, nil
-// for a new one. What is being deleted, and an update that leaves the spec as
-// it is, are always allowed, so that finalizers can go and labels can change
-// whatever the spec says.
+// for a new one. What is being deleted is always allowed, and an update that leaves
+// the spec as it is unless it writes a wish about its deletion that nobody knows, so
+// that finalizers can go and labels can change whatever the spec says.
 //
 // What follows from the specification alone is denied. What follows from prices
 // and capacity is denied only on the word of recent offerings, and a warning
 // otherwise; what may be meant so is a warning always. What an update does to the
 // nodes of f is a warning, and above a share denied until it is acknowledged.
 func ValidateProvisioner(p, old *v1alpha1.Provisioner, s *Snapshot, f Fleet) Decision {
-	if p.DeletionTimestamp != nil || old != nil && apiequality.Semantic.DeepEqual(p.Spec, old.Spec) {
+	if p.DeletionTimestamp != nil {
+		return Decision{Result: ResultAllowed}
+	}
+	if old != nil && apiequality.Semantic.DeepEqual(p.Spec, old.Spec) {
+		if wrong := checkDeletionWish(p); len(wrong) > 0 && p.Annotations[v1alpha1.AnnotationDeletion] != old.Annotations[v1alpha1.AnnotationDeletion] {
+			return Decision{Denied: wrong[0], Result: ResultDenied}
+		}
 		return Decision{Result: ResultAllowed}
 	}
 	var problems []string
