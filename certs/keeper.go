@@ -75,8 +75,8 @@ type Config struct {
 	// Names, DNS names and IP addresses, that a leaf is for. The first is what
 	// the API server asks for. At least one.
 	Names []string
-	// Webhooks is how many webhooks must be registered and trust the leaf for
-	// Ready. At least 1.
+	// Webhooks is how many webhooks there are when all is registered; Missing counts
+	// from there. At least 1.
 	Webhooks int
 	// Namespace of the Secrets and cert-manager objects; required but in mode files.
 	Namespace string
@@ -106,16 +106,22 @@ type Keeper struct {
 	since   map[fingerprint]time.Time
 	chooser chooser
 	lastErr string
-	current atomic.Pointer[serving]
+	// lacking is what was said last of webhooks that are missing.
+	lacking string
+	// elsewhere as in look.
+	elsewhere []byte
+	current   atomic.Pointer[serving]
 }
 
 // serving is what handshakes get.
 type serving struct {
 	cert *tls.Certificate
 	leaf *Pair
-	// fault says what keeps the leaf from being trusted; empty for nothing.
+	// fault says what keeps the leaf from being trusted by anybody; empty for nothing.
 	fault string
-	mode  Mode
+	// missing is how many webhooks are not registered or do not trust it.
+	missing int
+	mode    Mode
 }
 
 // look is one look at the cluster.
@@ -124,11 +130,19 @@ type look struct {
 	trust  []Trust
 	since  map[fingerprint]time.Time
 	serves *Pair
+	// elsewhere is what stands for an empty caBundle; nil: nothing.
+	elsewhere []byte
 }
 
+// bundles are the caBundles. Where the API server's own CAs are to verify the leaf,
+// in mode files without ca.crt, an empty one stands for those: which they are is not
+// known here, so the leaf itself is taken for one of them.
 func (l *look) bundles() [][]byte {
 	out := make([][]byte, 0, len(l.trust))
 	for _, t := range l.trust {
+		if len(t.CABundle) == 0 && l.elsewhere != nil {
+			t.CABundle = l.elsewhere
+		}
 		out = append(out, t.CABundle)
 	}
 	return out
@@ -198,7 +212,8 @@ func (k *Keeper) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) 
 
 // Ready says why the API server could not make a TLS connection now; nil when
 // it could: the leaf is there, has not expired, and is verified by the caBundle
-// of every webhook.
+// of some webhook. One that was deleted or broken must not take the others with it:
+// those are Missing.
 func (k *Keeper) Ready() error {
 	s := k.current.Load()
 	switch {
@@ -210,6 +225,15 @@ func (k *Keeper) Ready() error {
 		return errors.New("the serving certificate has expired or is not yet valid")
 	}
 	return nil
+}
+
+// Missing is how many of the webhooks are not registered, or do not trust the leaf
+// that is served.
+func (k *Keeper) Missing() int {
+	if s := k.current.Load(); s != nil {
+		return s.missing
+	}
+	return k.config.Webhooks
 }
 
 // Left is how long the leaf that is served is still valid; 0 without one.
@@ -265,7 +289,7 @@ func (k *Keeper) step(ctx context.Context) (again bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("reading the webhook configurations: %w", err)
 	}
-	l := look{now: k.config.Clock(), trust: trust, serves: k.good}
+	l := look{now: k.config.Clock(), trust: trust, serves: k.good, elsewhere: k.elsewhere}
 	observe(k.since, l.bundles(), l.now)
 	l.since = k.since
 
@@ -288,6 +312,10 @@ func (k *Keeper) step(ctx context.Context) (again bool, err error) {
 		k.serve(nil, l, mode)
 		return false, err
 	}
+	if k.elsewhere = nil; k.config.Mode == ModeFiles && publish != nil && len(publish.CABundle) == 0 && len(leaves) > 0 {
+		k.elsewhere = leaves[0].CertPEM
+	}
+	l.elsewhere = k.elsewhere
 	k.serve(leaves, l, mode)
 	if publish == nil {
 		return again, nil
@@ -344,15 +372,31 @@ func (k *Keeper) serve(leaves []*Pair, l look, mode Mode) {
 	if err == nil && len(bundles) < k.config.Webhooks {
 		err = fmt.Errorf("%d of %d webhooks are registered", len(bundles), k.config.Webhooks)
 	}
-	s := &serving{mode: mode}
+	s := &serving{mode: mode, missing: k.config.Webhooks}
 	if best != nil {
 		if !best.equal(k.good) {
 			k.config.Log.Info("serving a certificate", "mode", mode, "serial", fmt.Sprintf("%x", best.Leaf.SerialNumber), "until", best.Leaf.NotAfter.UTC().Format(time.RFC3339))
 		}
 		k.good, s.leaf, s.cert = best, best, &best.tls
+		trusting := 0
+		for _, b := range bundles {
+			if best.trustedBy(b, k.config.Names[0], l.now) == nil {
+				trusting++
+			}
+		}
+		s.missing = max(0, k.config.Webhooks-trusting)
 	}
-	if err != nil {
+	lacking := ""
+	switch {
+	case err == nil:
+	case s.missing < k.config.Webhooks:
+		lacking = err.Error()
+	default:
 		s.fault = err.Error()
+	}
+	if lacking != k.lacking {
+		k.lacking = lacking
+		k.config.Log.Info("webhooks that cannot be called", "missing", s.missing, "why", lacking)
 	}
 	k.current.Store(s)
 }

@@ -33,6 +33,8 @@ type hooks struct {
 	bundles [3][]byte
 	there   bool
 	inject  string
+	// lost: so many of the last are not registered.
+	lost int
 	// stuck: publications fail.
 	stuck error
 	// injector is what cainjector would write, nil where there is none.
@@ -45,7 +47,7 @@ func (h *hooks) Live(context.Context) ([]Trust, error) {
 		return nil, nil
 	}
 	var out []Trust
-	for i, b := range h.bundles {
+	for i, b := range h.bundles[:len(h.bundles)-h.lost] {
 		out = append(out, Trust{Webhook: string(rune('a' + i)), CABundle: b})
 	}
 	return out, nil
@@ -339,7 +341,9 @@ func (c *cluster) foreign(s *corev1.Secret) error {
 	return c.client.Update(c.t.Context(), s)
 }
 
-func TestReadyNeedsTheTrustOfEveryWebhook(t *testing.T) {
+// TestReadyNeedsTheTrustOfSomeWebhook: one that somebody has broken or deleted does
+// not take the others with it.
+func TestReadyNeedsTheTrustOfSomeWebhook(t *testing.T) {
 	c := newCluster(t)
 	k := c.keeper(ModeSelf)
 	c.settle(k)
@@ -349,10 +353,24 @@ func TestReadyNeedsTheTrustOfEveryWebhook(t *testing.T) {
 	if _, err := k.step(t.Context()); err == nil || !strings.Contains(err.Error(), "registering the webhooks: forbidden") {
 		t.Errorf("error %v", err)
 	}
-	if err := k.Ready(); err == nil || !strings.Contains(err.Error(), "webhook 2 of 3") {
-		t.Errorf("ready: %v", err)
+	if err := k.Ready(); err != nil || k.Missing() != 1 {
+		t.Errorf("one is broken; ready: %v, %d missing", err, k.Missing())
 	}
-	c.hooks.bundles[1] = good
+	c.hooks.lost = 2
+	if _, err := k.step(t.Context()); err == nil {
+		t.Error("publishing works")
+	}
+	if err := k.Ready(); err != nil || k.Missing() != 2 {
+		t.Errorf("one is left; ready: %v, %d missing", err, k.Missing())
+	}
+	c.hooks.lost, c.hooks.bundles[0], c.hooks.bundles[2] = 0, nil, nil
+	if _, err := k.step(t.Context()); err == nil {
+		t.Error("publishing works")
+	}
+	if err := k.Ready(); err == nil || !strings.Contains(err.Error(), "webhook 1 of 3") || k.Missing() != 3 {
+		t.Errorf("all are broken; ready: %v, %d missing", err, k.Missing())
+	}
+	c.hooks.bundles = [3][]byte{good, good, good}
 	c.hooks.stuck = nil
 	c.settle(k)
 	c.mustCall("mended", k)
@@ -403,6 +421,43 @@ func TestFilesAreReadAgain(t *testing.T) {
 	c.mustCall("the second", k)
 	if !k.good.Leaf.Equal(second.Leaf) {
 		t.Error("the first is still served")
+	}
+}
+
+// TestFilesWithoutACANeedNone: an empty caBundle means that the API server's own CAs
+// verify the certificate, which is not to be checked from here.
+func TestFilesWithoutACANeedNone(t *testing.T) {
+	dir := t.TempDir()
+	c := newCluster(t)
+	c.hooks.there = true
+	k, err := New(Config{Mode: ModeFiles, Names: testNames, Webhooks: 3, Dir: dir, Registrar: c.hooks, Clock: func() time.Time { return c.now }, Log: logr.Discard()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2 {
+		p := mustSign(t, mustAuthority(t, day0), day0.Add(time.Duration(i)*time.Hour))
+		for name, data := range map[string][]byte{keyCert: p.CertPEM, keyKey: p.KeyPEM} {
+			if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.now = day0.Add(2 * time.Hour)
+		c.settle(k)
+		if err := k.Ready(); err != nil || k.Missing() != 0 || !k.good.Leaf.Equal(p.Leaf) {
+			t.Errorf("ready: %v, %d missing", err, k.Missing())
+		}
+	}
+	if err := os.Remove(filepath.Join(dir, keyCert)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.step(t.Context()); err == nil || k.Ready() != nil {
+		t.Errorf("without the file: %v, ready: %v", err, k.Ready())
+	}
+	// Somebody else's CA in caBundle is checked all the same.
+	other := mustAuthority(t, day0).bundle()
+	c.hooks.bundles = [3][]byte{other, other, other}
+	if _, err := k.step(t.Context()); err == nil || k.Ready() == nil {
+		t.Errorf("with another CA in caBundle: %v, ready: %v", err, k.Ready())
 	}
 }
 

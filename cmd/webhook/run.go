@@ -196,6 +196,9 @@ func (o *options) measure(p *process) error {
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "berth_webhook_certificate_days_left", Help: "Days until the certificate that is served expires; 0 without one.",
 		}, func() float64 { return p.keeper.Left().Hours() / 24 }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "berth_webhook_registrations_missing", Help: "Webhooks that are not registered, or whose caBundle does not verify the certificate that is served.",
+		}, func() float64 { return float64(p.keeper.Missing()) }),
 	} {
 		if err := p.registry.Register(c); err != nil {
 			return err
