@@ -171,7 +171,7 @@ func (o *options) run(ctx context.Context) error {
 	}
 	settings := provisioner.Config{
 		Manager: mgr, Kube: kube, Cloud: cloud,
-		ClusterUID: facts.ClusterUID, Region: cloud.Region(), Namespace: o.namespace,
+		ClusterName: facts.ClusterName, ClusterUID: facts.ClusterUID, Region: cloud.Region(), Namespace: o.namespace,
 		BatchIdle: o.batchIdle, BatchMax: o.batchMax, PlanBudget: o.planBudget, RegistrationTimeout: o.regTimeout, DefaultSpread: spread,
 		PriceTable: o.priceTable, Registry: crmetrics.Registry,
 	}

@@ -28,6 +28,9 @@ type Fleet struct {
 	// RefuseAbove is the share of nodes, from 0 to 1, that an update may replace
 	// without being acknowledged, where it replaces asksFrom or more.
 	RefuseAbove float64
+	// ClusterName completes templates where they name no subnets and groups; empty:
+	// it is not known.
+	ClusterName string
 }
 
 // live are the claims that are not on their way out.
@@ -60,7 +63,7 @@ func (s *Snapshot) blastOf(p, old *v1alpha1.Provisioner, f Fleet) blast {
 	live := f.live()
 	b := blast{nodes: len(live), held: old.Status.HeldNodes}
 	var replaced []*v1alpha1.NodeClaim
-	remade := !apiequality.Semantic.DeepEqual(p.Spec.NodeTemplate, old.Spec.NodeTemplate)
+	remade := !apiequality.Semantic.DeepEqual(p.Spec.NodeTemplate.Complete(f.ClusterName), old.Spec.NodeTemplate.Complete(f.ClusterName))
 	byKey := map[string]valueSet{}
 	if !remade {
 		rs := map[string][]*v1alpha1.Requirement{}

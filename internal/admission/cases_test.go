@@ -96,7 +96,7 @@ func TestValidationCases(t *testing.T) {
 			operation, object = "DELETE", "null"
 		}
 		fleet := func(name string) Fleet {
-			f := Fleet{RefuseAbove: 0.5}
+			f := Fleet{RefuseAbove: 0.5, ClusterName: "prod"}
 			if doc, ok := files["nodes.yaml"]; ok && name == "new" {
 				f.Claims = claimsFrom(t, doc)
 			}

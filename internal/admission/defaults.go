@@ -155,7 +155,7 @@ func defaultEC2(doc json.RawMessage, clusterName string) []patchOp {
 	var missing []field
 	ownTemplate := present(ec2["launchTemplate"])
 	if clusterName != "" {
-		byTag := []v1alpha1.SelectorTerm{{Tags: map[string]string{v1alpha1.TagClusterPrefix + clusterName: "*"}}}
+		byTag := v1alpha1.ClusterTerms(clusterName)
 		if empty(ec2["subnets"]) {
 			missing = append(missing, field{"subnets", byTag})
 		}
@@ -199,16 +199,9 @@ func defaultFinalizer(metadata map[string]json.RawMessage) []patchOp {
 
 // familyAlias is the alias of a family's newest image; empty where there is none.
 func familyAlias(doc json.RawMessage) string {
-	family := v1alpha1.AMIFamilyAL2023
+	var family v1alpha1.AMIFamily
 	if present(doc) && json.Unmarshal(doc, &family) != nil {
 		return ""
 	}
-	switch family {
-	case v1alpha1.AMIFamilyAL2023, "":
-		return "al2023@latest"
-	case v1alpha1.AMIFamilyBottlerocket:
-		return "bottlerocket@latest"
-	default:
-		return ""
-	}
+	return family.DefaultAlias()
 }

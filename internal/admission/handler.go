@@ -89,7 +89,11 @@ func NewHandler(c HandlerConfig) (*Handler, error) {
 			return reviewDefaults(body, c.ClusterName)
 		}},
 		{name: "provisioner-validation", path: PathValidateProvisioner, decide: func(body string) (string, Decision, error) {
-			return reviewValidation(body, c.Knowledge(), c.Fleet)
+			return reviewValidation(body, c.Knowledge(), func(provisioner string) Fleet {
+				f := c.Fleet(provisioner)
+				f.ClusterName = c.ClusterName
+				return f
+			})
 		}},
 		// Advice only: like a mutator it never denies.
 		{name: "workloads", path: PathWorkloads, mutates: true, decide: func(body string) (string, Decision, error) {

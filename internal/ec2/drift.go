@@ -53,10 +53,10 @@ func (c *Cloud) asOf(e *v1alpha1.EC2) time.Time {
 	}
 	subnets, groups := e.Subnets, e.SecurityGroups
 	if len(subnets) == 0 {
-		subnets = clusterTerm(c.cfg.ClusterName)
+		subnets = v1alpha1.ClusterTerms(c.cfg.ClusterName)
 	}
 	if len(groups) == 0 {
-		groups = clusterTerm(c.cfg.ClusterName)
+		groups = v1alpha1.ClusterTerms(c.cfg.ClusterName)
 	}
 	for _, q := range selectorQueries(subnets, "subnet-id") {
 		older(c.subnets.asked(q.key()))

@@ -253,7 +253,7 @@ func (c *Cloud) resolveSubnets(ctx context.Context, e *v1alpha1.EC2) ([]Subnet, 
 	const condition = v1alpha1.ConditionSubnetsReady
 	terms := e.Subnets
 	if len(terms) == 0 {
-		terms = clusterTerm(c.cfg.ClusterName)
+		terms = v1alpha1.ClusterTerms(c.cfg.ClusterName)
 	}
 	if wrong := emptyTerm("ec2.subnets", terms); wrong != "" {
 		return nil, Finding{Condition: condition, Reason: ReasonInvalid, Message: wrong}, nil
@@ -328,7 +328,7 @@ func (c *Cloud) resolveGroups(ctx context.Context, e *v1alpha1.EC2, subnets []Su
 	const condition = v1alpha1.ConditionSecurityGroupsReady
 	terms := e.SecurityGroups
 	if len(terms) == 0 {
-		terms = clusterTerm(c.cfg.ClusterName)
+		terms = v1alpha1.ClusterTerms(c.cfg.ClusterName)
 	}
 	if wrong := emptyTerm("ec2.securityGroups", terms); wrong != "" {
 		return nil, Finding{Condition: condition, Reason: ReasonInvalid, Message: wrong}, nil

@@ -14,12 +14,6 @@ import (
 // anyValue in a selector's tags stands for any value.
 const anyValue = "*"
 
-// clusterTerm selects what carries the cluster's tag with any value: what a
-// Provisioner without subnets or security groups of its own gets.
-func clusterTerm(clusterName string) []v1alpha1.SelectorTerm {
-	return []v1alpha1.SelectorTerm{{Tags: map[string]string{v1alpha1.TagClusterPrefix + clusterName: anyValue}}}
-}
-
 // tagFilters select by tags, all of which must match.
 func tagFilters(tags map[string]string) []types.Filter {
 	out := make([]types.Filter, 0, len(tags))
@@ -128,14 +122,11 @@ type imageParam struct {
 // A message instead says what is wrong with them.
 func planImages(family v1alpha1.AMIFamily, terms []v1alpha1.AMITerm, kubernetesVersion string) (imagePlan, string) {
 	if len(terms) == 0 {
-		switch family {
-		case v1alpha1.AMIFamilyAL2023:
-			terms = []v1alpha1.AMITerm{{Alias: "al2023@latest"}}
-		case v1alpha1.AMIFamilyBottlerocket:
-			terms = []v1alpha1.AMITerm{{Alias: "bottlerocket@latest"}}
-		default:
+		alias := family.DefaultAlias()
+		if alias == "" {
 			return imagePlan{}, fmt.Sprintf("amiFamily %s needs ec2.amis", family)
 		}
+		terms = []v1alpha1.AMITerm{{Alias: alias}}
 	}
 	var plan imagePlan
 	var ids []string

@@ -279,9 +279,9 @@ func (d *drift) judge(g *generation, now time.Time) health {
 			h.soon = runsIn
 		}
 	}
-	hash := TemplateHash(&g.provisioner.Spec)
+	alike := madeAlike(&g.provisioner.Spec, d.cfg.ClusterName)
 	for _, c := range all[*v1alpha1.NodeClaim](d.stores.claims) {
-		if c.Spec.Provisioner.Name != g.provisioner.Name || c.Annotations[v1alpha1.AnnotationProvisionerHash] != hash {
+		if c.Spec.Provisioner.Name != g.provisioner.Name || c.Annotations[v1alpha1.AnnotationProvisionerHash] == "" || !alike(c) {
 			continue
 		}
 		launched := meta.FindStatusCondition(c.Status.Conditions, v1alpha1.ConditionLaunched)

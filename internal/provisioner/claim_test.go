@@ -60,7 +60,7 @@ func TestClaimKeepsAlternativesThatLimitsAllow(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			pr, l := testLaunch()
 			pr.Spec.Limits = tc.limits
-			if diff := cmp.Diff(tc.want, names(newClaim(pr, l, &capacity.Plan{}, map[string]float64{"default": 0.05}).Spec.Offerings)); diff != "" {
+			if diff := cmp.Diff(tc.want, names(newClaim(pr, "prod", l, &capacity.Plan{}, map[string]float64{"default": 0.05}).Spec.Offerings)); diff != "" {
 				t.Fatal(diff)
 			}
 		})
@@ -69,7 +69,7 @@ func TestClaimKeepsAlternativesThatLimitsAllow(t *testing.T) {
 
 func TestClaimSeparatesOwnLabelsFromThoseOfTheInstance(t *testing.T) {
 	pr, l := testLaunch()
-	c := newClaim(pr, l, &capacity.Plan{}, map[string]float64{"default": 0.05})
+	c := newClaim(pr, "prod", l, &capacity.Plan{}, map[string]float64{"default": 0.05})
 	if diff := cmp.Diff(map[string]string{"team": "a"}, c.Spec.Labels); diff != "" {
 		t.Errorf("spec.labels: %s", diff)
 	}
@@ -236,7 +236,7 @@ func TestReservationsStayWithinTheCostLimit(t *testing.T) {
 		reserved := planner.UsedHourlyCost
 		spare := spareCost(plan)
 		for i := range plan.Launches {
-			c := newClaim(pr, &plan.Launches[i], plan, spare)
+			c := newClaim(pr, "prod", &plan.Launches[i], plan, spare)
 			reserved += reservedPrice(c)
 		}
 		if reserved > limit+1e-6 {

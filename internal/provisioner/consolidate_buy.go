@@ -119,7 +119,7 @@ func (p *Loops) grant(ctx context.Context, w *wish, v *view) ([]string, error) {
 	claims := make([]*v1alpha1.NodeClaim, len(w.launches))
 	for i := range w.launches {
 		l := &w.launches[i]
-		claims[i] = newClaim(v.provisioners[l.Provisioner.Name], l, plan, spare)
+		claims[i] = newClaim(v.provisioners[l.Provisioner.Name], p.cfg.ClusterName, l, plan, spare)
 		claims[i].Annotations[v1alpha1.AnnotationReplaces] = strings.Join(w.victims, ",")
 		claims[i].Annotations[v1alpha1.AnnotationDecision] = "consolidation: " + w.why
 	}

@@ -33,9 +33,9 @@ type driftVerdict struct{ reason, message string }
 
 // driftOf compares a claim and its instance with what its Provisioner stands
 // for. inst is nil when EC2's list does not show it, machine when the type is not
-// known; what depends on them is then not judged.
-func driftOf(pr *v1alpha1.Provisioner, c *v1alpha1.NodeClaim, r ec2.Resolved, inst *ec2.Instance, machine *capacity.Machine) driftVerdict {
-	if was := c.Annotations[v1alpha1.AnnotationProvisionerHash]; was != "" && was != TemplateHash(&pr.Spec) {
+// known; what depends on them is then not judged. alike is madeAlike's of the Provisioner.
+func driftOf(pr *v1alpha1.Provisioner, alike func(*v1alpha1.NodeClaim) bool, c *v1alpha1.NodeClaim, r ec2.Resolved, inst *ec2.Instance, machine *capacity.Machine) driftVerdict {
+	if !alike(c) {
 		return driftVerdict{driftTemplate, "the Provisioner's template has changed since"}
 	}
 	if un := capacity.Unmet(pr.Spec.Requirements, claimLabels(c)); un != nil {
@@ -63,9 +63,9 @@ type suspicion struct {
 }
 
 // driftTarget identifies what a Provisioner stands for: template and images.
-func driftTarget(pr *v1alpha1.Provisioner, r ec2.Resolved) string {
+func driftTarget(pr *v1alpha1.Provisioner, clusterName string, r ec2.Resolved) string {
 	h := sha256.New()
-	fmt.Fprintln(h, TemplateHash(&pr.Spec))
+	fmt.Fprintln(h, TemplateHash(&pr.Spec, clusterName))
 	for _, req := range pr.Spec.Requirements {
 		fmt.Fprintln(h, req.Key, req.Operator, req.Values)
 	}
@@ -106,9 +106,10 @@ func (d *drift) compare(ctx context.Context, pr *v1alpha1.Provisioner, now time.
 	}
 	target := ""
 	if r.Ready() {
-		target = driftTarget(pr, r)
+		target = driftTarget(pr, d.cfg.ClusterName, r)
 	}
 	live := d.fleet.snapshot()
+	alike := madeAlike(&pr.Spec, d.cfg.ClusterName)
 	var failed []error
 	verdicts, asToday := map[*v1alpha1.NodeClaim]driftVerdict{}, map[string]bool{}
 	for _, c := range all[*v1alpha1.NodeClaim](d.stores.claims) {
@@ -120,7 +121,7 @@ func (d *drift) compare(ctx context.Context, pr *v1alpha1.Provisioner, now time.
 		if i, ok := live[c.Status.InstanceID]; ok {
 			inst = &i
 		}
-		v := driftOf(pr, c, r, inst, d.catalogue.machine(c.Status.InstanceType))
+		v := driftOf(pr, alike, c, r, inst, d.catalogue.machine(c.Status.InstanceType))
 		verdicts[c] = v
 		if v.reason == "" && inst != nil {
 			asToday[c.Name] = true
@@ -164,7 +165,7 @@ func (d *drift) repeated(ctx context.Context, pr *v1alpha1.Provisioner, c *v1alp
 	if err := d.cfg.APIReader.Get(ctx, client.ObjectKeyFromObject(pr), &fresh); err != nil {
 		return false, fmt.Errorf("reading Provisioner %s: %w", pr.Name, err)
 	}
-	again := driftOf(&fresh, c, ec2.Resolved{}, nil, nil)
+	again := driftOf(&fresh, madeAlike(&fresh.Spec, d.cfg.ClusterName), c, ec2.Resolved{}, nil, nil)
 	return again == v, nil
 }
 

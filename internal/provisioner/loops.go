@@ -53,6 +53,8 @@ type Config struct {
 	// Queue holds what EventBridge says about instances. Optional: without it,
 	// interruptions are noticed when EC2 lists them.
 	Queue messages
+	// ClusterName that subnets and security groups are tagged with. Required.
+	ClusterName string
 	// ClusterUID is the UID of the kube-system namespace. Required.
 	ClusterUID string
 	// Region that instances are launched in. Required.
@@ -140,8 +142,8 @@ func New(ctx context.Context, cfg Config) (*Loops, error) {
 	if cfg.Manager == nil || cfg.Kube == nil || cfg.Cloud == nil || cfg.Registry == nil {
 		return nil, errors.New("manager, kube client, cloud and registry are required")
 	}
-	if cfg.ClusterUID == "" || cfg.Region == "" || cfg.Namespace == "" {
-		return nil, errors.New("cluster UID, region and namespace are required")
+	if cfg.ClusterName == "" || cfg.ClusterUID == "" || cfg.Region == "" || cfg.Namespace == "" {
+		return nil, errors.New("cluster name, cluster UID, region and namespace are required")
 	}
 	for _, d := range []struct {
 		v   *time.Duration

@@ -187,7 +187,7 @@ func (p *Loops) create(ctx context.Context, v *view, plan *capacity.Plan) error 
 	claims := make([]*v1alpha1.NodeClaim, len(plan.Launches))
 	for i := range plan.Launches {
 		l := &plan.Launches[i]
-		claims[i] = newClaim(v.provisioners[l.Provisioner.Name], l, plan, spare)
+		claims[i] = newClaim(v.provisioners[l.Provisioner.Name], p.cfg.ClusterName, l, plan, spare)
 	}
 	err := errors.Join(p.lifter.create(ctx, claims, func(i int) {
 		l, claim := &plan.Launches[i], claims[i]
@@ -217,9 +217,10 @@ func (p *Loops) create(ctx context.Context, v *view, plan *capacity.Plan) error 
 // newClaim turns a launch into a claim. Everything that the launch depends on
 // is copied into it, so that a later change of the Provisioner cannot change
 // what was decided.
+// clusterName is Config's, for the hash.
 // spare is by how much alternatives may be dearer than the choice, in $/h, by
 // Provisioner; it shrinks by what the claim reserves of it.
-func newClaim(pr *v1alpha1.Provisioner, l *capacity.Launch, plan *capacity.Plan, spare map[string]float64) *v1alpha1.NodeClaim {
+func newClaim(pr *v1alpha1.Provisioner, clusterName string, l *capacity.Launch, plan *capacity.Plan, spare map[string]float64) *v1alpha1.NodeClaim {
 	spec := v1alpha1.NodeClaimSpec{
 		NodeTemplate: *pr.Spec.NodeTemplate.DeepCopy(),
 		Provisioner:  v1alpha1.ProvisionerRef{Name: pr.Name, UID: pr.UID},
@@ -248,7 +249,7 @@ func newClaim(pr *v1alpha1.Provisioner, l *capacity.Launch, plan *capacity.Plan,
 			Labels:     labels,
 			Finalizers: []string{v1alpha1.Finalizer},
 			Annotations: map[string]string{
-				v1alpha1.AnnotationProvisionerHash: TemplateHash(&pr.Spec),
+				v1alpha1.AnnotationProvisionerHash: TemplateHash(&pr.Spec, clusterName),
 				v1alpha1.AnnotationDecision:        decision(l, plan),
 			},
 		},

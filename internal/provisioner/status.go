@@ -2,9 +2,6 @@ package provisioner
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
@@ -142,15 +139,4 @@ func (k *statusKeeper) sum(pr *v1alpha1.Provisioner) {
 	pr.Status.Resources = total.List()
 	pr.Status.HourlyCost = v1alpha1.NewPrice(cost)
 	pr.Status.HeldNodes = k.held.of(pr.Name)
-}
-
-// TemplateHash is a hash of all in a Provisioner that a node is made of. A
-// claim whose hash differs from its Provisioner's has drifted.
-func TemplateHash(s *v1alpha1.ProvisionerSpec) string {
-	data, err := json.Marshal(s.NodeTemplate)
-	if err != nil {
-		panic(err) // plain data: cannot fail
-	}
-	sum := sha256.Sum256(data)
-	return hex.EncodeToString(sum[:8])
 }
