@@ -81,6 +81,7 @@ func ValidateProvisioner(p, old *v1alpha1.Provisioner, s *Snapshot, f Fleet) Dec
 	problems = append(problems, checkTaints(&p.Spec)...)
 	problems = append(problems, checkTags(p.Spec.EC2.Tags)...)
 	problems = append(problems, checkBudgets(p.Spec.Disruption)...)
+	problems = append(problems, checkLimits(p.Spec.Limits)...)
 	if err := checkUserData(p.Spec.EC2.AMIFamily, p.Spec.EC2.UserData); err != nil {
 		problems = append(problems, "spec.ec2.userData: "+err.Error())
 	}
@@ -93,6 +94,7 @@ func ValidateProvisioner(p, old *v1alpha1.Provisioner, s *Snapshot, f Fleet) Dec
 		warnings = append(warnings, warned...)
 	}
 	problems = append(problems, checkDeletionWish(p)...)
+	warnings = append(warnings, warnOfKubelet(&p.Spec)...)
 	if old != nil && len(problems) == 0 {
 		denied, warned := s.checkBlast(p, old, f)
 		problems = append(problems, denied...)
@@ -200,6 +202,34 @@ func checkTags(tags map[string]string) []string {
 		}
 	}
 	return problems
+}
+
+// checkLimits wants whole numbers of extended resources: the CRD's rules can say
+// so of names that they know, and of others only at too high a cost.
+func checkLimits(limits corev1.ResourceList) []string {
+	var problems []string
+	for _, k := range slices.Sorted(maps.Keys(limits)) {
+		if q := limits[k]; strings.Contains(string(k), "/") && q.MilliValue()%1000 != 0 {
+			problems = append(problems, fmt.Sprintf("spec.limits[%s]: %s is not a whole number", clip(string(k), 80), q.String()))
+		}
+	}
+	return problems
+}
+
+// warnOfKubelet tells where Berth counts with settings that it cannot hand on.
+func warnOfKubelet(spec *v1alpha1.ProvisionerSpec) []string {
+	by := ""
+	switch {
+	case spec.Kubelet == nil:
+		return nil
+	case spec.EC2.LaunchTemplate != nil:
+		by = "the launch template's user data"
+	case spec.EC2.AMIFamily == v1alpha1.AMIFamilyCustom:
+		by = "ec2.userData"
+	default:
+		return nil
+	}
+	return []string{"spec.kubelet is counted with, and not handed to nodes: " + by + " must set the same"}
 }
 
 // checkBudgets wants schedules and time zones that can be followed.
