@@ -1,10 +1,12 @@
 package admission
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -63,21 +65,13 @@ func (s *Snapshot) blastOf(p, old *v1alpha1.Provisioner, f Fleet) blast {
 	live := f.live()
 	b := blast{nodes: len(live), held: old.Status.HeldNodes}
 	var replaced []*v1alpha1.NodeClaim
+	// By what the nodes are, as drift judges: going back to what they were made of
+	// replaces none, whatever stood in between.
+	was, is := driftFrom(&old.Spec, f.ClusterName), driftFrom(&p.Spec, f.ClusterName)
 	remade := !apiequality.Semantic.DeepEqual(p.Spec.NodeTemplate.Complete(f.ClusterName), old.Spec.NodeTemplate.Complete(f.ClusterName))
-	byKey := map[string]valueSet{}
-	if !remade {
-		rs := map[string][]*v1alpha1.Requirement{}
-		for i := range p.Spec.Requirements {
-			r := &p.Spec.Requirements[i]
-			rs[r.Key] = append(rs[r.Key], r)
-		}
-		for key, list := range rs {
-			byKey[key] = valuesOf(list)
-		}
-	}
 	for _, c := range live {
 		switch {
-		case remade || outside(c, byKey):
+		case is(c) && !was(c), remade && c.Annotations[v1alpha1.AnnotationProvisionerHash] == "":
 			b.drift++
 		case s != nil && expired(c, p, s.now) && !expired(c, old, s.now):
 			b.expire++
@@ -108,22 +102,28 @@ func expired(c *v1alpha1.NodeClaim, p *v1alpha1.Provisioner, now time.Time) bool
 	return ttl != nil && !c.CreationTimestamp.IsZero() && int64(now.Sub(c.CreationTimestamp.Time)/time.Second) >= *ttl
 }
 
-// outside says whether a claim's node has labels that the requirements exclude.
-func outside(c *v1alpha1.NodeClaim, byKey map[string]valueSet) bool {
-	// What EC2 gave may be another offering than the first choice.
-	bought := map[string]string{
-		corev1.LabelInstanceTypeStable: c.Status.InstanceType, corev1.LabelTopologyZone: c.Status.Zone, v1alpha1.LabelCapacityType: c.Status.CapacityType,
-	}
-	for key, set := range byKey {
-		value, ok := bought[key], bought[key] != ""
-		if !ok {
-			value, ok = c.Labels[key]
+// driftFrom returns a function that says whether a claim's node is not what the spec
+// stands for.
+func driftFrom(spec *v1alpha1.ProvisionerSpec, clusterName string) func(*v1alpha1.NodeClaim) bool {
+	alike := capacity.MadeAlike(spec, clusterName)
+	return func(c *v1alpha1.NodeClaim) bool {
+		labels := maps.Clone(c.Spec.Labels)
+		if labels == nil {
+			labels = map[string]string{}
 		}
-		if ok && !set.allows(value) || !ok && !set.absent {
-			return true
+		maps.Copy(labels, c.Labels)
+		labels[v1alpha1.LabelProvisioner], labels[v1alpha1.LabelNodeClaim] = c.Spec.Provisioner.Name, c.Name
+		labels[corev1.LabelHostname] = cmp.Or(c.Status.NodeName, c.Name)
+		// What EC2 gave may be another offering than the first choice.
+		for key, value := range map[string]string{
+			corev1.LabelInstanceTypeStable: c.Status.InstanceType, corev1.LabelTopologyZone: c.Status.Zone, v1alpha1.LabelCapacityType: c.Status.CapacityType,
+		} {
+			if value != "" {
+				labels[key] = value
+			}
 		}
+		return !alike(c) || capacity.Unmet(spec.Requirements, labels) != nil
 	}
-	return false
 }
 
 // standInFor is one pod that takes what a claim's pods take.

@@ -279,7 +279,7 @@ func (d *drift) judge(g *generation, now time.Time) health {
 			h.soon = runsIn
 		}
 	}
-	alike := madeAlike(&g.provisioner.Spec, d.cfg.ClusterName)
+	alike := capacity.MadeAlike(&g.provisioner.Spec, d.cfg.ClusterName)
 	for _, c := range all[*v1alpha1.NodeClaim](d.stores.claims) {
 		if c.Spec.Provisioner.Name != g.provisioner.Name || c.Annotations[v1alpha1.AnnotationProvisionerHash] == "" || !alike(c) {
 			continue

@@ -33,7 +33,7 @@ type driftVerdict struct{ reason, message string }
 
 // driftOf compares a claim and its instance with what its Provisioner stands
 // for. inst is nil when EC2's list does not show it, machine when the type is not
-// known; what depends on them is then not judged. alike is madeAlike's of the Provisioner.
+// known; what depends on them is then not judged. alike is capacity.MadeAlike's of the Provisioner.
 func driftOf(pr *v1alpha1.Provisioner, alike func(*v1alpha1.NodeClaim) bool, c *v1alpha1.NodeClaim, r ec2.Resolved, inst *ec2.Instance, machine *capacity.Machine) driftVerdict {
 	if !alike(c) {
 		return driftVerdict{driftTemplate, "the Provisioner's template has changed since"}
@@ -65,7 +65,7 @@ type suspicion struct {
 // driftTarget identifies what a Provisioner stands for: template and images.
 func driftTarget(pr *v1alpha1.Provisioner, clusterName string, r ec2.Resolved) string {
 	h := sha256.New()
-	fmt.Fprintln(h, TemplateHash(&pr.Spec, clusterName))
+	fmt.Fprintln(h, capacity.TemplateHash(&pr.Spec, clusterName))
 	for _, req := range pr.Spec.Requirements {
 		fmt.Fprintln(h, req.Key, req.Operator, req.Values)
 	}
@@ -109,7 +109,7 @@ func (d *drift) compare(ctx context.Context, pr *v1alpha1.Provisioner, now time.
 		target = driftTarget(pr, d.cfg.ClusterName, r)
 	}
 	live := d.fleet.snapshot()
-	alike := madeAlike(&pr.Spec, d.cfg.ClusterName)
+	alike := capacity.MadeAlike(&pr.Spec, d.cfg.ClusterName)
 	var failed []error
 	verdicts, asToday := map[*v1alpha1.NodeClaim]driftVerdict{}, map[string]bool{}
 	for _, c := range all[*v1alpha1.NodeClaim](d.stores.claims) {
@@ -165,7 +165,7 @@ func (d *drift) repeated(ctx context.Context, pr *v1alpha1.Provisioner, c *v1alp
 	if err := d.cfg.APIReader.Get(ctx, client.ObjectKeyFromObject(pr), &fresh); err != nil {
 		return false, fmt.Errorf("reading Provisioner %s: %w", pr.Name, err)
 	}
-	again := driftOf(&fresh, madeAlike(&fresh.Spec, d.cfg.ClusterName), c, ec2.Resolved{}, nil, nil)
+	again := driftOf(&fresh, capacity.MadeAlike(&fresh.Spec, d.cfg.ClusterName), c, ec2.Resolved{}, nil, nil)
 	return again == v, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	toolscache "k8s.io/client-go/tools/cache"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/capacity"
 	"github.com/berth-dev/berth/internal/ec2"
 )
 
@@ -18,7 +19,7 @@ func TestDriftOf(t *testing.T) {
 		{Key: v1alpha1.LabelInstanceCPU, Operator: v1alpha1.OperatorLt, Values: []string{"9"}},
 		{Key: "team", Operator: v1alpha1.OperatorIn, Values: []string{"a"}},
 	}}}
-	hash := TemplateHash(&pr.Spec, "prod")
+	hash := capacity.TemplateHash(&pr.Spec, "prod")
 	found := ec2.Resolved{Subnets: []ec2.Subnet{{ID: "subnet-1"}}, SecurityGroups: []string{"sg-1"}, Findings: []ec2.Finding{{OK: true}}}
 	unsure := found
 	unsure.Findings = []ec2.Finding{{OK: false}}
@@ -41,7 +42,7 @@ func TestDriftOf(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := &v1alpha1.NodeClaim{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{v1alpha1.LabelInstanceCPU: tc.cpu},
 				Annotations: map[string]string{v1alpha1.AnnotationProvisionerHash: tc.hash}}}
-			if got := driftOf(pr, madeAlike(&pr.Spec, "prod"), c, tc.r, tc.inst, nil); got.reason != tc.want {
+			if got := driftOf(pr, capacity.MadeAlike(&pr.Spec, "prod"), c, tc.r, tc.inst, nil); got.reason != tc.want {
 				t.Fatalf("verdict %+v, want %q", got, tc.want)
 			}
 		})

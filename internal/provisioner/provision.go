@@ -249,7 +249,7 @@ func newClaim(pr *v1alpha1.Provisioner, clusterName string, l *capacity.Launch, 
 			Labels:     labels,
 			Finalizers: []string{v1alpha1.Finalizer},
 			Annotations: map[string]string{
-				v1alpha1.AnnotationProvisionerHash: TemplateHash(&pr.Spec, clusterName),
+				v1alpha1.AnnotationProvisionerHash: capacity.TemplateHash(&pr.Spec, clusterName),
 				v1alpha1.AnnotationDecision:        decision(l, plan),
 			},
 		},

@@ -1,4 +1,4 @@
-package provisioner
+package capacity
 
 import (
 	"crypto/sha256"
@@ -11,7 +11,7 @@ import (
 // TemplateHash is a hash of all in a Provisioner that a node is made of, with what
 // Berth takes where nothing is said: that the webhook writes it down changes
 // nothing. A claim of another hash has drifted, unless it is older than that (see
-// madeAlike).
+// MadeAlike).
 func TemplateHash(s *v1alpha1.ProvisionerSpec, clusterName string) string {
 	return hashOf(s.NodeTemplate.Complete(clusterName))
 }
@@ -25,7 +25,7 @@ func hashOf(t v1alpha1.NodeTemplate) string {
 	return hex.EncodeToString(sum[:8])
 }
 
-// madeAlike returns a function that reports whether a claim was made of a template
+// MadeAlike returns a function that reports whether a claim was made of a template
 // that stands for the same nodes as the Provisioner's does now. A claim without a
 // hash is taken for one.
 //
@@ -34,7 +34,7 @@ func hashOf(t v1alpha1.NodeTemplate) string {
 // template, completed, equals the Provisioner's. The copy's labels, to which the
 // planner adds, do not count: that the hash is the one of the copy with the
 // Provisioner's labels proves that those were the same.
-func madeAlike(s *v1alpha1.ProvisionerSpec, clusterName string) func(*v1alpha1.NodeClaim) bool {
+func MadeAlike(s *v1alpha1.ProvisionerSpec, clusterName string) func(*v1alpha1.NodeClaim) bool {
 	now := TemplateHash(s, clusterName)
 	// Claims of one old hash are of one template.
 	known := map[string]bool{"": true, now: true}

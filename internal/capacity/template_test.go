@@ -1,4 +1,4 @@
-package provisioner
+package capacity
 
 import (
 	"encoding/json"
@@ -97,7 +97,7 @@ func TestAnUpgradeIsNoDrift(t *testing.T) {
 		for i, made := range pair {
 			c := oldClaim(t, specOf(t, made))
 			for j, now := range pair {
-				if !madeAlike(specOf(t, now), "prod")(c) {
+				if !MadeAlike(specOf(t, now), "prod")(c) {
 					t.Errorf("%s: a claim made of form %d has drifted from form %d", name, i, j)
 				}
 			}
@@ -105,16 +105,16 @@ func TestAnUpgradeIsNoDrift(t *testing.T) {
 	}
 	for _, made := range twins["nothing said"] {
 		for _, change := range changes {
-			if madeAlike(specOf(t, change), "prod")(oldClaim(t, specOf(t, made))) {
+			if MadeAlike(specOf(t, change), "prod")(oldClaim(t, specOf(t, made))) {
 				t.Errorf("no drift by %s", change)
 			}
 		}
 	}
 	// Labels that are taken away count too, though the claim's copy has them.
-	if madeAlike(specOf(t, `{}`), "prod")(oldClaim(t, specOf(t, `{"labels":{"a":"b"}}`))) {
+	if MadeAlike(specOf(t, `{}`), "prod")(oldClaim(t, specOf(t, `{"labels":{"a":"b"}}`))) {
 		t.Error("no drift by a label that is gone")
 	}
-	alike := madeAlike(specOf(t, `{}`), "prod")
+	alike := MadeAlike(specOf(t, `{}`), "prod")
 	for range 2 { // The second answer is a remembered one.
 		if !alike(oldClaim(t, specOf(t, `{}`))) || alike(oldClaim(t, specOf(t, `{"labels":{"a":"b"}}`))) || !alike(&v1alpha1.NodeClaim{}) {
 			t.Error("claims of several templates are mixed up")
