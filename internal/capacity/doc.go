@@ -20,7 +20,10 @@
 // get, it is placed last, pod by pod (careful.go), and then those whose domains hang
 // on it are divided. Where DaemonSets' pods count, too, how many will come is learnt
 // from attempt to attempt (company.go). Counters
-// (counters.go) keep what kube-scheduler would count.
+// (counters.go, census.go) keep what kube-scheduler would count: running pods by the
+// sets of labels that they share. Domains that could get a node are counted where
+// nodes are to be bought; nodes that are there are filled first without them, and
+// what the finished plan can do without is not bought (spare.go).
 //
 // Local shares first fill nodes that exist or are coming (fill.go). For the rest
 // nodes are bought by price-guided patterns (packer.go, setup.go, start.go, greedy.go,
