@@ -1,6 +1,10 @@
 package v1alpha1
 
-import corev1 "k8s.io/api/core/v1"
+import (
+	"maps"
+
+	corev1 "k8s.io/api/core/v1"
+)
 
 // Group is the domain of every key that Berth owns.
 const Group = "berth.dev"
@@ -60,6 +64,48 @@ var InstanceLabels = []string{
 // OfferingLabels are the labels whose values follow from where and how an
 // instance is bought.
 var OfferingLabels = []string{corev1.LabelTopologyZone, corev1.LabelTopologyRegion, LabelZoneID, LabelCapacityType}
+
+// LabelZoneEBS is the zone as the EBS CSI driver says it: its node plugin puts it
+// on Nodes, and volumes and storage classes ask for it.
+const LabelZoneEBS = "topology.ebs.csi.aws.com/zone"
+
+// CurrentLabel is the key under which Berth knows what an older or another label
+// of Kubernetes says too: Nodes carry both. Other keys are returned as they are.
+// Pods, volumes and requirements may use either; Berth writes the current one.
+// kube-controller-manager and the cloud controller manager put the older ones on
+// Nodes, the EBS CSI driver its own.
+func CurrentLabel(key string) string {
+	switch key {
+	case "beta.kubernetes.io/os":
+		return corev1.LabelOSStable
+	case "beta.kubernetes.io/arch":
+		return corev1.LabelArchStable
+	case corev1.LabelInstanceType:
+		return corev1.LabelInstanceTypeStable
+	case corev1.LabelFailureDomainBetaZone, LabelZoneEBS:
+		return corev1.LabelTopologyZone
+	case corev1.LabelFailureDomainBetaRegion:
+		return corev1.LabelTopologyRegion
+	}
+	return key
+}
+
+// otherLabels are the keys that CurrentLabel replaces.
+var otherLabels = []string{"beta.kubernetes.io/os", "beta.kubernetes.io/arch", corev1.LabelInstanceType,
+	corev1.LabelFailureDomainBetaZone, LabelZoneEBS, corev1.LabelFailureDomainBetaRegion}
+
+// WithOtherLabels adds to the labels of a Node to come those that it will carry
+// for the same facts: see CurrentLabel. The map is new.
+func WithOtherLabels(labels map[string]string) map[string]string {
+	out := make(map[string]string, len(labels)+len(otherLabels))
+	maps.Copy(out, labels)
+	for _, key := range otherLabels {
+		if v, ok := out[CurrentLabel(key)]; ok && out[key] == "" {
+			out[key] = v
+		}
+	}
+	return out
+}
 
 // Values of LabelCapacityType.
 const (

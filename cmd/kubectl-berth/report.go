@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 
+	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/capacity"
 	"github.com/berth-dev/berth/internal/manifest"
 )
@@ -103,10 +104,7 @@ func newReport(p *capacity.Plan, pods int, nodes []*capacity.Node) *report {
 			name = fmt.Sprintf("%s-%d", l.Provisioner.Name, serial[l.Provisioner.Name])
 		}
 		taken[name] = true
-		labels := maps.Clone(l.Labels)
-		if labels == nil {
-			labels = map[string]string{}
-		}
+		labels := v1alpha1.WithOtherLabels(l.Labels)
 		if labels[corev1.LabelHostname] == "" {
 			labels[corev1.LabelHostname] = name
 		}

@@ -294,7 +294,9 @@ func (g *generator) containers(p *corev1.Pod) {
 }
 
 func (g *generator) nodeSelector() map[string]string {
-	switch g.IntN(6) {
+	switch g.IntN(7) {
+	case 6:
+		return map[string]string{one(g, "beta.kubernetes.io/os", corev1.LabelOSStable): one(g, "linux", "linux", "windows")}
 	case 5:
 		return map[string]string{labelGrade: one(g, "1", "3", "5")}
 	case 0:
@@ -302,12 +304,17 @@ func (g *generator) nodeSelector() map[string]string {
 	case 1:
 		return map[string]string{"disk": one(g, "fast", "slow")}
 	case 2:
-		return map[string]string{corev1.LabelArchStable: one(g, "amd64", "arm64")}
+		return map[string]string{one(g, corev1.LabelArchStable, "beta.kubernetes.io/arch"): one(g, "amd64", "arm64")}
 	case 3:
 		return map[string]string{v1alpha1.LabelCapacityType: one(g, v1alpha1.CapacityTypeSpot, v1alpha1.CapacityTypeOnDemand)}
 	default:
-		return map[string]string{corev1.LabelTopologyZone: one(g, zones...)}
+		return map[string]string{g.zoneKey(): one(g, zones...)}
 	}
+}
+
+// zoneKey is one of the labels that say a node's zone.
+func (g *generator) zoneKey() string {
+	return one(g, corev1.LabelTopologyZone, corev1.LabelTopologyZone, corev1.LabelTopologyZone, corev1.LabelFailureDomainBetaZone, v1alpha1.LabelZoneEBS)
 }
 
 func (g *generator) selectorTerms() *corev1.NodeSelector {
@@ -324,7 +331,7 @@ func (g *generator) selectorTerms() *corev1.NodeSelector {
 			case 2:
 				e = corev1.NodeSelectorRequirement{Key: labelTeam, Operator: one(g, corev1.NodeSelectorOpIn, corev1.NodeSelectorOpNotIn), Values: some(g, "a", "b", "c")}
 			default:
-				e = corev1.NodeSelectorRequirement{Key: corev1.LabelTopologyZone, Operator: one(g, corev1.NodeSelectorOpIn, corev1.NodeSelectorOpNotIn), Values: some(g, zones...)}
+				e = corev1.NodeSelectorRequirement{Key: g.zoneKey(), Operator: one(g, corev1.NodeSelectorOpIn, corev1.NodeSelectorOpNotIn), Values: some(g, zones...)}
 			}
 			t.MatchExpressions = append(t.MatchExpressions, e)
 		}
@@ -363,7 +370,7 @@ func (g *generator) selector(p *corev1.Pod) *metav1.LabelSelector {
 }
 
 func (g *generator) topologyKey() string {
-	return one(g, corev1.LabelTopologyZone, corev1.LabelTopologyZone, corev1.LabelTopologyZone, corev1.LabelHostname, corev1.LabelHostname, corev1.LabelHostname, v1alpha1.LabelCapacityType, labelTeam)
+	return one(g, corev1.LabelTopologyZone, corev1.LabelTopologyZone, g.zoneKey(), corev1.LabelHostname, corev1.LabelHostname, corev1.LabelHostname, v1alpha1.LabelCapacityType, labelTeam)
 }
 
 func (g *generator) podTerms(p *corev1.Pod) []corev1.PodAffinityTerm {

@@ -80,7 +80,7 @@ func (r *referee) judge(s *scenario, plan *capacity.Plan) (d *disagreement, err 
 	for i := range t.plan.Launches {
 		l := &t.plan.Launches[i]
 		name := "new-" + strconv.Itoa(i)
-		t.nodes = append(t.nodes, newNode(name, l.Labels, l.Taints, l.Allocatable))
+		t.nodes = append(t.nodes, newNode(name, v1alpha1.WithOtherLabels(l.Labels), l.Taints, l.Allocatable))
 		t.limits[name] = s.limitsOfType(l.InstanceType)
 		for _, p := range l.Pods {
 			seat(p, name)
@@ -445,7 +445,7 @@ func (t *trial) judgeRefusals(bound []*corev1.Pod) (*disagreement, error) {
 // differently, the pod can only have its place at their cost.
 func (t *trial) judgeProbe(pods, bound []*corev1.Pod, p *capacity.Provisioner, typ *capacity.InstanceType, o capacity.Offering, labels map[string]string) (*disagreement, error) {
 	const name = "probe"
-	n := newNode(name, labels, p.Spec.Taints, typ.Allocatable)
+	n := newNode(name, v1alpha1.WithOtherLabels(labels), p.Spec.Taints, typ.Allocatable)
 	before := len(t.pods)
 	t.limits[name] = t.s.limitsOfType(typ.Machine.Name)
 	t.setLimits(t.limits)

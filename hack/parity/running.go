@@ -48,6 +48,12 @@ func (g *generator) node(i int, templates []*corev1.Pod) {
 		n.Provisioner = g.s.Provisioners[0].Name
 		n.Labels[corev1.LabelInstanceTypeStable] = one(g, g.s.Machines...).Name
 	}
+	if n.InFlight || g.chance(60) {
+		n.Labels = v1alpha1.WithOtherLabels(n.Labels)
+		if !n.InFlight && g.chance(40) {
+			delete(n.Labels, v1alpha1.LabelZoneEBS) // The driver's plugin does not run there.
+		}
+	}
 	if g.has.volumes && g.chance(50) {
 		n.VolumeLimits = map[string]int64{ebs: int64(g.upTo(0, 3))}
 	}

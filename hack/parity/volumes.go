@@ -21,7 +21,7 @@ func (g *generator) volume(p *corev1.Pod, i int) {
 		c := &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "class-" + id}, Provisioner: ebs, VolumeBindingMode: new(storagev1.VolumeBindingWaitForFirstConsumer)}
 		if g.chance(50) {
 			for range g.upTo(1, 2) {
-				c.AllowedTopologies = append(c.AllowedTopologies, corev1.TopologySelectorTerm{MatchLabelExpressions: []corev1.TopologySelectorLabelRequirement{{Key: corev1.LabelTopologyZone, Values: some(g, zones...)}}})
+				c.AllowedTopologies = append(c.AllowedTopologies, corev1.TopologySelectorTerm{MatchLabelExpressions: []corev1.TopologySelectorLabelRequirement{{Key: g.zoneKey(), Values: some(g, zones...)}}})
 			}
 		}
 		if g.chance(5) {
@@ -84,11 +84,11 @@ func (g *generator) bound(claim *corev1.PersistentVolumeClaim) {
 	}
 	if g.chance(80) {
 		pv.Spec.NodeAffinity = &corev1.VolumeNodeAffinity{Required: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
-			MatchExpressions: []corev1.NodeSelectorRequirement{{Key: corev1.LabelTopologyZone, Operator: corev1.NodeSelectorOpIn, Values: some(g, zones...)}},
+			MatchExpressions: []corev1.NodeSelectorRequirement{{Key: g.zoneKey(), Operator: corev1.NodeSelectorOpIn, Values: some(g, zones...)}},
 		}}}}
 	}
 	if g.chance(20) {
-		pv.Labels = map[string]string{corev1.LabelTopologyZone: one(g, zones[0], zones[1], zones[0]+"__"+zones[1])}
+		pv.Labels = map[string]string{one(g, corev1.LabelTopologyZone, corev1.LabelFailureDomainBetaZone): one(g, zones[0], zones[1], zones[0]+"__"+zones[1])}
 	}
 	claim.Spec.VolumeName = pv.Name
 	claim.Annotations = map[string]string{"pv.kubernetes.io/bind-completed": "yes"}
@@ -112,7 +112,7 @@ func (g *generator) available(class string, n int) {
 		Status: corev1.PersistentVolumeStatus{Phase: corev1.VolumeAvailable},
 	}
 	if g.chance(80) {
-		e := corev1.NodeSelectorRequirement{Key: corev1.LabelTopologyZone, Operator: corev1.NodeSelectorOpIn, Values: some(g, zones...)}
+		e := corev1.NodeSelectorRequirement{Key: g.zoneKey(), Operator: corev1.NodeSelectorOpIn, Values: some(g, zones...)}
 		if g.chance(30) {
 			e.Key, e.Values = corev1.LabelHostname, []string{one(g, "node-0", "node-1")}
 		}

@@ -115,7 +115,7 @@ func defaultRequirements(doc json.RawMessage) []patchOp {
 	}
 	var missing []v1alpha1.Requirement
 	on := func(key string) bool {
-		return slices.ContainsFunc(have, func(r v1alpha1.Requirement) bool { return r.Key == key })
+		return slices.ContainsFunc(have, func(r v1alpha1.Requirement) bool { return v1alpha1.CurrentLabel(r.Key) == key })
 	}
 	byName := slices.ContainsFunc(have, func(r v1alpha1.Requirement) bool {
 		return r.Operator == v1alpha1.OperatorIn && (r.Key == corev1.LabelInstanceTypeStable || r.Key == v1alpha1.LabelInstanceFamily)

@@ -338,6 +338,7 @@ func (s *Snapshot) domains(key string) []string {
 			values[v] = true
 		}
 	}
+	key = v1alpha1.CurrentLabel(key)
 	for _, p := range s.Provisioners {
 		if v, ok := p.Spec.Labels[key]; ok {
 			values[v] = true

@@ -288,6 +288,7 @@ func (m *market) roomFor(t *InstanceType, load *daemonLoad, rooms map[string]int
 
 // label is the value of a label that a node of the column would have.
 func (m *market) label(c *column, key string) (string, bool) {
+	key = v1alpha1.CurrentLabel(key)
 	switch {
 	case key == v1alpha1.LabelProvisioner:
 		return c.seller.p.Name, true

@@ -264,6 +264,7 @@ func (m *market) labelObstacle(kind Constraint, p *Provisioner, cols []*column, 
 		offers = "offers " + strings.Join(have, ", ")
 	}
 	o := obstacle{constraint: kind, detail: fmt.Sprintf("wants %s, Provisioner %s %s", wanted, p.Name, offers)}
+	key = v1alpha1.CurrentLabel(key)
 	switch {
 	case !mayBeNamed(key, values):
 		o.fix = "remove " + key + " from what the pod requires, Berth buys no such nodes"

@@ -49,10 +49,11 @@ func requirementAllows(r *v1alpha1.Requirement, value string, present bool) bool
 // requirements on the keys for which of(key) holds.
 func requirementsAllow(rs []v1alpha1.Requirement, of func(key string) bool, label func(key string) (string, bool)) bool {
 	for i := range rs {
-		if !of(rs[i].Key) {
+		key := v1alpha1.CurrentLabel(rs[i].Key)
+		if !of(key) {
 			continue
 		}
-		v, ok := label(rs[i].Key)
+		v, ok := label(key)
 		if !requirementAllows(&rs[i], v, ok) {
 			return false
 		}
@@ -74,6 +75,7 @@ func isNodeLabel(key string) bool {
 
 // isOwnLabel says whether a label is the user's own.
 func isOwnLabel(key string) bool {
+	key = v1alpha1.CurrentLabel(key)
 	return !isInstanceLabel(key) && !isOfferingLabel(key) && !isNodeLabel(key) && key != v1alpha1.LabelProvisioner
 }
 
@@ -81,7 +83,7 @@ func isOwnLabel(key string) bool {
 // user has named it.
 func names(rs []v1alpha1.Requirement, key, value string) bool {
 	for i := range rs {
-		if rs[i].Key == key && rs[i].Operator == v1alpha1.OperatorIn && slices.Contains(rs[i].Values, value) {
+		if v1alpha1.CurrentLabel(rs[i].Key) == key && rs[i].Operator == v1alpha1.OperatorIn && slices.Contains(rs[i].Values, value) {
 			return true
 		}
 	}
@@ -90,5 +92,5 @@ func names(rs []v1alpha1.Requirement, key, value string) bool {
 
 // hasKey says whether any requirement is on one of the keys.
 func hasKey(rs []v1alpha1.Requirement, keys ...string) bool {
-	return slices.ContainsFunc(rs, func(r v1alpha1.Requirement) bool { return slices.Contains(keys, r.Key) })
+	return slices.ContainsFunc(rs, func(r v1alpha1.Requirement) bool { return slices.Contains(keys, v1alpha1.CurrentLabel(r.Key)) })
 }

@@ -188,7 +188,7 @@ type Provisioner struct {
 type Node struct {
 	// Name of the Node object, or of the NodeClaim while there is none.
 	Name string
-	// Labels as kube-scheduler sees them, or will.
+	// Labels as kube-scheduler sees them, or will (v1alpha1.WithOtherLabels).
 	Labels map[string]string
 	// Taints that pods must tolerate to be placed here (taints that vanish by
 	// themselves before pods run are left out by whoever builds the Snapshot).

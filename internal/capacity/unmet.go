@@ -7,8 +7,9 @@ import "github.com/berth-dev/berth/api/v1alpha1"
 // does not carry is met: it says which values nodes may carry, not that they do.
 func Unmet(rs []v1alpha1.Requirement, labels map[string]string) *v1alpha1.Requirement {
 	for i := range rs {
-		v, ok := labels[rs[i].Key]
-		if !ok && isOwnLabel(rs[i].Key) {
+		key := v1alpha1.CurrentLabel(rs[i].Key)
+		v, ok := labels[key]
+		if !ok && isOwnLabel(key) {
 			continue
 		}
 		if !requirementAllows(&rs[i], v, ok) {

@@ -203,7 +203,7 @@ func plannerNode(n *corev1.Node, claim *v1alpha1.NodeClaim) *capacity.Node {
 		coming := plannerClaim(claim)
 		pn.Taints = coming.Taints
 		maps.Copy(coming.Labels, pn.Labels)
-		pn.Labels = coming.Labels
+		pn.Labels = v1alpha1.WithOtherLabels(coming.Labels)
 		for name, q := range coming.Allocatable {
 			if pn.Allocatable[name] == 0 {
 				pn.Allocatable[name] = q
@@ -223,7 +223,7 @@ func plannerClaim(c *v1alpha1.NodeClaim) *capacity.Node {
 	labels[v1alpha1.LabelNodeClaim] = c.Name
 	labels[corev1.LabelHostname] = name
 	return &capacity.Node{
-		Name: name, Labels: labels, Taints: c.Spec.Taints,
+		Name: name, Labels: v1alpha1.WithOtherLabels(labels), Taints: c.Spec.Taints,
 		Allocatable:   capacity.FromResourceList(firstOf(c.Status.Allocatable, c.Spec.Allocatable)),
 		Provisioner:   c.Spec.Provisioner.Name,
 		Claim:         c.Name,
