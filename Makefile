@@ -92,7 +92,7 @@ bench-interruption: control-plane ## 10,000 messages in the interruption queue, 
 
 .PHONY: bench-webhook
 bench-webhook: control-plane ## the webhook over TLS on one core, and what it adds to the creation of pods
-	$(GO) test -run '^$$' -bench PodReview -benchmem ./internal/admission
+	$(GO) test -run '^$$' -bench 'PodReview|Miss' -benchmem ./internal/admission
 	$(GO) run ./hack/bench-webhook
 
 .PHONY: rollout
