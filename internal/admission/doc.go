@@ -1,6 +1,7 @@
 // Package admission answers the API server's admission reviews: it hints pods
 // at the capacity that would be bought for them, and defaults and validates
-// Provisioners. Deleting it changes latency and wording, never correctness.
+// Provisioners. Deleting it changes what people are told, and shares of spot for
+// pods to come; never what is bought for a pod or when.
 //
 // A review becomes a decision in a pure function (DecidePod,
 // DefaultProvisioner, ValidateProvisioner) of the object and a Snapshot of what

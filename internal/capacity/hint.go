@@ -9,7 +9,8 @@ import (
 
 // Hint is the content of annotation berth.dev/placement: where an empty node
 // for a pod would come from, as the webhook knew it when the pod was created.
-// Advisory: it is never the basis of a decision, only of a head start.
+// Advisory: it is never the basis of a decision, and nothing begins sooner for it. It
+// tells whoever looks at the pod, and is counted against what was bought.
 type Hint struct {
 	// Provisioner is the name of the one that would be asked.
 	Provisioner string

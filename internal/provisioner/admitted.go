@@ -27,9 +27,11 @@ const (
 // agreements are all of them, so that the metric's series exist from the start.
 var agreements = []agreement{hintMatched, hintDiffered, hintMissing, hintStale, hintContradicted}
 
-// compareHint compares a pod's hint with the Provisioner that was decided on,
-// by offerings of a version.
-func compareHint(pod *corev1.Pod, provisioner string, offerings int64) agreement {
+// compareHint compares a pod's hint with the Provisioner and the capacity type that
+// were decided on, by offerings of a version. Instance type and zone are not compared:
+// the hint's are those of the cheapest node for the pod alone, and pods are bought for
+// together, so that they would differ as a rule and mean nothing.
+func compareHint(pod *corev1.Pod, provisioner, capacityType string, offerings int64) agreement {
 	value, ok := pod.Annotations[v1alpha1.AnnotationPlacement]
 	if !ok {
 		return hintMissing
@@ -40,7 +42,7 @@ func compareHint(pod *corev1.Pod, provisioner string, offerings int64) agreement
 		return hintContradicted
 	case h.Version < offerings:
 		return hintStale
-	case h.Provisioner != provisioner:
+	case h.Provisioner != provisioner || h.CapacityType != capacityType:
 		return hintDiffered
 	}
 	return hintMatched

@@ -1,6 +1,7 @@
 package provisioner
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -28,6 +29,7 @@ func TestHintsAreComparedAndNeverBelieved(t *testing.T) {
 		"of what was decided":       {map[string]string{v1alpha1.AnnotationPlacement: hint("a", 7), v1alpha1.AnnotationShape: shape}, hintMatched},
 		"of newer offerings":        {map[string]string{v1alpha1.AnnotationPlacement: hint("a", 8), v1alpha1.AnnotationShape: shape}, hintMatched},
 		"of another Provisioner":    {map[string]string{v1alpha1.AnnotationPlacement: hint("b", 7), v1alpha1.AnnotationShape: shape}, hintDiffered},
+		"of another capacity type":  {map[string]string{v1alpha1.AnnotationPlacement: strings.Replace(hint("a", 7), "spot", "on-demand", 1), v1alpha1.AnnotationShape: shape}, hintDiffered},
 		"of older offerings":        {map[string]string{v1alpha1.AnnotationPlacement: hint("b", 6), v1alpha1.AnnotationShape: shape}, hintStale},
 		"for another spec":          {map[string]string{v1alpha1.AnnotationPlacement: hint("a", 7), v1alpha1.AnnotationShape: "0"}, hintContradicted},
 		"forged, without a shape":   {map[string]string{v1alpha1.AnnotationPlacement: hint("a", 7)}, hintContradicted},
@@ -37,7 +39,7 @@ func TestHintsAreComparedAndNeverBelieved(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := pod.DeepCopy()
 			p.Annotations = c.annotations
-			if got := compareHint(p, "a", 7); got != c.want {
+			if got := compareHint(p, "a", "spot", 7); got != c.want {
 				t.Errorf("%s, want %s", got, c.want)
 			}
 		})

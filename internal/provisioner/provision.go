@@ -202,7 +202,7 @@ func (p *Loops) create(ctx context.Context, v *view, plan *capacity.Plan) error 
 			if moving(pod) {
 				continue
 			}
-			p.metrics.hint(compareHint(p.asAdmitted(pod), claim.Spec.Provisioner.Name, offerings))
+			p.metrics.hint(compareHint(p.asAdmitted(pod), claim.Spec.Provisioner.Name, l.CapacityType, offerings))
 		}
 		p.log.Info("claim created", "claim", claim.Name, "provisioner", claim.Spec.Provisioner.Name,
 			"type", l.InstanceType, "zone", l.Zone, "capacityType", l.CapacityType,
