@@ -105,6 +105,14 @@ func TestPoliciesDoWithoutAWebhook(t *testing.T) {
 		t.Errorf("deleting a Provisioner with nodes: %v", err)
 	}
 	before := pr.DeepCopy()
+	pr.Annotations = map[string]string{v1alpha1.AnnotationDeletion: v1alpha1.DeletionDrain}
+	if err := c.Client.Patch(t.Context(), pr, client.MergeFrom(before)); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Client.Delete(t.Context(), pr); !apierrors.IsForbidden(err) || !refused(err, "has not taken effect") {
+		t.Errorf("deleting it to drain them, without the finalizer: %v", err)
+	}
+	before = pr.DeepCopy()
 	pr.Annotations = map[string]string{v1alpha1.AnnotationDeletion: v1alpha1.DeletionOrphan}
 	if err := c.Client.Patch(t.Context(), pr, client.MergeFrom(before)); err != nil {
 		t.Fatal(err)
