@@ -24,6 +24,10 @@ var (
 	ErrForeign = errors.New("not this cluster's instance")
 	// ErrUnknown: no answer, or one that says nothing about the outcome.
 	ErrUnknown = errors.New("outcome unknown")
+	// ErrInDoubt: EC2 refuses the call, and an earlier one with the same token
+	// may have launched: permissions, for example, are judged before the token is
+	// looked at.
+	ErrInDoubt = errors.New("refused, and an earlier call may have launched")
 )
 
 // Fault is a call to AWS that failed, as AWS tells it.
@@ -37,6 +41,8 @@ type Fault struct {
 	Resource string
 
 	cause error
+	// whole: the call was refused as a whole, and not by a verdict in its answer.
+	whole bool
 }
 
 // CapacityError: EC2 has none of what was asked for, or a quota is used up.
@@ -70,6 +76,9 @@ type CallError struct {
 	// a throttle inside a CreateFleet answer. The same token would replay that
 	// answer, so a new attempt must begin (and nothing can be doubled by it).
 	Answered bool
+	// Verdict is what EC2 refused the last call with, for ErrInDoubt. It counts
+	// once it is known that the earlier calls launched nothing.
+	Verdict error
 	// Refused are offerings that the same answer said there is none of.
 	Refused []capacity.OfferingRef
 }
@@ -85,6 +94,11 @@ func Definite(err error) bool {
 	)
 	return errors.As(err, &c) || errors.As(err, &f) || errors.As(err, &o) && o.Answered
 }
+
+// WholeCall reports whether EC2 refused a call as a whole. Such a refusal says
+// nothing about earlier calls with the same token, while a verdict inside an
+// answer is about the token itself.
+func WholeCall(err error) bool { return faultOf(err).whole }
 
 // Refused returns the offerings that an error of Launch or PrepareLaunch says
 // EC2 has none of, whatever else went wrong.
@@ -289,7 +303,7 @@ func translate(action string, err error) error {
 	if !errors.As(err, &api) {
 		return &CallError{Fault: f, Kind: ErrUnknown}
 	}
-	f.Code, f.Message = api.ErrorCode(), readable(api.ErrorMessage())
+	f.Code, f.Message, f.whole = api.ErrorCode(), readable(api.ErrorMessage()), true
 	status := 0
 	var answer *awshttp.ResponseError
 	if errors.As(err, &answer) {

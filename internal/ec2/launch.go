@@ -12,6 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	"github.com/aws/smithy-go/middleware"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/capacity"
@@ -39,6 +40,8 @@ func (c *Cloud) Room(want int) int {
 // its members. Repeating it gives the same instances. An error for which
 // Definite is false leaves open whether there are instances: repeat. In the
 // answer's Refused, and in an error's, are the offerings that EC2 had none of.
+// A refusal of the whole call (WholeCall) is definite only if it was the first
+// with its token; where the SDK itself has repeated the call, it is ErrInDoubt.
 func (c *Cloud) Launch(ctx context.Context, claim *v1alpha1.NodeClaim) (Launched, error) {
 	wrap := func(err error) error { return fmt.Errorf("launching claim %s: %w", claim.Name, err) }
 	in, err := fleetRequest(c.cfg.ClusterName, c.cfg.ClusterUID, claim)
@@ -50,9 +53,13 @@ func (c *Cloud) Launch(ctx context.Context, claim *v1alpha1.NodeClaim) (Launched
 		return Launched{}, wrap(err)
 	}
 	began := time.Now()
-	out, err := c.ec2.CreateFleet(ctx, in, c.slow)
+	var lost lostCalls
+	out, err := c.ec2.CreateFleet(ctx, in, c.slow, lost.watch)
 	var got Launched
-	if err = translate("CreateFleet", err); err == nil {
+	if err = translate("CreateFleet", err); err != nil && Definite(err) && lost.any {
+		err = &CallError{Kind: ErrInDoubt, Verdict: err, Fault: faultOf(err)}
+	}
+	if err == nil {
 		var full []string
 		got, full, err = fleetAnswer(claim, out)
 		if claim.Status.Launch.CapacityType == v1alpha1.CapacityTypeReserved {
@@ -66,7 +73,7 @@ func (c *Cloud) Launch(ctx context.Context, claim *v1alpha1.NodeClaim) (Launched
 	}
 	if err != nil {
 		var bad *ConfigError
-		if errors.As(err, &bad) {
+		if errors.As(err, &bad) || errors.Is(err, ErrInDoubt) {
 			c.forget()
 		}
 		return Launched{}, wrap(err)
@@ -76,6 +83,22 @@ func (c *Cloud) Launch(ctx context.Context, claim *v1alpha1.NodeClaim) (Launched
 	}
 	c.nameInstances(ctx, got.Instances)
 	return got, nil
+}
+
+// lostCalls sees whether an HTTP request of a call ended without EC2's word on
+// it, so that it may have had its effect. The SDK repeats such a request, and
+// tells of the last one's answer only.
+type lostCalls struct{ any bool }
+
+func (l *lostCalls) watch(o *ec2.Options) {
+	o.APIOptions = append(o.APIOptions, func(stack *middleware.Stack) error {
+		return stack.Finalize.Insert(middleware.FinalizeMiddlewareFunc("BerthLostCalls",
+			func(ctx context.Context, in middleware.FinalizeInput, next middleware.FinalizeHandler) (middleware.FinalizeOutput, middleware.Metadata, error) {
+				out, metadata, err := next.HandleFinalize(ctx, in)
+				l.any = l.any || errors.Is(translate("CreateFleet", err), ErrUnknown)
+				return out, metadata, err
+			}), "Retry", middleware.After)
+	})
 }
 
 // nameInstances fills in what the answer to a launch does not tell: the names

@@ -55,7 +55,7 @@ func (l *lifter) lift(ctx context.Context, claims []*v1alpha1.NodeClaim) {
 		return
 	}
 	l.metrics.batch.Observe(float64(len(members)))
-	l.call(ctx, members)
+	l.call(ctx, members, true)
 }
 
 // noneLeft says why a claim is given up all of whose offerings EC2 has refused.
@@ -119,27 +119,56 @@ func each(claims []*v1alpha1.NodeClaim, f func(i int, c *v1alpha1.NodeClaim)) {
 }
 
 // call carries out the launch that the first of the claims, its lead, records;
-// the others are those of its members that are known to have joined.
-func (l *lifter) call(ctx context.Context, claims []*v1alpha1.NodeClaim) {
+// the others are those of its members that are known to have joined. first: the
+// record is this process's, and it has not called EC2 with it before.
+func (l *lifter) call(ctx context.Context, claims []*v1alpha1.NodeClaim, first bool) {
 	lead := claims[0]
 	if time.Since(lead.Status.Launch.StartedAt.Time) > tokenTrust {
-		l.adopt(ctx, claims)
+		l.adopt(ctx, claims, nil)
 		return
 	}
 	got, err := l.cloud.Launch(ctx, lead)
+	var call *ec2.CallError
 	switch {
 	case err == nil:
 		l.answered(ctx, claims, got)
 	case errors.Is(err, ec2.ErrTokenMismatch):
-		l.adopt(ctx, claims)
+		l.adopt(ctx, claims, nil)
+	case errors.As(err, &call) && errors.Is(err, ec2.ErrInDoubt):
+		l.doubt(lead, true)
+		l.adopt(ctx, claims, fmt.Errorf("launching claim %s: %w", lead.Name, call.Verdict))
+	case ec2.Definite(err) && ec2.WholeCall(err) && !first:
+		// A call before may have launched, and only its reply was lost.
+		l.doubt(lead, false)
+		l.adopt(ctx, claims, err)
 	case ec2.Definite(err):
 		l.refused(ctx, claims, err)
 	case errors.Is(err, ec2.ErrThrottled):
 		l.metrics.throttled.Inc()
 		l.pause(ctx, lead.Name, throttlePause) // The same attempt; package ec2 sets the pace.
 	default:
+		l.mu.Lock()
+		delete(l.doubts, lead.Name)
+		l.mu.Unlock()
 		l.retry(ctx, lead, fmt.Errorf("launching claim %s: %w", lead.Name, err))
 	}
+}
+
+// doubt notes since when it is in doubt whether a launch whose calls EC2 refuses
+// has launched. anew: a call without an answer has just been made.
+func (l *lifter) doubt(lead *v1alpha1.NodeClaim, anew bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, known := l.doubts[lead.Name]; !known || anew {
+		l.doubts[lead.Name] = time.Now()
+	}
+}
+
+// doubtSince is when the last call can have had an effect that EC2 does not show.
+func (l *lifter) doubtSince(lead *v1alpha1.NodeClaim) time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return laterOf(laterOf(lead.Status.Launch.StartedAt.Time, l.since), l.doubts[lead.Name])
 }
 
 // answered stores who got which instance, then tells the members.
@@ -205,6 +234,7 @@ func (l *lifter) refused(ctx context.Context, claims []*v1alpha1.NodeClaim, why 
 	l.mu.Lock()
 	for _, c := range claims {
 		l.over[c.Name] = attempts(c)
+		delete(l.doubts, c.Name)
 	}
 	l.mu.Unlock()
 	name := claims[0].Spec.Provisioner.Name
@@ -256,11 +286,13 @@ func (l *lifter) retry(ctx context.Context, c *v1alpha1.NodeClaim, err error) {
 	}
 }
 
-// adopt settles a token that EC2 no longer answers with what it launched: it
-// was used with other parameters (by another version of Berth), or is so old
-// that EC2 may have forgotten it. What the launch made is ours if it is there,
-// else the next attempt is due.
-func (l *lifter) adopt(ctx context.Context, claims []*v1alpha1.NodeClaim) {
+// adopt settles a token that EC2 no longer answers with what it launched: it was
+// used with other parameters (by another version of Berth), is so old that EC2
+// may have forgotten it, or EC2 refuses its calls before it looks at the token,
+// with verdict. What the launch made is ours if it is there; else the verdict
+// holds, or the next attempt is due. Until then the call is repeated: EC2 may
+// answer after all.
+func (l *lifter) adopt(ctx context.Context, claims []*v1alpha1.NodeClaim, verdict error) {
 	lead := claims[0]
 	found, err := l.cloud.Find(ctx, lead.Status.Launch.Token)
 	if err != nil {
@@ -273,11 +305,14 @@ func (l *lifter) adopt(ctx context.Context, claims []*v1alpha1.NodeClaim) {
 		l.answered(ctx, claims, ec2.Launched{Instances: found})
 		return
 	}
-	if wait := l.patience - time.Since(laterOf(lead.Status.Launch.StartedAt.Time, l.since)); wait > 0 {
-		l.poke(ctx, lead.Name, min(wait, 5*time.Second)) // Tags may lag.
+	if wait := l.doubtPatience - time.Since(l.doubtSince(lead)); wait > 0 {
+		l.pause(ctx, lead.Name, min(wait, 5*time.Second)) // Tags may lag.
 		return
 	}
-	short := &ec2.CallError{Kind: ec2.ErrUnknown, Answered: true, Fault: ec2.Fault{Action: "DescribeInstances", Message: "EC2 shows no instance of this launch"}}
+	short := verdict
+	if short == nil {
+		short = &ec2.CallError{Kind: ec2.ErrUnknown, Answered: true, Fault: ec2.Fault{Action: "DescribeInstances", Message: "EC2 shows no instance of this launch"}}
+	}
 	if len(found) > 0 {
 		l.answered(ctx, claims, ec2.Launched{Instances: found, Short: short})
 		return
@@ -306,8 +341,11 @@ const (
 	// tokenTrust is how long EC2 is trusted to know a ClientToken. AWS promises
 	// 24 hours for RunInstances, and nothing for CreateFleet.
 	tokenTrust = 12 * time.Hour
-	// adoptPatience is how long EC2 is given to show an instance in a filtered list.
+	// adoptPatience is how long EC2 is given to show an instance in a filtered list
+	// when a claim goes that may have one: the sweep finds what comes later still.
 	adoptPatience = 30 * time.Second
+	// doubtPatience is the same when another instance is launched in its stead.
+	doubtPatience = 2 * time.Minute
 	// Reasons of a claim whose launch EC2 has definitely refused.
 	reasonNoCapacity = "InsufficientCapacity"
 	reasonRefused    = "LaunchRefused"

@@ -78,7 +78,8 @@ type lifter struct {
 	// since is when this process began to lead.
 	since time.Time
 	// patience is how long EC2 may take to show an instance in a filtered list.
-	patience time.Duration
+	// doubtPatience is the same for a launch that is made anew if there is none.
+	patience, doubtPatience time.Duration
 
 	// creating is held while claims are created. What is not urgent waits for it:
 	// who has an instance can be told a little later.
@@ -97,6 +98,8 @@ type lifter struct {
 	over map[string]int32
 	// failed counts failures in a row that say nothing about the outcome.
 	failed map[string]int
+	// doubts are since when EC2 refuses to repeat a launch that may have launched.
+	doubts map[string]time.Time
 	// rest is until when a claim is left alone after a failure or a refusal,
 	// whatever brings it back before.
 	rest map[string]time.Time
@@ -114,9 +117,9 @@ type waitingClaim struct {
 }
 
 func newLifter(p *Loops, cloud launcher) *lifter {
-	return &lifter{Loops: p, cloud: cloud, pokes: make(chan event.GenericEvent), wake: make(chan struct{}, 1), since: time.Now(), patience: adoptPatience,
+	return &lifter{Loops: p, cloud: cloud, pokes: make(chan event.GenericEvent), wake: make(chan struct{}, 1), since: time.Now(), patience: adoptPatience, doubtPatience: doubtPatience,
 		slots: make(chan struct{}, liftsAtOnce), waiting: map[string]waitingClaim{}, busy: map[string]bool{}, missed: map[string]bool{},
-		over: map[string]int32{}, failed: map[string]int{}, rest: map[string]time.Time{}}
+		over: map[string]int32{}, failed: map[string]int{}, doubts: map[string]time.Time{}, rest: map[string]time.Time{}}
 }
 
 // submit has a claim launched that has no launch under way.
@@ -198,6 +201,7 @@ func (l *lifter) forget(name string) {
 	delete(l.missed, name)
 	delete(l.over, name)
 	delete(l.failed, name)
+	delete(l.doubts, name)
 	delete(l.rest, name)
 }
 
@@ -241,7 +245,7 @@ func (l *lifter) run(ctx context.Context) error {
 			do(l.lift, b)
 		}
 		for _, lead := range leads {
-			do(func(ctx context.Context, _ []*v1alpha1.NodeClaim) { l.call(ctx, l.joined(lead)) }, []*v1alpha1.NodeClaim{lead})
+			do(func(ctx context.Context, _ []*v1alpha1.NodeClaim) { l.call(ctx, l.joined(lead), false) }, []*v1alpha1.NodeClaim{lead})
 		}
 		var timer <-chan time.Time
 		if again > 0 {

@@ -251,7 +251,7 @@ func (w *world) start(kill *killer) *process {
 	}
 	p.loops.nominator = newNominator(p.loops)
 	p.loops.lifter = newLifter(p.loops, p)
-	p.loops.lifter.patience = 100 * time.Millisecond // This EC2 shows all at once.
+	p.loops.lifter.patience, p.loops.lifter.doubtPatience = 100*time.Millisecond, 100*time.Millisecond // This EC2 shows all at once.
 	return p
 }
 

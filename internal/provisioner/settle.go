@@ -175,7 +175,7 @@ func (l *lifter) leadless(ctx context.Context, c *v1alpha1.NodeClaim) (launchOf,
 			return launchOf{}, fmt.Errorf("terminating instance %s: %w", inst.ID, err)
 		}
 	}
-	if left > 0 || time.Since(laterOf(in.StartedAt.Time, l.since)) < l.patience {
+	if left > 0 || time.Since(laterOf(in.StartedAt.Time, l.since)) < l.doubtPatience {
 		return launchOf{standing: unsure}, nil
 	}
 	return launchOf{}, nil
