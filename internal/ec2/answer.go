@@ -71,12 +71,18 @@ func fleetInstance(claim *v1alpha1.NodeClaim, item types.CreateFleetInstance, id
 }
 
 // fleetErrors sorts the errors of a CreateFleet answer, one for each line that
-// was tried: refused offerings, subnets without addresses, and the error that
-// stands for all if no instance came of it. Whatever it is, it is EC2's verdict
-// on this attempt.
-func fleetErrors(claim *v1alpha1.NodeClaim, list []types.CreateFleetError) (refused []capacity.OfferingRef, full []string, err error) {
-	var throttle, server, config, none Fault
-	fix := ""
+// was tried: refused offerings, each with what it was refused for, subnets
+// without addresses, and the error that stands for all if no instance came of
+// it. Whatever it is, it is EC2's verdict on this attempt.
+//
+// A setting that EC2 refuses stands for all only if every line was refused for
+// the same: else it is the line's (a type that the account's policies deny), and
+// other lines may still be had. Among the rest, what a person can help counts
+// most: a quota, then addresses, then capacity.
+func fleetErrors(claim *v1alpha1.NodeClaim, list []types.CreateFleetError) (refused []Refusal, full []string, err error) {
+	var throttle, server, config Fault
+	none := map[Class]Fault{}
+	settings := map[Class]bool{}
 	counts := map[string]int{}
 	for _, e := range list {
 		f := Fault{Action: "CreateFleet", Code: aws.ToString(e.ErrorCode), Message: readable(aws.ToString(e.ErrorMessage))}
@@ -85,26 +91,27 @@ func fleetErrors(claim *v1alpha1.NodeClaim, list []types.CreateFleetError) (refu
 			f.Resource = fmt.Sprintf("%s %s in %s", o.InstanceType, claim.Status.Launch.CapacityType, o.Zone)
 		}
 		counts[f.Code]++
-		scope, isRefusal := refusalScopes[f.Code]
+		_, isRefusal := refusalScopes[f.Code]
+		class := roomClass(f.Code)
 		switch {
 		case isThrottleCode(f.Code):
 			throttle = f
+			continue
 		case isServerCode(f.Code):
 			server = f
+			continue
 		case !isRefusal:
-			config = f
+			class = configClass(f.Code, f.Message)
+			config, settings[class] = f, true
 		default:
-			none = f
-			if fix == "" {
-				fix = roomFixes[f.Code]
-			}
-			switch {
-			case !ok:
-			case scope == scopeSubnet:
-				full = append(full, o.SubnetID)
-			default:
-				refused = append(refused, offeringOf(claim, o))
-			}
+			none[class] = f
+		}
+		switch {
+		case !ok:
+		case class == ClassAddresses:
+			full = append(full, o.SubnetID)
+		default:
+			refused = append(refused, refusals(class, offeringOf(claim, o))...)
 		}
 	}
 	summary := func(f Fault) Fault {
@@ -122,19 +129,27 @@ func fleetErrors(claim *v1alpha1.NodeClaim, list []types.CreateFleetError) (refu
 		return refused, full, &CallError{Fault: summary(throttle), Kind: ErrThrottled, Answered: true, Refused: refused}
 	case server.Code != "":
 		return refused, full, &CallError{Fault: summary(server), Kind: ErrUnknown, Answered: true, Refused: refused}
-	case config.Code != "":
+	case len(none) == 0 && len(settings) == 1:
 		return refused, full, &ConfigError{Fault: summary(config), Refused: refused, Fix: remedy(config.Code, config.Message)}
-	case none.Code != "":
+	}
+	fix := ""
+	if len(none) == 0 && len(settings) > 1 {
+		none[ClassCapacity], fix = config, remedy(config.Code, config.Message)
+	}
+	for _, class := range []Class{ClassQuota, ClassAddresses, ClassCapacity} {
+		f, ok := none[class]
+		if !ok {
+			continue
+		}
 		if len(refused)+len(full) == 0 {
 			// EC2 did not say which lines it means.
 			for _, o := range claim.Status.Launch.Overrides {
-				refused = append(refused, offeringOf(claim, o))
+				refused = append(refused, refusals(class, offeringOf(claim, o))...)
 			}
 		}
-		return refused, full, &CapacityError{Fault: summary(none), Refused: refused, Fix: fix}
-	default:
-		return nil, nil, nil
+		return refused, full, &CapacityError{Fault: summary(f), Refused: refused, Fix: cmp.Or(fix, roomFixes[f.Code])}
 	}
+	return nil, nil, nil
 }
 
 // lineOf finds the line of the request that an answer speaks of.

@@ -41,18 +41,23 @@ func ClassOf(err error) Class {
 	)
 	switch {
 	case errors.As(err, &none):
-		switch refusalScopes[none.Code] {
-		case scopeQuota:
-			return ClassQuota
-		case scopeSubnet:
-			return ClassAddresses
-		default:
-			return ClassCapacity
-		}
+		return roomClass(none.Code)
 	case errors.As(err, &bad):
 		return configClass(bad.Code, bad.Message)
 	default:
 		return ""
+	}
+}
+
+// roomClass sorts the codes by which EC2 says that it has none.
+func roomClass(code string) Class {
+	switch refusalScopes[code] {
+	case scopeQuota:
+		return ClassQuota
+	case scopeSubnet:
+		return ClassAddresses
+	default:
+		return ClassCapacity
 	}
 }
 

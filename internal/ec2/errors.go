@@ -30,6 +30,23 @@ var (
 	ErrInDoubt = errors.New("refused, and an earlier call may have launched")
 )
 
+// Refusal is an offering that EC2 tried and did not give.
+type Refusal struct {
+	capacity.OfferingRef
+	// Class is what this offering was refused for: that of the whole answer may
+	// be another.
+	Class Class
+}
+
+// refusals of one class.
+func refusals(class Class, list ...capacity.OfferingRef) []Refusal {
+	out := make([]Refusal, 0, len(list))
+	for _, o := range list {
+		out = append(out, Refusal{o, class})
+	}
+	return out
+}
+
 // Fault is a call to AWS that failed, as AWS tells it.
 type Fault struct {
 	// Action is the API that was called: CreateFleet.
@@ -52,7 +69,7 @@ type CapacityError struct {
 	// Refused are the offerings that EC2 tried and could not give. It may be
 	// empty: subnets without free addresses are remembered by the Cloud, and
 	// the next attempt goes elsewhere.
-	Refused []capacity.OfferingRef
+	Refused []Refusal
 	// Fix says what a person can do about a quota or a subnet; else empty.
 	Fix string
 }
@@ -62,7 +79,7 @@ type CapacityError struct {
 type ConfigError struct {
 	Fault
 	// Refused are offerings that the same answer said there is none of.
-	Refused []capacity.OfferingRef
+	Refused []Refusal
 	// Fix says what to change.
 	Fix string
 }
@@ -80,7 +97,7 @@ type CallError struct {
 	// once it is known that the earlier calls launched nothing.
 	Verdict error
 	// Refused are offerings that the same answer said there is none of.
-	Refused []capacity.OfferingRef
+	Refused []Refusal
 }
 
 // Definite reports whether err says that a launch attempt is over without an
@@ -102,7 +119,7 @@ func WholeCall(err error) bool { return faultOf(err).whole }
 
 // Refused returns the offerings that an error of Launch or PrepareLaunch says
 // EC2 has none of, whatever else went wrong.
-func Refused(err error) []capacity.OfferingRef {
+func Refused(err error) []Refusal {
 	var (
 		c *CapacityError
 		f *ConfigError
@@ -189,6 +206,10 @@ const (
 // codeSubnetFull is AWS's code for a subnet without free addresses.
 const codeSubnetFull = "InsufficientFreeAddressesInSubnet"
 
+// codeFleetConfiguration is what EC2 says of a line whose type its zone does not
+// have. Of a whole call, it speaks of the request.
+const codeFleetConfiguration = "InvalidFleetConfiguration"
+
 // refusalScopes are the codes by which EC2 says that it has none, or none for
 // this account. Unsupported is among them since EC2 also answers so for a type
 // that a zone has ceased to offer.
@@ -197,6 +218,8 @@ var refusalScopes = map[string]scope{
 	"InsufficientCapacity":                        scopeOffering,
 	"UnfulfillableCapacity":                       scopeOffering,
 	"Unsupported":                                 scopeOffering,
+	codeFleetConfiguration:                        scopeOffering,
+	"InsufficientVolumeCapacity":                  scopeOffering,
 	"SpotMaxPriceTooLow":                          scopeOffering,
 	"ReservationCapacityExceeded":                 scopeOffering,
 	"InvalidCapacityReservationState.Unavailable": scopeOffering,
@@ -310,6 +333,7 @@ func translate(action string, err error) error {
 		status = answer.HTTPStatusCode()
 	}
 	_, refused := refusalScopes[f.Code]
+	refused = refused && f.Code != codeFleetConfiguration
 	switch {
 	case isThrottleCode(f.Code):
 		return &CallError{Fault: f, Kind: ErrThrottled}

@@ -15,7 +15,6 @@ import (
 	"github.com/aws/smithy-go/middleware"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
-	"github.com/berth-dev/berth/internal/capacity"
 )
 
 // Launched is EC2's answer to a launch that was not refused as a whole.
@@ -23,7 +22,7 @@ type Launched struct {
 	// Instances that there are now, sorted by id, and never more than were asked for.
 	Instances []Instance
 	// Refused are the offerings that EC2 tried and had none of.
-	Refused []capacity.OfferingRef
+	Refused []Refusal
 	// Short is why there are fewer instances than were asked for; nil when all
 	// are there. It is definite.
 	Short error

@@ -124,10 +124,14 @@ func TestChooseLines(t *testing.T) {
 }
 
 // offeringNames are "type zone capacity-type".
-func offeringNames(list []capacity.OfferingRef) []string {
+func offeringNames(list []Refusal) []string {
 	var out []string
 	for _, o := range list {
-		out = append(out, o.InstanceType+" "+o.Zone+" "+o.CapacityType)
+		name := o.InstanceType + " " + o.Zone + " " + o.CapacityType
+		if o.Class != ClassCapacity {
+			name += " " + string(o.Class)
+		}
+		out = append(out, name)
 	}
 	return out
 }
@@ -222,7 +226,7 @@ func TestFleetAnswer(t *testing.T) {
 		"an instance": {out: ec2.CreateFleetOutput{Instances: []types.CreateFleetInstance{won}}, instance: "i-1 m7g.large b subnet-b"},
 		"an instance and errors: the instance counts, and what was refused is learned": {
 			out:      ec2.CreateFleetOutput{Instances: []types.CreateFleetInstance{won}, Errors: []types.CreateFleetError{noCapacity, fleetError("UnauthorizedOperation", "c5.large", "subnet-a")}},
-			instance: "i-1 m7g.large b subnet-b", refused: []string{"m5.large a on-demand"}},
+			instance: "i-1 m7g.large b subnet-b", refused: []string{"m5.large a on-demand", "c5.large a on-demand NotAuthorized"}},
 		"no capacity": {
 			out: ec2.CreateFleetOutput{Errors: []types.CreateFleetError{noCapacity, fleetError("UnfulfillableCapacity", "c5.large", "subnet-a")}},
 			as:  new(*CapacityError), definite: true, refused: []string{"m5.large a on-demand", "c5.large a on-demand"}, says: "InsufficientInstanceCapacity ×1, UnfulfillableCapacity ×1"},
@@ -235,10 +239,25 @@ func TestFleetAnswer(t *testing.T) {
 			as:  new(*CapacityError), definite: true, full: []string{"subnet-a"}},
 		"a quota": {
 			out: ec2.CreateFleetOutput{Errors: []types.CreateFleetError{fleetError("VcpuLimitExceeded", "m5.large", "subnet-a")}},
-			as:  new(*CapacityError), definite: true, refused: []string{"m5.large a on-demand"}, says: "Service Quotas"},
+			as:  new(*CapacityError), definite: true, refused: []string{"m5.large a on-demand QuotaExceeded"}, says: "Service Quotas"},
 		"a setting": {
-			out: ec2.CreateFleetOutput{Errors: []types.CreateFleetError{noCapacity, fleetError("InvalidAMIID.NotFound", "c5.large", "subnet-a")}},
-			as:  new(*ConfigError), definite: true, refused: []string{"m5.large a on-demand"}, says: "ec2.amis"},
+			out: ec2.CreateFleetOutput{Errors: []types.CreateFleetError{fleetError("InvalidAMIID.NotFound", "m5.large", "subnet-a"), fleetError("InvalidAMIID.NotFound", "c5.large", "subnet-a")}},
+			as:  new(*ConfigError), definite: true, refused: []string{"m5.large a on-demand", "c5.large a on-demand"}, says: "ec2.amis"},
+		"a setting that one line is refused for is the line's": {
+			out: ec2.CreateFleetOutput{Errors: []types.CreateFleetError{noCapacity, fleetError("UnauthorizedOperation", "c5.large", "subnet-a")}},
+			as:  new(*CapacityError), definite: true, refused: []string{"m5.large a on-demand", "c5.large a on-demand NotAuthorized"}},
+		"settings of two kinds are the lines' too": {
+			out: ec2.CreateFleetOutput{Errors: []types.CreateFleetError{fleetError("InvalidParameterCombination", "m5.large", "subnet-a"), fleetError("UnauthorizedOperation", "c5.large", "subnet-a")}},
+			as:  new(*CapacityError), definite: true, refused: []string{"m5.large a on-demand SettingsRefused", "c5.large a on-demand NotAuthorized"}},
+		"a type that the zone does not have": {
+			out: ec2.CreateFleetOutput{Errors: []types.CreateFleetError{fleetError("InvalidFleetConfiguration", "m5.large", "subnet-a")}},
+			as:  new(*CapacityError), definite: true, refused: []string{"m5.large a on-demand"}},
+		"a quota before no capacity": {
+			out: ec2.CreateFleetOutput{Errors: []types.CreateFleetError{fleetError("VcpuLimitExceeded", "c5.large", "subnet-a"), noCapacity}},
+			as:  new(*CapacityError), definite: true, refused: []string{"c5.large a on-demand QuotaExceeded", "m5.large a on-demand"}, says: "Service Quotas"},
+		"a quota after no capacity": {
+			out: ec2.CreateFleetOutput{Errors: []types.CreateFleetError{noCapacity, fleetError("VcpuLimitExceeded", "c5.large", "subnet-a")}},
+			as:  new(*CapacityError), definite: true, refused: []string{"m5.large a on-demand", "c5.large a on-demand QuotaExceeded"}, says: "Service Quotas"},
 		"refusals that do not say of what are of all lines": {
 			out: ec2.CreateFleetOutput{Errors: []types.CreateFleetError{{ErrorCode: aws.String("InsufficientInstanceCapacity")}}},
 			as:  new(*CapacityError), definite: true, refused: []string{"m5.large a on-demand", "m7g.large b on-demand", "c5.large a on-demand"}},

@@ -201,10 +201,10 @@ func chooseLines(offerings []v1alpha1.ClaimOffering, machine func(string) *capac
 	case len(lines) > 0:
 		return lines, nil
 	case len(full) > 0:
-		return nil, &CapacityError{Refused: append(full, noRoom...),
+		return nil, &CapacityError{Refused: append(refusals(ClassCapacity, full...), refusals(ClassAddresses, noRoom...)...),
 			Fault: Fault{Action: "PrepareLaunch", Code: "ReservationCapacityExceeded", Message: "the capacity reservations that the claim may use have no room left"}}
 	case len(noRoom) > 0:
-		return nil, &CapacityError{Refused: noRoom, Fix: roomFixes[codeSubnetFull],
+		return nil, &CapacityError{Refused: refusals(ClassAddresses, noRoom...), Fix: roomFixes[codeSubnetFull],
 			Fault: Fault{Action: "PrepareLaunch", Code: codeSubnetFull, Message: "no subnet in " + zonesOf(noRoom) + " has a free address"}}
 	case len(noImages) > 0:
 		slices.Sort(noImages)

@@ -13,7 +13,6 @@ import (
 	k8stypes "k8s.io/apimachinery/pkg/types"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
-	"github.com/berth-dev/berth/internal/capacity"
 	"github.com/berth-dev/berth/internal/ec2sim"
 	"github.com/berth-dev/berth/internal/ec2sim/simtest"
 )
@@ -133,7 +132,7 @@ var m5 = offer("m5.large", "us-west-2a", onDemand, "0.096")
 // launchedOne is what the launch of one claim gave.
 type launchedOne struct {
 	Instance
-	Refused []capacity.OfferingRef
+	Refused []Refusal
 }
 
 // one takes the answer to the launch of one claim.

@@ -18,7 +18,7 @@ import (
 // lift records a launch of identical claims, then carries it out.
 func (l *lifter) lift(ctx context.Context, claims []*v1alpha1.NodeClaim) {
 	lead := claims[0]
-	left := l.catalogue.open(lead.Spec.Offerings, time.Now())
+	left := l.catalogue.open(lead.Spec.Provisioner.Name, lead.Spec.Offerings, time.Now())
 	if len(left) == 0 {
 		for _, c := range claims {
 			l.retry(ctx, c, l.giveUp(ctx, c, reasonNoCapacity, noneLeft(c, l.catalogue)))
@@ -29,7 +29,7 @@ func (l *lifter) lift(ctx context.Context, claims []*v1alpha1.NodeClaim) {
 	wish.Spec.Offerings = left
 	intent, err := l.cloud.PrepareLaunch(ctx, wish, len(claims))
 	if err != nil {
-		l.catalogue.exhausted(ec2.Refused(err), ec2.ClassOf(err), time.Now())
+		l.catalogue.exhausted(lead.Spec.Provisioner.Name, ec2.Refused(err), time.Now())
 		for _, c := range claims {
 			l.retry(ctx, c, l.cannotLaunch(ctx, c, err))
 		}
@@ -175,7 +175,7 @@ func (l *lifter) doubtSince(lead *v1alpha1.NodeClaim) time.Time {
 func (l *lifter) answered(ctx context.Context, claims []*v1alpha1.NodeClaim, got ec2.Launched) {
 	lead := claims[0]
 	if got.Short == nil {
-		l.catalogue.exhausted(got.Refused, ec2.ClassCapacity, time.Now())
+		l.catalogue.exhausted(lead.Spec.Provisioner.Name, got.Refused, time.Now())
 	}
 	byName := map[string]ec2.Instance{lead.Name: got.Instances[0]}
 	if len(lead.Status.Launch.Members) > 0 {
@@ -239,7 +239,7 @@ func (l *lifter) refused(ctx context.Context, claims []*v1alpha1.NodeClaim, why 
 	l.mu.Unlock()
 	name := claims[0].Spec.Provisioner.Name
 	class := ec2.ClassOf(why)
-	l.catalogue.exhausted(ec2.Refused(why), class, time.Now())
+	l.catalogue.exhausted(name, ec2.Refused(why), time.Now())
 	// A launch template of Berth's own that somebody has deleted is made again.
 	again := class == ec2.ClassTemplate && claims[0].Spec.EC2.LaunchTemplate == nil
 	if !again && class != ec2.ClassCapacity {

@@ -46,7 +46,9 @@ type catalogue struct {
 	types map[string]derived
 }
 
-type offeringKey struct{ instanceType, zone, capacityType string }
+// offeringKey is an offering, as one Provisioner may have it; for all of them
+// the provisioner is empty.
+type offeringKey struct{ instanceType, zone, capacityType, provisioner string }
 
 type ice struct {
 	until  time.Time
@@ -221,13 +223,13 @@ func (c *catalogue) forget(provisioner string) {
 	c.version++
 }
 
-// open returns the offerings of a claim that are not known to be exhausted.
-func (c *catalogue) open(offerings []v1alpha1.ClaimOffering, now time.Time) []v1alpha1.ClaimOffering {
+// open returns the offerings of a Provisioner's claim that are not known to be exhausted.
+func (c *catalogue) open(provisioner string, offerings []v1alpha1.ClaimOffering, now time.Time) []v1alpha1.ClaimOffering {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var out []v1alpha1.ClaimOffering
 	for _, o := range offerings {
-		if !now.Before(c.ice[offeringKey{o.InstanceType, o.Zone, o.CapacityType}].until) {
+		if !now.Before(c.restsUntil(provisioner, o.InstanceType, o.Zone, o.CapacityType)) {
 			out = append(out, o)
 		}
 	}
@@ -260,19 +262,20 @@ func (c *catalogue) provisioner(pr *v1alpha1.Provisioner, now time.Time) *capaci
 		}
 		r.Reservations = slices.Clone(r.Reservations)
 		for i, v := range r.Reservations {
-			if c.ice[offeringKey{v.InstanceType, v.Zone, v1alpha1.CapacityTypeReserved}].until.After(now) {
+			if c.restsUntil(pr.Name, v.InstanceType, v.Zone, v1alpha1.CapacityTypeReserved).After(now) {
 				r.Reservations[i].Available = 0
 			}
 		}
-		d.types = capacity.InstanceTypes(c.machinesNow(now), &pr.Spec, r, now)
+		d.types = capacity.InstanceTypes(c.machinesNow(pr.Name, now), &pr.Spec, r, now)
 		c.types[pr.Name] = d
 	}
 	out.InstanceTypes = d.types
 	return out
 }
 
-// machinesNow is machines with what refusals have taught.
-func (c *catalogue) machinesNow(now time.Time) []capacity.Machine {
+// machinesNow is machines with what refusals have taught, those of a Provisioner
+// and those of all.
+func (c *catalogue) machinesNow(provisioner string, now time.Time) []capacity.Machine {
 	learned := false
 	for _, i := range c.ice {
 		learned = learned || i.until.After(now)
@@ -284,7 +287,7 @@ func (c *catalogue) machinesNow(now time.Time) []capacity.Machine {
 	for i := range out {
 		copied := false
 		for j, o := range out[i].Offerings {
-			until := c.ice[offeringKey{out[i].Name, o.Zone, o.CapacityType}].until
+			until := c.restsUntil(provisioner, out[i].Name, o.Zone, o.CapacityType)
 			if !until.After(now) {
 				continue
 			}
@@ -354,12 +357,12 @@ func (c *catalogue) offerings(now time.Time) capacity.Offerings {
 	defer c.mu.Unlock()
 	streaks := map[string]int{}
 	for key, i := range c.ice {
-		if i.until.After(now) && i.streak > 1 {
+		if i.until.After(now) && i.streak > 1 && key.provisioner == "" {
 			streaks[key.String()] = i.streak
 		}
 	}
 	return capacity.Offerings{Version: c.version, At: c.at, Region: c.region,
-		Machines: c.machinesNow(now), Provisioners: maps.Clone(c.resolved), Streaks: streaks}
+		Machines: c.machinesNow("", now), Provisioners: maps.Clone(c.resolved), Streaks: streaks}
 }
 
 // String is how a key is published.
@@ -385,7 +388,7 @@ func (c *catalogue) restore(o capacity.Offerings, now time.Time) bool {
 		}
 		for _, of := range o.Machines[i].Offerings {
 			if of.UnavailableUntil.After(now) {
-				key := offeringKey{o.Machines[i].Name, of.Zone, of.CapacityType}
+				key := offeringKey{o.Machines[i].Name, of.Zone, of.CapacityType, ""}
 				c.ice[key] = ice{until: of.UnavailableUntil, streak: min(max(1, o.Streaks[key.String()]), 8)}
 			}
 		}

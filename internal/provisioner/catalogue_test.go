@@ -20,12 +20,12 @@ func TestANewLeaderStartsWarm(t *testing.T) {
 			Offerings: []capacity.Offering{{Zone: "a", CapacityType: v1alpha1.CapacityTypeOnDemand, Price: 0.1}, {Zone: "b", CapacityType: v1alpha1.CapacityTypeOnDemand, Price: 0.1}}}}
 	}
 	half := capacity.PriceTable{Rules: []capacity.PriceRule{{DiscountPercent: 50}}}
-	refused := []capacity.OfferingRef{{InstanceType: "m5.large", Zone: "b", CapacityType: v1alpha1.CapacityTypeOnDemand}}
+	refused := []ec2.Refusal{{OfferingRef: capacity.OfferingRef{InstanceType: "m5.large", Zone: "b", CapacityType: v1alpha1.CapacityTypeOnDemand}, Class: ec2.ClassCapacity}}
 	old := newCatalogue("us-west-2")
 	old.setMachines(machines(), now)
 	old.setPrices(half, []float64{0})
-	old.exhausted(refused, ec2.ClassCapacity, now.Add(-4*time.Minute)) // Over by now.
-	old.exhausted(refused, ec2.ClassCapacity, now)
+	old.exhausted("pool", refused, now.Add(-4*time.Minute)) // Over by now.
+	old.exhausted("pool", refused, now)
 	data, err := capacity.EncodeOfferings(func() *capacity.Offerings { o := old.offerings(now); return &o }())
 	if err != nil {
 		t.Fatal(err)
@@ -51,7 +51,7 @@ func TestANewLeaderStartsWarm(t *testing.T) {
 	if price := p.InstanceTypes[0].Offerings[0].Price; price != 0.05 {
 		t.Errorf("it costs %v, want half of 0.1", price)
 	}
-	key := offeringKey{"m5.large", "b", v1alpha1.CapacityTypeOnDemand}
+	key := offeringKey{"m5.large", "b", v1alpha1.CapacityTypeOnDemand, ""}
 	if got, want := c.ice[key], old.ice[key]; got.streak != want.streak || want.streak != 2 || !got.until.Equal(want.until) {
 		t.Errorf("the refusal is %+v, was %+v", got, want)
 	}

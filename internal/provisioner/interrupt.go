@@ -168,8 +168,8 @@ func (i *interruption) act(ctx context.Context, n notice, received time.Time) er
 	switch e.Kind {
 	case ec2.EventSpot:
 		// Its pool rests as if it had refused a launch.
-		i.catalogue.exhausted([]capacity.OfferingRef{{InstanceType: claim.Status.InstanceType, Zone: claim.Status.Zone,
-			CapacityType: claim.Status.CapacityType}}, ec2.ClassCapacity, now)
+		i.catalogue.exhausted(claim.Spec.Provisioner.Name, []ec2.Refusal{{Class: ec2.ClassCapacity, OfferingRef: capacity.OfferingRef{
+			InstanceType: claim.Status.InstanceType, Zone: claim.Status.Zone, CapacityType: claim.Status.CapacityType}}}, now)
 		d := departure{v1alpha1.ReasonInterrupted, noticeDeadline(e.Until, now), "SpotInterruption",
 			fmt.Sprintf("EC2 takes instance %s away (%s) at %s", claim.Status.InstanceID, e.Detail, e.Until.UTC().Format(time.RFC3339))}
 		return i.timed(ctx, claim, d, received)

@@ -174,7 +174,7 @@ func TestSpotNotice(t *testing.T) {
 	if len(s.queue.list) != 0 {
 		t.Error("the message is still in the queue")
 	}
-	left := s.catalogue.open([]v1alpha1.ClaimOffering{{InstanceType: "m5.large", Zone: "us-west-2a", CapacityType: v1alpha1.CapacityTypeSpot}}, time.Now())
+	left := s.catalogue.open("pool", []v1alpha1.ClaimOffering{{InstanceType: "m5.large", Zone: "us-west-2a", CapacityType: v1alpha1.CapacityTypeSpot}}, time.Now())
 	if len(left) != 0 {
 		t.Error("its offering is bought again at once")
 	}

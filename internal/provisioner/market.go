@@ -123,7 +123,7 @@ func (m *market) readPrices() {
 		if c.Status.InstanceID == "" || gone(c) || c.DeletionTimestamp != nil {
 			continue
 		}
-		key := offeringKey{c.Status.InstanceType, c.Status.Zone, c.Status.CapacityType}
+		key := offeringKey{c.Status.InstanceType, c.Status.Zone, c.Status.CapacityType, ""}
 		nodes = append(nodes, capacity.OfferingRef{InstanceType: key.instanceType, Zone: key.zone, CapacityType: key.capacityType, Price: m.catalogue.listPrice(key)})
 	}
 	// The order decides which node a commitment covers; it is the same each time.

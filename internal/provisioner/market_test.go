@@ -61,7 +61,7 @@ func TestPriceTableOverEC2sPrices(t *testing.T) {
 		return math.NaN()
 	}
 	list := func(instanceType, capacityType string) float64 {
-		return m.catalogue.listPrice(offeringKey{instanceType, "us-west-2a", capacityType})
+		return m.catalogue.listPrice(offeringKey{instanceType, "us-west-2a", capacityType, ""})
 	}
 	check := func(when, instanceType, capacityType string, want float64) {
 		t.Helper()

@@ -104,54 +104,78 @@ func (r blame) text() string {
 	return r.why
 }
 
-// exhausted learns from a refusal which offerings EC2 has none of, and for how
-// long to leave them alone: longer each time.
-func (c *catalogue) exhausted(refused []capacity.OfferingRef, class ec2.Class, now time.Time) {
+// exhausted learns from a launch for a Provisioner which offerings EC2 did not
+// give, and for how long to leave them alone: longer each time. What was refused
+// for a setting rests for this Provisioner only.
+func (c *catalogue) exhausted(provisioner string, refused []ec2.Refusal, now time.Time) {
 	if len(refused) == 0 {
 		return
 	}
-	o, ok := outages[class]
-	if !ok { // Refused beside something else that the error is about.
-		class, o = ec2.ClassCapacity, outages[ec2.ClassCapacity]
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if class == ec2.ClassQuota {
-		refused = c.overQuota(refused)
+	quota := map[offeringKey]bool{}
+	for _, r := range refused {
+		if r.Class == ec2.ClassQuota {
+			for _, o := range c.overQuota(r.OfferingRef) {
+				quota[offeringKey{o.InstanceType, o.Zone, o.CapacityType, ""}] = true
+			}
+		}
 	}
 	for _, r := range refused {
-		key := offeringKey{r.InstanceType, r.Zone, r.CapacityType}
-		was := c.ice[key]
-		if now.Before(was.until) {
-			continue // Refused to two launches at the same time: one piece of news.
+		key := offeringKey{r.InstanceType, r.Zone, r.CapacityType, ""}
+		o, ok := outages[r.Class]
+		if p, setting := pauses[r.Class]; setting {
+			o, ok = p, true
+			key.provisioner = provisioner
 		}
-		if was.until.Add(o.most).Before(now) {
-			was.streak = 0
+		if !ok {
+			o = outages[ec2.ClassCapacity]
 		}
-		c.ice[key] = ice{until: now.Add(min(o.first<<was.streak, o.most)), streak: min(was.streak+1, 8)}
+		if r.Class != ec2.ClassQuota {
+			c.rest(key, o.first, o.most, now)
+		}
+	}
+	for key := range quota {
+		c.rest(key, outages[ec2.ClassQuota].first, outages[ec2.ClassQuota].most, now)
 	}
 	c.version++
 }
 
-// overQuota extends refused offerings by all others that draw on the same quota
-// of vCPUs and need as many or more of it. Smaller ones may still fit.
-func (c *catalogue) overQuota(refused []capacity.OfferingRef) []capacity.OfferingRef {
-	type bucket struct{ name, capacityType string }
-	least := map[bucket]int32{}
-	for _, r := range refused {
-		m := c.byName[r.InstanceType]
-		if m == nil {
+// rest leaves an offering alone for a while.
+func (c *catalogue) rest(key offeringKey, first, most time.Duration, now time.Time) {
+	was := c.ice[key]
+	if now.Before(was.until) {
+		return // Refused to two launches at the same time: one piece of news.
+	}
+	if was.until.Add(most).Before(now) {
+		was.streak = 0
+	}
+	c.ice[key] = ice{until: now.Add(min(first<<was.streak, most)), streak: min(was.streak+1, 8)}
+}
+
+// restsUntil is until when an offering is left alone, by all and by a Provisioner.
+func (c *catalogue) restsUntil(provisioner, instanceType, zone, capacityType string) time.Time {
+	until := c.ice[offeringKey{instanceType, zone, capacityType, ""}].until
+	if provisioner != "" {
+		until = laterOf(until, c.ice[offeringKey{instanceType, zone, capacityType, provisioner}].until)
+	}
+	return until
+}
+
+// overQuota are a refused offering and all others that draw on the same quota of
+// vCPUs and need as many or more of it. Smaller ones may still fit.
+func (c *catalogue) overQuota(refused capacity.OfferingRef) []capacity.OfferingRef {
+	out := []capacity.OfferingRef{refused}
+	of := c.byName[refused.InstanceType]
+	if of == nil {
+		return out
+	}
+	for _, m := range c.machines {
+		if m.VCPUs < of.VCPUs || quotaBucket(m.Name) != quotaBucket(of.Name) {
 			continue
 		}
-		b := bucket{quotaBucket(r.InstanceType), r.CapacityType}
-		if have, ok := least[b]; !ok || m.VCPUs < have {
-			least[b] = m.VCPUs
-		}
-	}
-	out := refused
-	for _, m := range c.machines {
 		for _, o := range m.Offerings {
-			if n, ok := least[bucket{quotaBucket(m.Name), o.CapacityType}]; ok && m.VCPUs >= n {
+			if o.CapacityType == refused.CapacityType {
 				out = append(out, capacity.OfferingRef{InstanceType: m.Name, Zone: o.Zone, CapacityType: o.CapacityType})
 			}
 		}
@@ -170,7 +194,7 @@ func quotaBucket(instanceType string) string {
 	switch letters {
 	case "a", "c", "d", "h", "i", "im", "is", "m", "r", "t", "z":
 		return "standard"
-	case "vt":
+	case "vt", "gr":
 		return "g"
 	}
 	return letters

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -85,28 +86,31 @@ func TestAQuotaRestsWhatNeedsAsMuchOfIt(t *testing.T) {
 	}
 	c := newCatalogue("us-west-2")
 	c.setMachines([]capacity.Machine{machine("m5.large", 2), machine("m5.xlarge", 4), machine("c5.2xlarge", 8), machine("g5.2xlarge", 8)}, now)
-	c.exhausted([]capacity.OfferingRef{{InstanceType: "m5.xlarge", Zone: "a", CapacityType: "on-demand"}}, ec2.ClassQuota, now)
+	c.exhausted("pool", []ec2.Refusal{
+		{OfferingRef: capacity.OfferingRef{InstanceType: "m5.xlarge", Zone: "a", CapacityType: "on-demand"}, Class: ec2.ClassQuota},
+		{OfferingRef: capacity.OfferingRef{InstanceType: "g5.2xlarge", Zone: "a", CapacityType: "spot"}, Class: ec2.ClassDenied},
+		{OfferingRef: capacity.OfferingRef{InstanceType: "m5.large", Zone: "a", CapacityType: "spot"}, Class: ec2.ClassCapacity}}, now)
 	var rests []string
 	for key, i := range c.ice {
 		if i.until.After(now) {
-			rests = append(rests, key.instanceType+" "+key.capacityType)
+			rests = append(rests, strings.TrimSpace(key.instanceType+" "+key.capacityType+" "+key.provisioner))
 		}
 	}
 	slices.Sort(rests)
-	if diff := cmp.Diff([]string{"c5.2xlarge on-demand", "m5.xlarge on-demand"}, rests); diff != "" {
+	if diff := cmp.Diff([]string{"c5.2xlarge on-demand", "g5.2xlarge spot pool", "m5.large spot", "m5.xlarge on-demand"}, rests); diff != "" {
 		t.Error(diff)
 	}
 }
 
 func TestOfferingsRestForLongerEachTime(t *testing.T) {
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	ref := []capacity.OfferingRef{{InstanceType: "m5.large", Zone: "a", CapacityType: "spot"}}
-	key := offeringKey{"m5.large", "a", "spot"}
+	ref := []ec2.Refusal{{OfferingRef: capacity.OfferingRef{InstanceType: "m5.large", Zone: "a", CapacityType: "spot"}, Class: ec2.ClassCapacity}}
+	key := offeringKey{"m5.large", "a", "spot", ""}
 	c := newCatalogue("us-west-2")
 	var waits []time.Duration
 	for range 6 {
-		c.exhausted(ref, ec2.ClassCapacity, now)
-		c.exhausted(ref, ec2.ClassCapacity, now.Add(time.Second)) // Of another launch of the same moment.
+		c.exhausted("pool", ref, now)
+		c.exhausted("pool", ref, now.Add(time.Second)) // Of another launch of the same moment.
 		waits = append(waits, c.ice[key].until.Sub(now))
 		now = c.ice[key].until
 	}
@@ -115,7 +119,7 @@ func TestOfferingsRestForLongerEachTime(t *testing.T) {
 		t.Error(diff)
 	}
 	now = now.Add(31 * m)
-	if c.exhausted(ref, ec2.ClassCapacity, now); c.ice[key].until.Sub(now) != 3*m {
+	if c.exhausted("pool", ref, now); c.ice[key].until.Sub(now) != 3*m {
 		t.Errorf("after half an hour of peace it rests for %s", c.ice[key].until.Sub(now))
 	}
 }
