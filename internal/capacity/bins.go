@@ -135,6 +135,7 @@ func (v *solver) freshBins() []bin {
 					b.free[a.index]--
 				}
 			}
+			b.free[a.index] -= v.leftAttached(n, a.driver, b.attached)
 		}
 		for _, d := range v.daemons {
 			v.reserveDaemon(b, d, facts.daemons)

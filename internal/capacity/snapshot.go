@@ -206,6 +206,9 @@ type Node struct {
 	// VolumeLimits by CSI driver name, from CSINode; absent: unlimited, or on a
 	// node in flight what its instance type says.
 	VolumeLimits map[string]int64
+	// Attached are the PersistentVolumes that are attached there by their
+	// VolumeAttachments, whether a pod uses them (still) or not.
+	Attached []string
 	// HourlyPrice in $/h; 0 for nodes that are not Berth's.
 	HourlyPrice float64
 }

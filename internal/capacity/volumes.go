@@ -1,6 +1,7 @@
 package capacity
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -17,8 +18,9 @@ const (
 	annSelectedNode      = "volume.kubernetes.io/selected-node"
 	annDefaultClass      = "storageclass.kubernetes.io/is-default-class"
 	noProvisioner        = "kubernetes.io/no-provisioner"
-	labelZoneBeta        = "failure-domain.beta.kubernetes.io/zone"
-	labelRegionBeta      = "failure-domain.beta.kubernetes.io/region"
+	labelZoneBeta        = corev1.LabelFailureDomainBetaZone
+	labelRegionBeta      = corev1.LabelFailureDomainBetaRegion
+	ebsInTree            = "kubernetes.io/aws-ebs"
 	fieldNodeName        = "metadata.name"
 	separatorOfZoneLists = "__"
 )
@@ -132,6 +134,23 @@ func (v *solver) volumeLimit(n *Node, driver string) int64 {
 	return unlimitedVolumes
 }
 
+// leftAttached counts the driver's volumes that are attached to the node and that
+// none of its pods uses, inUse: no longer, or not yet. Until they are detached
+// they take room, and to kube-scheduler a pod that uses one attaches another.
+func (v *solver) leftAttached(n *Node, driver string, inUse map[attachment]bool) int64 {
+	left := map[attachment]bool{}
+	for _, name := range n.Attached {
+		pv := v.snap.PVs[name]
+		if pv == nil || pv.Spec.CSI == nil || pv.Spec.CSI.Driver != driver {
+			continue
+		}
+		if id := (attachment{driver, pv.Spec.CSI.VolumeHandle}); !inUse[id] {
+			left[id] = true
+		}
+	}
+	return int64(len(left))
+}
+
 // countVolumes adds to the shape's vector the volumes that its pods attach, and
 // notes those that several pods may attach together.
 func (s *shape) countVolumes(dims *dimensions) {
@@ -172,6 +191,8 @@ func (s *volumeBook) volumeNeeds(pod *corev1.Pod) (n volumeNeeds, why *Reason) {
 				pvc = &corev1.PersistentVolumeClaim{Spec: v.Ephemeral.VolumeClaimTemplate.Spec}
 			}
 			note(s.claimNeeds(&n, name, pvc))
+		case v.AWSElasticBlockStore != nil:
+			n.add(ebsDriver, ebsHandle(v.AWSElasticBlockStore.VolumeID))
 		}
 	}
 	return n, why
@@ -206,7 +227,11 @@ func (s *volumeBook) liveClaimNeeds(n *volumeNeeds, name string, pvc *corev1.Per
 	if r != nil {
 		return r
 	}
-	n.add(class.Provisioner, "claim:"+name)
+	driver := class.Provisioner
+	if driver == ebsInTree {
+		driver = ebsDriver
+	}
+	n.add(driver, "claim:"+name)
 	if class.VolumeBindingMode == nil || *class.VolumeBindingMode != storagev1.VolumeBindingWaitForFirstConsumer {
 		return volumeReason("claim %s is not bound yet, and its class %s binds immediately", "see the events of the claim, or use a class with WaitForFirstConsumer", name, class.Name)
 	}
@@ -295,8 +320,8 @@ func (s *Snapshot) boundNeeds(n *volumeNeeds, claim, name string) *Reason {
 	if pv == nil {
 		return volumeReason("volume %s of claim %s does not exist", "restore the PersistentVolume, or make a new claim", name, claim)
 	}
-	if pv.Spec.NodeAffinity != nil && pv.Spec.NodeAffinity.Required != nil {
-		n.selectors = append(n.selectors, pv.Spec.NodeAffinity.Required)
+	if s := reachOf(pv); s != nil {
+		n.selectors = append(n.selectors, s)
 	}
 	for _, l := range placeLabels {
 		if v := pv.Labels[l.label]; v != "" {
@@ -309,9 +334,66 @@ func (s *Snapshot) boundNeeds(n *volumeNeeds, claim, name string) *Reason {
 	case pv.Spec.CSI != nil:
 		n.add(pv.Spec.CSI.Driver, pv.Spec.CSI.VolumeHandle)
 	case pv.Spec.AWSElasticBlockStore != nil:
-		n.add(ebsDriver, pv.Spec.AWSElasticBlockStore.VolumeID)
+		n.add(ebsDriver, ebsHandle(pv.Spec.AWSElasticBlockStore.VolumeID))
 	}
 	return nil
+}
+
+// ebsHandle is what the CSI driver calls a volume that the in-tree plugin knew:
+// vol-1 for aws://us-west-2a/vol-1 (k8s.io/csi-translation-lib).
+func ebsHandle(id string) string {
+	if rest, ok := strings.CutPrefix(id, "aws://"); ok {
+		return strings.Trim(rest[max(0, strings.IndexByte(rest, '/')):], "/")
+	}
+	return id
+}
+
+// reachOf is the selector of the nodes that can reach a volume; nil: all. Volumes
+// of the in-tree EBS plugin are the CSI driver's, and kube-scheduler asks for its
+// label (k8s.io/csi-translation-lib, TranslateInTreePVToCSI).
+func reachOf(pv *corev1.PersistentVolume) *corev1.NodeSelector {
+	var reach *corev1.NodeSelector
+	if a := pv.Spec.NodeAffinity; a != nil {
+		reach = a.Required
+	}
+	if pv.Spec.AWSElasticBlockStore == nil {
+		return reach
+	}
+	if reach = reach.DeepCopy(); reach == nil {
+		reach = &corev1.NodeSelector{}
+	}
+	replace := func(key, by string) (found bool) {
+		for i := range reach.NodeSelectorTerms {
+			es := reach.NodeSelectorTerms[i].MatchExpressions
+			for j := range es {
+				if es[j].Key == key {
+					es[j].Key, found = by, true
+				}
+			}
+		}
+		return found
+	}
+	if replace(corev1.LabelTopologyZone, v1alpha1.LabelZoneEBS) {
+		return reach
+	}
+	if replace(labelZoneBeta, v1alpha1.LabelZoneEBS) {
+		replace(labelRegionBeta, corev1.LabelTopologyRegion)
+		return reach
+	}
+	if zones := cmp.Or(pv.Labels[corev1.LabelTopologyZone], pv.Labels[labelZoneBeta]); zones != "" {
+		if len(reach.NodeSelectorTerms) == 0 {
+			reach.NodeSelectorTerms = make([]corev1.NodeSelectorTerm, 1)
+		}
+		for i := range reach.NodeSelectorTerms {
+			t := &reach.NodeSelectorTerms[i]
+			t.MatchExpressions = append(t.MatchExpressions, corev1.NodeSelectorRequirement{
+				Key: v1alpha1.LabelZoneEBS, Operator: corev1.NodeSelectorOpIn, Values: strings.Split(zones, separatorOfZoneLists)})
+		}
+	}
+	if len(reach.NodeSelectorTerms) == 0 {
+		return nil
+	}
+	return reach
 }
 
 // classOf is the class of an unbound claim: the one that it names, or the

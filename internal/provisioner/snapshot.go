@@ -140,12 +140,19 @@ func (p *Loops) readNodes(v *view) *nodeSet {
 			byProvider[c.Status.ProviderID] = c
 		}
 	}
+	attached := map[string][]string{}
+	for _, a := range all[*storagev1.VolumeAttachment](p.stores.attachments) {
+		if pv := a.Spec.Source.PersistentVolumeName; pv != nil {
+			attached[a.Spec.NodeName] = append(attached[a.Spec.NodeName], *pv)
+		}
+	}
 	for _, n := range all[*corev1.Node](p.stores.nodes) {
 		claim := byProvider[n.Spec.ProviderID]
 		pn := planNode(n, claim, v.snapshot.Now)
 		if csi, ok := one[*storagev1.CSINode](p.stores.csiNodes, n.Name); ok {
 			pn.VolumeLimits = volumeLimits(csi)
 		}
+		pn.Attached = attached[n.Name]
 		set.all = append(set.all, pn)
 		set.byNode[n.Name] = pn
 		if claim != nil {
