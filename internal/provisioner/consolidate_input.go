@@ -79,7 +79,7 @@ func (c *consolidation) lookAtPods(v *view, nodes *nodeSet) {
 func keepChoices(nodes []*capacity.Node) {
 	for _, n := range nodes {
 		for i, pod := range n.Pods {
-			if choice := capacity.PreferredCapacity(pod); choice != "" && choice == n.Labels[v1alpha1.LabelCapacityType] {
+			if choice := capacity.PreferredCapacity(pod); choice != "" && slices.Contains(capacity.ChosenTypes(choice), n.Labels[v1alpha1.LabelCapacityType]) {
 				n.Pods[i] = capacity.WithCapacityType(pod, choice)
 			}
 		}
