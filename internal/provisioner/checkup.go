@@ -92,10 +92,24 @@ func (h *checkup) read(ctx context.Context) {
 		return
 	}
 	h.readAt = time.Now()
+	before := h.troubles
 	h.troubles = make(map[string]ec2.Trouble, len(list))
 	for _, t := range list {
-		h.troubles[t.InstanceID] = t
+		h.troubles[t.InstanceID] = dated(t, before[t.InstanceID], h.readAt)
 	}
+}
+
+// dated is a trouble with the time since when its checks have failed: where EC2
+// does not say, since they were first seen to.
+func dated(t, before ec2.Trouble, now time.Time) ec2.Trouble {
+	switch {
+	case len(t.Failing) == 0 || !t.Since.IsZero():
+	case len(before.Failing) > 0:
+		t.Since = before.Since
+	default:
+		t.Since = now
+	}
+	return t
 }
 
 // pass acts on all that is known about the nodes.

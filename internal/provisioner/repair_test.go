@@ -10,6 +10,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"pgregory.net/rapid"
+
+	"github.com/berth-dev/berth/internal/ec2"
 )
 
 var repairNow = time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
@@ -156,4 +158,23 @@ func TestRepairIsBounded(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestTroubleWithoutADate: checks that fail since nobody knows when get the
+// patience of those that have just begun to.
+func TestTroubleWithoutADate(t *testing.T) {
+	failing := ec2.Trouble{InstanceID: "i", Failing: []string{"system"}}
+	first := dated(failing, ec2.Trouble{}, repairNow)
+	second := dated(failing, first, repairNow.Add(time.Minute))
+	if !first.Since.Equal(repairNow) || !second.Since.Equal(repairNow) {
+		t.Errorf("since %s, then %s", first.Since, second.Since)
+	}
+	p := patient{impaired: second.Failing, impairedSince: second.Since}
+	if why, _ := p.sick(repairNow.Add(time.Minute)); why != "" {
+		t.Error(why)
+	}
+	failing.Since = repairNow.Add(-time.Hour)
+	if got := dated(failing, first, repairNow); !got.Since.Equal(failing.Since) {
+		t.Errorf("EC2 says %s, not %s", failing.Since, got.Since)
+	}
 }
