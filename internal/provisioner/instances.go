@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"maps"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/ec2"
@@ -25,6 +28,10 @@ const (
 	// missingFor is how long EC2 must have denied knowing an instance, in more
 	// than one reading, before it counts as gone.
 	missingFor = 30 * time.Second
+	// shownAfter is how long after a launch EC2 may deny knowing its instance
+	// ("Eventual consistency in the Amazon EC2 API": usually seconds, at times
+	// minutes). Until then only its word that it has ended counts.
+	shownAfter = 10 * time.Minute
 	// sweepEvery is how often orphans are looked for.
 	sweepEvery = 30 * time.Second
 	// templatesEvery is how often unused launch templates are deleted, and how
@@ -60,7 +67,9 @@ type fleet struct {
 	// strays are Nodes without a claim seen in the sweep before, by UID.
 	strays map[string]bool
 	swept  time.Time
-	tidied time.Time
+	// tagging: what was missed is being tagged.
+	tagging atomic.Bool
+	tidied  time.Time
 }
 
 func newFleet(p *Loops, cloud inventory) *fleet {
@@ -245,11 +254,21 @@ func (f *fleet) retag(ctx context.Context, claims []v1alpha1.NodeClaim, live []e
 			untagged[i.ID] = true
 		}
 	}
+	var list []*v1alpha1.NodeClaim
 	for i := range claims {
 		if c := &claims[i]; untagged[c.Status.InstanceID] && c.DeletionTimestamp == nil {
-			go f.lifter.tag(ctx, c)
+			list = append(list, c.DeepCopy())
 		}
 	}
+	if len(list) == 0 || !f.tagging.CompareAndSwap(false, true) {
+		return // The sweep before is still at it.
+	}
+	go func() {
+		defer f.tagging.Store(false)
+		for _, c := range list {
+			f.lifter.tag(ctx, c)
+		}
+	}()
 }
 
 // tidy deletes launch templates that no claim's launch refers to.
@@ -275,15 +294,17 @@ func (f *fleet) tidy(ctx context.Context, claims []v1alpha1.NodeClaim) error {
 
 // reap removes claims whose instance was terminated by somebody else.
 func (f *fleet) reap(ctx context.Context, claims []v1alpha1.NodeClaim) error {
+	var errs []error
 	for i := range claims {
 		c := &claims[i]
 		if c.Status.InstanceID == "" || c.DeletionTimestamp != nil {
 			continue
 		}
 		node, ok := one[*corev1.Node](f.stores.nodes, c.Status.NodeName)
-		ended, err := f.ended(ctx, c.Status.InstanceID, ok && nodeReady(node))
+		ended, err := f.ended(ctx, c.Status.InstanceID, ok && nodeReady(node) || unshown(c, time.Now()))
 		if err != nil {
-			return err
+			errs = append(errs, fmt.Errorf("claim %s: %w", c.Name, err))
+			continue
 		}
 		if !ended {
 			continue
@@ -291,8 +312,16 @@ func (f *fleet) reap(ctx context.Context, claims []v1alpha1.NodeClaim) error {
 		d := departure{v1alpha1.ReasonInterrupted, time.Now(), "InstanceEnded",
 			fmt.Sprintf("instance %s is gone, and not by Berth", c.Status.InstanceID)}
 		if err := f.leave(ctx, c.Name, d); err != nil {
-			return err
+			errs = append(errs, err)
 		}
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+// unshown reports whether EC2 may not show a claim's instance yet: it is young,
+// and its kubelet has not joined either.
+func unshown(c *v1alpha1.NodeClaim, now time.Time) bool {
+	launched := meta.FindStatusCondition(c.Status.Conditions, v1alpha1.ConditionLaunched)
+	return launched != nil && launched.Status == metav1.ConditionTrue && now.Sub(launched.LastTransitionTime.Time) < shownAfter &&
+		!isTrue(c.Status.Conditions, v1alpha1.ConditionRegistered)
 }

@@ -57,7 +57,7 @@ func (r *lifecycle) remove(ctx context.Context, claim *v1alpha1.NodeClaim) (ctrl
 		}
 	}
 	if claim.Status.InstanceID != "" && !gone(claim) {
-		if res, done, err := r.terminate(ctx, claim, hasNode && nodeReady(node)); !done || err != nil {
+		if res, done, err := r.terminate(ctx, claim, hasNode && nodeReady(node) || unshown(claim, time.Now())); !done || err != nil {
 			return res, err
 		}
 	}
