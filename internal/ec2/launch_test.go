@@ -80,7 +80,7 @@ func TestChooseLines(t *testing.T) {
 			want:      []string{"m5.large a subnet-a on-demand ami-amd"},
 		},
 		"all zones full is no capacity": {
-			offerings: []v1alpha1.ClaimOffering{offer("m5.large", "c", onDemand, "0.09")}, refused: []string{"m5.large c on-demand"}, says: "no subnet in c has a free address",
+			offerings: []v1alpha1.ClaimOffering{offer("m5.large", "c", onDemand, "0.09")}, refused: []string{"m5.large c on-demand SubnetFull"}, says: "no subnet in c has a free address",
 		},
 		"a full zone of one capacity type gives way to the other": {
 			offerings: []v1alpha1.ClaimOffering{offer("m5.large", "c", spot, "0.03"), offer("m5.large", "a", onDemand, "0.09")},
@@ -242,7 +242,7 @@ func TestFleetAnswer(t *testing.T) {
 			as:  new(*CapacityError), definite: true, refused: []string{"m5.large a on-demand QuotaExceeded"}, says: "Service Quotas"},
 		"a setting": {
 			out: ec2.CreateFleetOutput{Errors: []types.CreateFleetError{fleetError("InvalidAMIID.NotFound", "m5.large", "subnet-a"), fleetError("InvalidAMIID.NotFound", "c5.large", "subnet-a")}},
-			as:  new(*ConfigError), definite: true, refused: []string{"m5.large a on-demand", "c5.large a on-demand"}, says: "ec2.amis"},
+			as:  new(*ConfigError), definite: true, refused: []string{"m5.large a on-demand ImageUnusable", "c5.large a on-demand ImageUnusable"}, says: "ec2.amis"},
 		"a setting that one line is refused for is the line's": {
 			out: ec2.CreateFleetOutput{Errors: []types.CreateFleetError{noCapacity, fleetError("UnauthorizedOperation", "c5.large", "subnet-a")}},
 			as:  new(*CapacityError), definite: true, refused: []string{"m5.large a on-demand", "c5.large a on-demand NotAuthorized"}},
