@@ -52,6 +52,9 @@ type Instance struct {
 	LaunchedAt time.Time
 	// Launch is the token of the launch that made it, as its tags say.
 	Launch string
+	// Reason is the code of EC2's StateReason, why its state is what it is, such as
+	// Server.InsufficientInstanceCapacity; ReasonText says it in words.
+	Reason, ReasonText string
 }
 
 // ProviderID as on the node: aws:///<zone>/<instance id>.
@@ -222,6 +225,9 @@ func instanceOf(i types.Instance) Instance {
 		Provisioner:    tags[v1alpha1.TagProvisioner],
 		Launch:         tags[v1alpha1.TagLaunch],
 		LaunchedAt:     aws.ToTime(i.LaunchTime),
+	}
+	if r := i.StateReason; r != nil {
+		out.Reason, out.ReasonText = aws.ToString(r.Code), aws.ToString(r.Message)
 	}
 	for _, g := range i.SecurityGroups {
 		out.SecurityGroups = append(out.SecurityGroups, aws.ToString(g.GroupId))

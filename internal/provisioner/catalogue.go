@@ -40,6 +40,7 @@ type catalogue struct {
 	ice      map[offeringKey]ice
 	resolved map[string]capacity.Resolved
 	blamed   map[string]blame
+	wasted   map[string]wasted
 	// proven are Provisioners of which a launch has succeeded.
 	proven map[string]bool
 	// types are derived per Provisioner, as long as nothing they depend on changes.
@@ -63,7 +64,7 @@ type derived struct {
 
 func newCatalogue(region string) *catalogue {
 	return &catalogue{region: region, ice: map[offeringKey]ice{}, resolved: map[string]capacity.Resolved{}, learned: map[string]map[string]int64{},
-		blamed: map[string]blame{}, proven: map[string]bool{}, types: map[string]derived{}}
+		blamed: map[string]blame{}, wasted: map[string]wasted{}, proven: map[string]bool{}, types: map[string]derived{}}
 }
 
 // ready reports whether anything is known that could be bought.
@@ -219,6 +220,7 @@ func (c *catalogue) forget(provisioner string) {
 	delete(c.resolved, provisioner)
 	delete(c.types, provisioner)
 	delete(c.blamed, provisioner)
+	delete(c.wasted, provisioner)
 	delete(c.proven, provisioner)
 	c.version++
 }

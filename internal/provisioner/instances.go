@@ -311,6 +311,10 @@ func (f *fleet) reap(ctx context.Context, claims []v1alpha1.NodeClaim) error {
 		}
 		d := departure{v1alpha1.ReasonInterrupted, time.Now(), "InstanceEnded",
 			fmt.Sprintf("instance %s is gone, and not by Berth", c.Status.InstanceID)}
+		if inst, ok := f.ends(c.Status.InstanceID); ok {
+			d.why += reasonOf(inst)
+			f.failedLate(c, inst)
+		}
 		if err := f.leave(ctx, c.Name, d); err != nil {
 			errs = append(errs, err)
 		}

@@ -240,6 +240,7 @@ func (i *interruption) ended(ctx context.Context, claim *v1alpha1.NodeClaim, e e
 	if !slices.Contains(endingStates, inst.State) {
 		return nil
 	}
+	i.failedLate(claim, inst)
 	return i.timed(ctx, claim, stateDeparture(inst), received)
 }
 
@@ -256,7 +257,7 @@ func blockDeparture(instance string, until, now time.Time) departure {
 // its pods are as good as gone, and nothing is to be waited for.
 func stateDeparture(inst ec2.Instance) departure {
 	return departure{v1alpha1.ReasonInterrupted, time.Now(), "InstanceEnded",
-		fmt.Sprintf("instance %s is %s, and not by Berth", inst.ID, inst.State)}
+		fmt.Sprintf("instance %s is %s, and not by Berth%s", inst.ID, inst.State, reasonOf(inst))}
 }
 
 // noticeDeadline is when the drain of a node ends that EC2 takes away at a

@@ -120,6 +120,7 @@ func (r *lifecycle) join(ctx context.Context, claim *v1alpha1.NodeClaim) (ctrl.R
 		return r.awaitInitialized(ctx, claim, message)
 	}
 	r.metrics.initialized(claim)
+	r.catalogue.worked(claim.Spec.Provisioner.Name, time.Now())
 	r.log.Info("node initialized", "claim", claim.Name, "node", node.Name)
 	r.cfg.Recorder.Eventf(claim, nil, corev1.EventTypeNormal, "Initialized", "Join", "node %s is ready for pods", node.Name)
 	r.nominator.enqueue(claim.Name)
@@ -181,9 +182,14 @@ func (r *lifecycle) awaitKubelet(ctx context.Context, claim *v1alpha1.NodeClaim)
 		return ctrl.Result{RequeueAfter: wait}, nil
 	}
 	r.metrics.neverJoined.Inc()
-	return ctrl.Result{}, r.giveUp(ctx, claim, reasonNeverJoined, fmt.Sprintf(
+	message := fmt.Sprintf(
 		"instance %s did not join within %s; look at its console output (aws ec2 get-console-output --instance-id %s), its security groups and the role of its instance profile",
-		claim.Status.InstanceID, r.cfg.RegistrationTimeout, claim.Status.InstanceID))
+		claim.Status.InstanceID, r.cfg.RegistrationTimeout, claim.Status.InstanceID)
+	if err := r.giveUp(ctx, claim, reasonNeverJoined, message); err != nil {
+		return ctrl.Result{}, err
+	}
+	r.waste(claim, message)
+	return ctrl.Result{}, nil
 }
 
 // awaitInitialized gives up on nodes that have joined and never become ready for
@@ -203,7 +209,11 @@ func (r *lifecycle) awaitInitialized(ctx context.Context, claim *v1alpha1.NodeCl
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	return ctrl.Result{}, r.deleteClaim(ctx, claim, v1alpha1.ReasonUnhealthy)
+	if err := r.deleteClaim(ctx, claim, v1alpha1.ReasonUnhealthy); err != nil {
+		return ctrl.Result{}, err
+	}
+	r.waste(claim, message)
+	return ctrl.Result{}, nil
 }
 
 // register puts on the node what a kubelet may not, and lets pods in.

@@ -52,7 +52,8 @@ func newJoining(t *testing.T, change func(*v1alpha1.NodeClaim, *corev1.Node)) *j
 	j := &joining{events: events.NewFakeRecorder(100)}
 	j.api = fake.NewClientBuilder().WithScheme(scheme).WithObjects(claim, node).WithStatusSubresource(claim, node).Build()
 	p := &Loops{cfg: Config{Client: j.api, APIReader: j.api, Recorder: j.events, RegistrationTimeout: patience}, log: logr.Discard(),
-		stores: &stores{claims: informerOf[*v1alpha1.NodeClaim](t, nil), nodes: informerOf[*corev1.Node](t, nil), pods: informerOf[*corev1.Pod](t, nil)}, book: newBook()}
+		stores: &stores{claims: informerOf[*v1alpha1.NodeClaim](t, nil), nodes: informerOf[*corev1.Node](t, nil), pods: informerOf[*corev1.Pod](t, nil),
+			provisioners: informerOf[*v1alpha1.Provisioner](t, nil)}, book: newBook()}
 	p.planned.Store(true)
 	var err error
 	if p.metrics, err = newMetrics(prometheus.NewRegistry(), p); err != nil {

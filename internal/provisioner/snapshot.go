@@ -422,6 +422,7 @@ func (p *Loops) readProvisioners(v *view, now time.Time) {
 		if until := p.paused(v1alpha1.AnnotationPauseLaunching, pr, now); !until.IsZero() {
 			view.NotReady = "launching is paused until " + until.UTC().Format(time.RFC3339)
 		}
+		p.probe(view, pr, v.claims, now)
 		v.snapshot.Provisioners = append(v.snapshot.Provisioners, view)
 	}
 	slices.SortFunc(v.snapshot.Provisioners, func(a, b *capacity.Provisioner) int { return strings.Compare(a.Name, b.Name) })

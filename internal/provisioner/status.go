@@ -72,6 +72,9 @@ func (k *statusKeeper) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Re
 	if why, ok := k.catalogue.blamedFor(pr.Name, time.Now()); ok {
 		bad = append(bad, why)
 	}
+	if b, ok := k.catalogue.wastedBy(pr); ok && time.Now().Before(b.until) {
+		bad = append(bad, b.text())
+	}
 	if why := k.catalogue.unknown(); why != "" {
 		bad = append(bad, why)
 	}
@@ -100,6 +103,9 @@ func (k *statusKeeper) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Re
 func (k *statusKeeper) reportLaunches(pr *v1alpha1.Provisioner) {
 	c := metav1.Condition{Type: v1alpha1.ConditionLaunchesSucceed, Status: metav1.ConditionTrue, Reason: "NothingRefused", ObservedGeneration: pr.Generation}
 	r, refused := k.catalogue.lastRefusal(pr.Name)
+	if w, ok := k.catalogue.wastedBy(pr); ok && !refused {
+		r, refused = w, true
+	}
 	switch {
 	case refused:
 		c.Status, c.Reason, c.Message = metav1.ConditionFalse, string(r.class), r.text()
