@@ -57,6 +57,7 @@ var provisionerNeeds = []need{
 	{why: "whether a batch is complete", group: "apps", resource: "statefulsets", verbs: reading},
 	{why: "whether a batch is complete", group: "batch", resource: "jobs", verbs: reading},
 	{why: "which pods spread by default", resource: "services", verbs: reading},
+	{why: "which pods spread by default", resource: "replicationcontrollers", verbs: reading},
 	{why: "who may block a drain", group: "policy", resource: "poddisruptionbudgets", verbs: reading},
 	{why: "which pods start together", group: "scheduling.k8s.io", resource: "podgroups", verbs: reading},
 	{why: "the range of Services, which kubelets are told", group: "networking.k8s.io", resource: "servicecidrs", verbs: "list"},

@@ -120,6 +120,9 @@ func (p *Loops) readDefaultSpread(s *capacity.Snapshot) {
 	for _, o := range all[*appsv1.StatefulSet](p.stores.statefulSets) {
 		s.OwnerSelectors["StatefulSet/"+o.Namespace+"/"+o.Name] = o.Spec.Selector
 	}
+	for _, o := range all[*corev1.ReplicationController](p.stores.replicationControllers) {
+		s.OwnerSelectors["ReplicationController/"+o.Namespace+"/"+o.Name] = &metav1.LabelSelector{MatchLabels: o.Spec.Selector}
+	}
 }
 
 // nodeSet finds planner nodes by Node name and by claim.

@@ -42,8 +42,9 @@ type stores struct {
 	pvcs, pvs, storageClasses, csiNodes, namespace toolscache.SharedIndexInformer
 	attachments, pdbs                              toolscache.SharedIndexInformer
 	runtimeClasses, priorityClasses                toolscache.SharedIndexInformer
-	// services is nil where kube-scheduler has no default spread constraints.
-	services toolscache.SharedIndexInformer
+	// services and replicationControllers are nil where kube-scheduler has no default
+	// spread constraints.
+	services, replicationControllers toolscache.SharedIndexInformer
 	// podGroups is nil where the API server does not serve them.
 	podGroups toolscache.SharedIndexInformer
 }
@@ -79,7 +80,7 @@ func newStores(ctx context.Context, c cache.Cache, mapper meta.RESTMapper, withS
 		{&s.priorityClasses, &schedulingv1.PriorityClass{}},
 	}
 	if withServices {
-		wanted = append(wanted, source{&s.services, &corev1.Service{}})
+		wanted = append(wanted, source{&s.services, &corev1.Service{}}, source{&s.replicationControllers, &corev1.ReplicationController{}})
 	}
 	_, err := mapper.RESTMapping(schema.GroupKind{Group: schedulingv1beta1.GroupName, Kind: "PodGroup"}, schedulingv1beta1.SchemeGroupVersion.Version)
 	switch {
