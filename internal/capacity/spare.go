@@ -33,12 +33,12 @@ func (v *solver) spare(order []*shape) (fewer bool) {
 }
 
 // sparable is the dearest node to buy, but of these columns, whose pods existing
-// nodes have room for and of which some are tied to others.
+// nodes have room for and of which some are tied to others, or others to them.
 func (v *solver) sparable(but []*column) *bin {
 	list := slices.Clone(v.bins[v.existing:])
 	slices.SortStableFunc(list, func(a, b *bin) int { return cmp.Compare(b.col.price, a.col.price) })
 	for _, b := range list {
-		if slices.Contains(but, b.col) || !slices.ContainsFunc(b.placed, func(p placed) bool { return p.s.tied() }) {
+		if slices.Contains(but, b.col) || !slices.ContainsFunc(b.placed, func(p placed) bool { return p.s.tied() || p.s.counted }) {
 			continue
 		}
 		if v.roomFor(b.placed) {
