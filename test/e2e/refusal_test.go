@@ -164,7 +164,6 @@ drain: {deadline: 30m}
 binding: Immediate
 kubelet:
   maxPods: 60
-  podsPerCore: 10
   systemReserved: {cpu: 100m, memory: 200Mi}
   kubeReserved: {ephemeral-storage: 2Gi}
   evictionHard: {memory.available: 5%, nodefs.available: 10Gi}
