@@ -108,7 +108,7 @@ func onTheAPIServer(ctx context.Context, c *cluster.Cluster, turns int, length t
 			return fmt.Errorf("the API server counted %.0f calls of %s, of which %.0f failed", h.count, w, h.failed)
 		}
 	}
-	return atRates(ctx, c, turns, length)
+	return atRates(ctx, c, max(2, turns/3), length)
 }
 
 // rates at which pods are created, too: what kube-controller-manager may do by default,
