@@ -92,8 +92,8 @@ func TestTheRefereeSeesThroughWrongPlans(t *testing.T) {
 			return true
 		}},
 		"a node that nobody needs": {kindNeedless, func(p *capacity.Plan) bool {
-			if len(p.Launches) == 0 || len(p.Placements) == 0 || anyTied(p) {
-				return false
+			if len(p.Launches) == 0 || len(p.Placements) == 0 || len(p.Unschedulable) > 0 || anyTied(p) {
+				return false // Who has no place could have one on a node more.
 			}
 			l, pod := p.Launches[0], p.Placements[0].Pod
 			if s := &pod.Spec; len(l.Taints) > 0 || gangOf(pod) != "" || s.NodeSelector != nil || s.Affinity != nil ||
