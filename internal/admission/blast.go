@@ -1,12 +1,10 @@
 package admission
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -86,7 +84,7 @@ func (s *Snapshot) blastOf(p, old *v1alpha1.Provisioner, f Fleet) blast {
 	b.known = true
 	index := capacity.NewIndex([]*capacity.Provisioner{{Name: p.Name, UID: p.UID, Spec: &p.Spec, InstanceTypes: s.typesOf(&p.Spec)}}, nil)
 	for _, c := range replaced {
-		choice, _ := index.Verdict(standInFor(c))
+		choice := index.Cheapest(standInFor(c))
 		if choice == nil {
 			b.stranded++
 			continue
@@ -107,13 +105,7 @@ func expired(c *v1alpha1.NodeClaim, p *v1alpha1.Provisioner, now time.Time) bool
 func driftFrom(spec *v1alpha1.ProvisionerSpec, clusterName string) func(*v1alpha1.NodeClaim) bool {
 	alike := capacity.MadeAlike(spec, clusterName)
 	return func(c *v1alpha1.NodeClaim) bool {
-		labels := maps.Clone(c.Spec.Labels)
-		if labels == nil {
-			labels = map[string]string{}
-		}
-		maps.Copy(labels, c.Labels)
-		labels[v1alpha1.LabelProvisioner], labels[v1alpha1.LabelNodeClaim] = c.Spec.Provisioner.Name, c.Name
-		labels[corev1.LabelHostname] = cmp.Or(c.Status.NodeName, c.Name)
+		labels := capacity.ClaimLabels(c)
 		// What EC2 gave may be another offering than the first choice.
 		for key, value := range map[string]string{
 			corev1.LabelInstanceTypeStable: c.Status.InstanceType, corev1.LabelTopologyZone: c.Status.Zone, v1alpha1.LabelCapacityType: c.Status.CapacityType,

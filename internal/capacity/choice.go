@@ -64,9 +64,24 @@ func RestrictsCapacityType(pod *corev1.Pod) bool {
 }
 
 // WithCapacityType is a copy of the pod that must have a node that keeps the choice,
-// beside all that it requires anyway. All but its node affinity is shared with the
-// pod.
+// beside all that it requires anyway.
 func WithCapacityType(pod *corev1.Pod, choice string) *corev1.Pod {
+	return alsoRequiring(pod, corev1.NodeSelectorTerm{MatchExpressions: []corev1.NodeSelectorRequirement{hasChosenType(choice)}})
+}
+
+// Elsewhere is a copy of the pod that must not go to nodes of these names, beside all
+// that it requires anyway.
+func Elsewhere(pod *corev1.Pod, nodes []string) *corev1.Pod {
+	away := make([]corev1.NodeSelectorRequirement, len(nodes))
+	for i, n := range nodes {
+		away[i] = corev1.NodeSelectorRequirement{Key: fieldNodeName, Operator: corev1.NodeSelectorOpNotIn, Values: []string{n}}
+	}
+	return alsoRequiring(pod, corev1.NodeSelectorTerm{MatchFields: away})
+}
+
+// alsoRequiring is a copy of the pod whose node must match the term too. All but its
+// node affinity is shared with the pod.
+func alsoRequiring(pod *corev1.Pod, more corev1.NodeSelectorTerm) *corev1.Pod {
 	must := *pod
 	var affinity corev1.Affinity
 	if pod.Spec.Affinity != nil {
@@ -76,13 +91,14 @@ func WithCapacityType(pod *corev1.Pod, choice string) *corev1.Pod {
 	if affinity.NodeAffinity != nil {
 		node = *affinity.NodeAffinity
 	}
-	terms := []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{hasChosenType(choice)}}}
+	terms := []corev1.NodeSelectorTerm{more}
 	if r := node.RequiredDuringSchedulingIgnoredDuringExecution; r != nil {
 		terms = slices.Clone(r.NodeSelectorTerms)
 		for i := range terms {
 			// A term without anything matches nothing, and is to go on so.
-			if len(terms[i].MatchExpressions)+len(terms[i].MatchFields) > 0 {
-				terms[i].MatchExpressions = append(slices.Clip(terms[i].MatchExpressions), hasChosenType(choice))
+			if t := &terms[i]; len(t.MatchExpressions)+len(t.MatchFields) > 0 {
+				t.MatchExpressions = slices.Concat(t.MatchExpressions, more.MatchExpressions)
+				t.MatchFields = slices.Concat(t.MatchFields, more.MatchFields)
 			}
 		}
 	}

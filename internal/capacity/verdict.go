@@ -154,14 +154,6 @@ func (c *column) covers(d *column) bool {
 	return true
 }
 
-// Verdict is Cheapest and, when that is nil, Reasons.
-func (x *Index) Verdict(pod *corev1.Pod) (*Choice, []Reason) {
-	if c := x.Cheapest(pod); c != nil {
-		return c, nil
-	}
-	return nil, x.Reasons(pod)
-}
-
 // Cheapest is the cheapest empty node that can host the pod, of the heaviest
 // Provisioner that can; nil when none can. It looks at the pod alone: requests,
 // node selector and affinity, tolerations, host ports, gates and claims, against

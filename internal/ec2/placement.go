@@ -3,7 +3,6 @@ package ec2
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -42,12 +41,7 @@ func (c *Cloud) resolvePlacement(ctx context.Context, e *v1alpha1.EC2, subnets [
 	if g.state != types.PlacementGroupStateAvailable {
 		return "", fmt.Sprintf("placement group %s is %s", e.PlacementGroup, g.state), nil
 	}
-	var zones []string
-	for _, s := range subnets {
-		zones = append(zones, s.Zone)
-	}
-	slices.Sort(zones)
-	if zones = slices.Compact(zones); g.strategy == types.PlacementStrategyCluster && len(zones) > 1 {
+	if zones := subnetZones(subnets); g.strategy == types.PlacementStrategyCluster && len(zones) > 1 {
 		// EC2: a cluster placement group can't span multiple Availability Zones.
 		return "", fmt.Sprintf("placement group %s keeps its instances close together, in one zone, and the subnets are in %s: select subnets of one zone in ec2.subnets",
 			e.PlacementGroup, strings.Join(zones, ", ")), nil

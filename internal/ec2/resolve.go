@@ -70,6 +70,15 @@ type Subnet struct {
 	FreeIPs int
 }
 
+// subnetZones are the zones of subnets that are sorted by zone.
+func subnetZones(subnets []Subnet) []string {
+	var zones []string
+	for _, s := range subnets {
+		zones = append(zones, s.Zone)
+	}
+	return slices.Compact(zones)
+}
+
 // securityGroup of instances.
 type securityGroup struct{ id, vpc string }
 
@@ -108,10 +117,7 @@ func (r Resolved) Planner() capacity.Resolved {
 		}
 	}
 	out.Why = strings.Join(why, "; ")
-	for _, s := range r.Subnets {
-		out.Zones = append(out.Zones, s.Zone)
-	}
-	out.Zones = slices.Compact(out.Zones) // Sorted already.
+	out.Zones = subnetZones(r.Subnets)
 	for _, i := range r.Images {
 		out.Archs = append(out.Archs, i.Arch)
 		out.Images = append(out.Images, capacity.ResolvedImage{ID: i.ID, Arch: i.Arch, Accelerators: i.Accelerators})

@@ -216,14 +216,8 @@ func plannerNode(n *corev1.Node, claim *v1alpha1.NodeClaim) *capacity.Node {
 // plannerClaim is a NodeClaim without a Node as the planner sees it.
 func plannerClaim(c *v1alpha1.NodeClaim) *capacity.Node {
 	name := cmp.Or(c.Status.NodeName, c.Name)
-	labels := map[string]string{}
-	maps.Copy(labels, c.Spec.Labels)
-	maps.Copy(labels, c.Labels)
-	labels[v1alpha1.LabelProvisioner] = c.Spec.Provisioner.Name
-	labels[v1alpha1.LabelNodeClaim] = c.Name
-	labels[corev1.LabelHostname] = name
 	return &capacity.Node{
-		Name: name, Labels: v1alpha1.WithOtherLabels(labels), Taints: c.Spec.Taints,
+		Name: name, Labels: v1alpha1.WithOtherLabels(capacity.ClaimLabels(c)), Taints: c.Spec.Taints,
 		Allocatable:   capacity.FromResourceList(firstOf(c.Status.Allocatable, c.Spec.Allocatable)),
 		Provisioner:   c.Spec.Provisioner.Name,
 		Claim:         c.Name,

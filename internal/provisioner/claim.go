@@ -66,23 +66,6 @@ func allocatableOf(c *v1alpha1.NodeClaim) capacity.Resources {
 	return capacity.FromResourceList(c.Spec.Allocatable)
 }
 
-// claimLabels are the labels that a claim's node has or will have.
-func claimLabels(c *v1alpha1.NodeClaim) map[string]string {
-	out := maps.Clone(c.Spec.Labels)
-	if out == nil {
-		out = map[string]string{}
-	}
-	maps.Copy(out, c.Labels)
-	out[v1alpha1.LabelProvisioner] = c.Spec.Provisioner.Name
-	out[v1alpha1.LabelNodeClaim] = c.Name
-	if c.Status.NodeName != "" {
-		out[corev1.LabelHostname] = c.Status.NodeName
-	} else {
-		out[corev1.LabelHostname] = c.Name
-	}
-	return out
-}
-
 // withDefaults returns have plus what is only in defaults.
 func withDefaults(have, defaults map[string]string) map[string]string {
 	out := maps.Clone(defaults)

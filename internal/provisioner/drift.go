@@ -38,8 +38,9 @@ func driftOf(pr *v1alpha1.Provisioner, alike func(*v1alpha1.NodeClaim) bool, c *
 	if !alike(c) {
 		return driftVerdict{driftTemplate, "the Provisioner's template has changed since"}
 	}
-	if un := capacity.Unmet(pr.Spec.Requirements, claimLabels(c)); un != nil {
-		return driftVerdict{driftRequirements, fmt.Sprintf("%s=%s does not meet requirement %s %v", un.Key, claimLabels(c)[un.Key], un.Operator, un.Values)}
+	labels := capacity.ClaimLabels(c)
+	if un := capacity.Unmet(pr.Spec.Requirements, labels); un != nil {
+		return driftVerdict{driftRequirements, fmt.Sprintf("%s=%s does not meet requirement %s %v", un.Key, labels[un.Key], un.Operator, un.Values)}
 	}
 	if inst == nil {
 		return driftVerdict{}

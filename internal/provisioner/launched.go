@@ -117,10 +117,16 @@ func (l *lifter) cannotLaunch(ctx context.Context, claim *v1alpha1.NodeClaim, er
 
 // giveUp ends a claim that cannot be launched; its pods are planned again.
 func (p *Loops) giveUp(ctx context.Context, claim *v1alpha1.NodeClaim, reason, message string) error {
+	return p.giveUpAt(ctx, claim, v1alpha1.ConditionLaunched, "Launch", reason, message)
+}
+
+// giveUpAt ends a claim that has failed at a stage, a condition of it; action is the
+// event's.
+func (p *Loops) giveUpAt(ctx context.Context, claim *v1alpha1.NodeClaim, stage, action, reason, message string) error {
 	p.log.Info("claim given up", "claim", claim.Name, "reason", reason, "message", message)
-	p.cfg.Recorder.Eventf(claim, nil, corev1.EventTypeWarning, reason, "Launch", "%s", clip(message))
+	p.cfg.Recorder.Eventf(claim, nil, corev1.EventTypeWarning, reason, action, "%s", clip(message))
 	err := p.patchStatus(ctx, claim, func(c *v1alpha1.NodeClaim) {
-		setCondition(c, v1alpha1.ConditionLaunched, metav1.ConditionFalse, reason, clip(message))
+		setCondition(c, stage, metav1.ConditionFalse, reason, clip(message))
 	})
 	if err != nil {
 		return err

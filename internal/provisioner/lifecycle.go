@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/capacity"
 	"github.com/berth-dev/berth/internal/ec2"
 )
 
@@ -201,15 +202,7 @@ func (r *lifecycle) awaitInitialized(ctx context.Context, claim *v1alpha1.NodeCl
 	}
 	r.metrics.neverInitialized.Inc()
 	message := fmt.Sprintf("node %s has joined, and was not ready for pods within %s: %s", claim.Status.NodeName, r.cfg.RegistrationTimeout, lacks)
-	r.log.Info("claim given up", "claim", claim.Name, "reason", reasonNeverInitialized, "message", message)
-	r.cfg.Recorder.Eventf(claim, nil, corev1.EventTypeWarning, reasonNeverInitialized, "Join", "%s", clip(message))
-	err := r.patchStatus(ctx, claim, func(c *v1alpha1.NodeClaim) {
-		setCondition(c, v1alpha1.ConditionInitialized, metav1.ConditionFalse, reasonNeverInitialized, clip(message))
-	})
-	if err != nil {
-		return ctrl.Result{}, err
-	}
-	if err := r.deleteClaim(ctx, claim, v1alpha1.ReasonUnhealthy); err != nil {
+	if err := r.giveUpAt(ctx, claim, v1alpha1.ConditionInitialized, "Join", reasonNeverInitialized, message); err != nil {
 		return ctrl.Result{}, err
 	}
 	r.waste(claim, message)
@@ -244,7 +237,7 @@ func dress(node *corev1.Node, claim *v1alpha1.NodeClaim) bool {
 			changed = true
 		}
 	}
-	for k, v := range claimLabels(claim) {
+	for k, v := range capacity.ClaimLabels(claim) {
 		if k != corev1.LabelHostname {
 			set(&node.Labels, k, v)
 		}

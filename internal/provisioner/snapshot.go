@@ -209,7 +209,7 @@ func planNode(n *corev1.Node, claim *v1alpha1.NodeClaim, now time.Time) *capacit
 		// What it will look like: taints of the start-up go by themselves,
 		// labels and device resources are still to come.
 		pn.Taints = claim.Spec.Taints
-		pn.Labels = v1alpha1.WithOtherLabels(withDefaults(n.Labels, claimLabels(claim)))
+		pn.Labels = v1alpha1.WithOtherLabels(withDefaults(n.Labels, capacity.ClaimLabels(claim)))
 		for name, q := range allocatableOf(claim) {
 			if pn.Allocatable[name] == 0 {
 				pn.Allocatable[name] = q
@@ -228,7 +228,7 @@ func planClaim(c *v1alpha1.NodeClaim) *capacity.Node {
 	}
 	return &capacity.Node{
 		Name:          name,
-		Labels:        v1alpha1.WithOtherLabels(claimLabels(c)),
+		Labels:        v1alpha1.WithOtherLabels(capacity.ClaimLabels(c)),
 		Taints:        c.Spec.Taints,
 		Allocatable:   allocatableOf(c),
 		Provisioner:   c.Spec.Provisioner.Name,

@@ -4,7 +4,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/berth-dev/berth/internal/capacity"
@@ -105,43 +104,10 @@ func (s *spurned) avoid(snapshot *capacity.Snapshot, now time.Time) {
 	for i, pod := range snapshot.Pods {
 		pods[i] = pod
 		if x, ok := s.until[capacity.ShapeHash(pod)]; ok {
-			pods[i] = elsewhere(pod, x.nodes)
+			pods[i] = capacity.Elsewhere(pod, x.nodes)
 		}
 	}
 	snapshot.Pods = pods
-}
-
-// elsewhere is a copy of a pod that must not go to some nodes. All but its required
-// node affinity is shared with the pod.
-func elsewhere(pod *corev1.Pod, nodes []string) *corev1.Pod {
-	away := make([]corev1.NodeSelectorRequirement, len(nodes))
-	for i, n := range nodes {
-		away[i] = corev1.NodeSelectorRequirement{Key: metav1.ObjectNameField, Operator: corev1.NodeSelectorOpNotIn, Values: []string{n}}
-	}
-	affinity := &corev1.Affinity{}
-	if pod.Spec.Affinity != nil {
-		*affinity = *pod.Spec.Affinity
-	}
-	node := &corev1.NodeAffinity{}
-	if affinity.NodeAffinity != nil {
-		*node = *affinity.NodeAffinity
-	}
-	terms := []corev1.NodeSelectorTerm{{}}
-	if r := node.RequiredDuringSchedulingIgnoredDuringExecution; r != nil {
-		terms = r.NodeSelectorTerms
-	}
-	both := make([]corev1.NodeSelectorTerm, len(terms))
-	for i, t := range terms {
-		if node.RequiredDuringSchedulingIgnoredDuringExecution != nil && len(t.MatchExpressions)+len(t.MatchFields) == 0 {
-			continue // A term without anything matches nothing, and is to go on so.
-		}
-		both[i] = corev1.NodeSelectorTerm{MatchExpressions: t.MatchExpressions, MatchFields: append(append([]corev1.NodeSelectorRequirement(nil), t.MatchFields...), away...)}
-	}
-	node.RequiredDuringSchedulingIgnoredDuringExecution = &corev1.NodeSelector{NodeSelectorTerms: both}
-	affinity.NodeAffinity = node
-	must := *pod
-	must.Spec.Affinity = affinity
-	return &must
 }
 
 // bindsLate reports whether kube-scheduler may have chosen a node for the pod
