@@ -108,7 +108,10 @@ func run(ctx context.Context, policy corev1.PreemptionPolicy, each int, boot, li
 	if err != nil {
 		return r, err
 	}
-	return r, r.count(ctx, c, stories)
+	if err = r.count(ctx, c, stories); r.further > 0 {
+		fmt.Fprintln(os.Stderr, c.Log("provisioner"))
+	}
+	return r, err
 }
 
 // keepSeats makes the example's class the default, and waits until pods get it.
@@ -205,6 +208,15 @@ func (r *result) count(ctx context.Context, c *cluster.Cluster, stories map[stri
 		a := nodes.Items[i].Status.Allocatable
 		haveCPU += a.Cpu().AsApproximateFloat64()
 		haveMemory += a.Memory().AsApproximateFloat64()
+		if name := nodes.Items[i].Name; !bought[name] {
+			labels, on := nodes.Items[i].Labels, 0
+			for _, s := range stories {
+				if s.bound == name {
+					on++
+				}
+			}
+			fmt.Fprintf(os.Stderr, "%s is a further node: a %s of claim %s, with %d of the pods\n", name, labels[corev1.LabelInstanceTypeStable], labels[v1alpha1.LabelNodeClaim], on)
+		}
 	}
 	for _, s := range shapes {
 		n := float64(r.pods / len(shapes))

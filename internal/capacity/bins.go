@@ -97,7 +97,7 @@ func (v *solver) existingBins() []*bin {
 
 // freshBins are the Snapshot's nodes with the room that they have left:
 // what is allocatable less the pods there and the DaemonSet pods that are still
-// to come. Ready ones first, then those in flight, each by name.
+// to come. Ready ones first, then those in flight, the first to come first.
 func (v *solver) freshBins() []bin {
 	nodes := slices.Clone(v.snap.Nodes)
 	slices.SortFunc(nodes, func(a, b *Node) int {
@@ -107,7 +107,7 @@ func (v *solver) freshBins() []bin {
 			}
 			return 1
 		}
-		return cmp.Compare(a.Name, b.Name)
+		return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.Name, b.Name))
 	})
 	bins := make([]bin, len(nodes))
 	for i, n := range nodes {

@@ -9,7 +9,7 @@ import (
 
 // fillExisting puts pods of the items onto nodes that exist or have been bought
 // already: higher priorities first, large pods before small ones, the fullest
-// nodes first.
+// nodes first, of those in flight the first to come.
 func (v *solver) fillExisting(items []*item) { v.fill(items, v.bins) }
 
 func (v *solver) fill(items []*item, bins []*bin) {
@@ -28,7 +28,11 @@ func (v *solver) fill(items []*item, bins []*bin) {
 			}
 			return 0
 		}
-		return cmp.Or(cmp.Compare(flying(a), flying(b)), cmp.Compare(binBulk(a), binBulk(b)), cmp.Compare(a.index, b.index))
+		first := 0
+		if flying(a) == 1 && flying(b) == 1 {
+			first = a.node.Since.Compare(b.node.Since)
+		}
+		return cmp.Or(cmp.Compare(flying(a), flying(b)), first, cmp.Compare(binBulk(a), binBulk(b)), cmp.Compare(a.index, b.index))
 	})
 	for _, it := range items {
 		v.fillItem(it, bins)

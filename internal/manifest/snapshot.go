@@ -199,6 +199,7 @@ func plannerNode(n *corev1.Node, claim *v1alpha1.NodeClaim) *capacity.Node {
 	pn.Unschedulable = pn.Unschedulable || claim.DeletionTimestamp != nil
 	pn.InFlight = !meta.IsStatusConditionTrue(claim.Status.Conditions, v1alpha1.ConditionInitialized)
 	if pn.InFlight {
+		pn.Since = claim.CreationTimestamp.Time
 		// Taints of the start-up go by themselves; labels and devices are to come.
 		coming := plannerClaim(claim)
 		pn.Taints = coming.Taints
@@ -222,6 +223,7 @@ func plannerClaim(c *v1alpha1.NodeClaim) *capacity.Node {
 		Provisioner:   c.Spec.Provisioner.Name,
 		Claim:         c.Name,
 		InFlight:      true,
+		Since:         c.CreationTimestamp.Time,
 		Unschedulable: c.DeletionTimestamp != nil,
 		HourlyPrice:   priceOf(c),
 	}

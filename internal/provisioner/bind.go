@@ -76,12 +76,7 @@ func (n *nominator) seatPods(ctx context.Context, claim *v1alpha1.NodeClaim) {
 	}
 	var wg sync.WaitGroup
 	gate := make(chan struct{}, writers)
-	for _, uid := range n.book.on(claim.Name) {
-		pods := n.stores.podsBy(uidIndex, string(uid))
-		if len(pods) != 1 || !waiting(pods[0]) {
-			continue
-		}
-		pod := pods[0]
+	for _, pod := range n.seated(claim) {
 		wg.Add(1)
 		gate <- struct{}{}
 		go func() {
@@ -95,6 +90,17 @@ func (n *nominator) seatPods(ctx context.Context, claim *v1alpha1.NodeClaim) {
 		}()
 	}
 	wg.Wait()
+}
+
+// seated are the pods that have a seat on the claim's node and still wait.
+func (n *nominator) seated(claim *v1alpha1.NodeClaim) []*corev1.Pod {
+	var out []*corev1.Pod
+	for _, uid := range n.book.on(claim.Name) {
+		if pods := n.stores.podsBy(uidIndex, string(uid)); len(pods) == 1 && waiting(pods[0]) {
+			out = append(out, pods[0])
+		}
+	}
+	return out
 }
 
 func (n *nominator) seatPod(ctx context.Context, claim *v1alpha1.NodeClaim, pod *corev1.Pod) error {
@@ -183,7 +189,7 @@ func (r *lifecycle) ensureNode(ctx context.Context, claim *v1alpha1.NodeClaim) e
 		},
 		Status: corev1.NodeStatus{Capacity: claim.Status.Capacity, Allocatable: claim.Status.Allocatable},
 	}
-	dress(node, claim)
+	dress(node, claim, true)
 	node.Labels[corev1.LabelHostname] = claim.Status.NodeName
 	if err := r.cfg.Client.Create(ctx, node); err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("creating node %s ahead of its kubelet: %w", node.Name, err)

@@ -99,7 +99,7 @@ func TestDress(t *testing.T) {
 		{Key: v1alpha1.TaintUnregistered, Effect: corev1.TaintEffectNoSchedule},
 		{Key: "node.kubernetes.io/not-ready", Effect: corev1.TaintEffectNoSchedule},
 	}
-	if !dress(node, claim) {
+	if !dress(node, claim, true) {
 		t.Fatal("nothing changed")
 	}
 	for _, key := range []string{"team", "cni", "node.kubernetes.io/not-ready"} {
@@ -113,12 +113,12 @@ func TestDress(t *testing.T) {
 	if node.Labels["kubernetes.io/hostname"] != "n" || node.Labels["topology.kubernetes.io/zone"] != "us-west-2a" || node.Labels[v1alpha1.LabelNodeClaim] != "c" {
 		t.Errorf("labels: %v", node.Labels)
 	}
-	if dress(node, claim) {
+	if dress(node, claim, true) {
 		t.Error("dressing twice changes something")
 	}
 	// Its owner takes the startup taint off: it must not come back.
 	node.Spec.Taints = node.Spec.Taints[:1]
-	if dress(node, claim) || hasTaint(node.Spec.Taints, "cni") {
+	if dress(node, claim, true) || hasTaint(node.Spec.Taints, "cni") {
 		t.Error("a startup taint that was removed came back")
 	}
 }

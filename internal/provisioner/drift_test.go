@@ -188,22 +188,11 @@ func driftCandidate(name string, drifted bool) candidate {
 // informerOf is an informer that does not run, with objects in its store.
 func informerOf[T any](t testing.TB, objects []T) toolscache.SharedIndexInformer {
 	t.Helper()
-	inf := toolscache.NewSharedIndexInformer(&toolscache.ListWatch{}, nil, 0, toolscache.Indexers{
-		nodeNameIndex: func(o any) ([]string, error) {
-			if p, ok := o.(*corev1.Pod); ok && p.Spec.NodeName != "" {
-				return []string{p.Spec.NodeName}, nil
-			}
-			return nil, nil
-		},
-		controllerIndex: func(o any) ([]string, error) {
-			if p, ok := o.(*corev1.Pod); ok {
-				if uid, owned := controllerOf(p); owned {
-					return []string{string(uid)}, nil
-				}
-			}
-			return nil, nil
-		},
-	})
+	indexers := toolscache.Indexers{}
+	if _, ok := any(objects).([]*corev1.Pod); ok {
+		indexers = podIndexers
+	}
+	inf := toolscache.NewSharedIndexInformer(&toolscache.ListWatch{}, nil, 0, indexers)
 	for _, o := range objects {
 		if err := inf.GetStore().Add(o); err != nil {
 			t.Fatal(err)

@@ -97,7 +97,8 @@ func (r *lifecycle) join(ctx context.Context, claim *v1alpha1.NodeClaim) (ctrl.R
 	if hasTaint(node.Spec.Taints, v1alpha1.TaintUnregistered) && r.seatsUnknown() {
 		return ctrl.Result{RequeueAfter: 100 * time.Millisecond}, nil
 	}
-	if err := r.register(ctx, claim, node); err != nil {
+	kept := r.doors.keeps(claim, node)
+	if err := r.register(ctx, claim, node, !kept); err != nil {
 		return ctrl.Result{}, err
 	}
 	reason, message := notInitialized(claim, node)
@@ -118,7 +119,11 @@ func (r *lifecycle) join(ctx context.Context, claim *v1alpha1.NodeClaim) (ctrl.R
 		return ctrl.Result{}, err
 	}
 	if reason != "" {
-		return r.awaitInitialized(ctx, claim, message)
+		res, err := r.awaitInitialized(ctx, claim, message)
+		if kept {
+			res.RequeueAfter = min(res.RequeueAfter, doorsPatience)
+		}
+		return res, err
 	}
 	r.metrics.initialized(claim)
 	r.catalogue.worked(claim.Spec.Provisioner.Name, time.Now())
@@ -133,7 +138,7 @@ func (r *lifecycle) join(ctx context.Context, claim *v1alpha1.NodeClaim) (ctrl.R
 // registers a Node anew that its kubelet has made anew.
 func (r *lifecycle) follow(ctx context.Context, claim *v1alpha1.NodeClaim, node *corev1.Node) error {
 	if kubeletJoined(node) && (hasTaint(node.Spec.Taints, v1alpha1.TaintUnregistered) || !controllerutil.ContainsFinalizer(node, v1alpha1.Finalizer)) {
-		if err := r.register(ctx, claim, node); err != nil {
+		if err := r.register(ctx, claim, node, true); err != nil {
 			return err
 		}
 	}
@@ -209,10 +214,10 @@ func (r *lifecycle) awaitInitialized(ctx context.Context, claim *v1alpha1.NodeCl
 	return ctrl.Result{}, nil
 }
 
-// register puts on the node what a kubelet may not, and lets pods in.
-func (r *lifecycle) register(ctx context.Context, claim *v1alpha1.NodeClaim, node *corev1.Node) error {
+// register puts on the node what a kubelet may not, and with open lets pods in.
+func (r *lifecycle) register(ctx context.Context, claim *v1alpha1.NodeClaim, node *corev1.Node, open bool) error {
 	after := node.DeepCopy()
-	if !dress(after, claim) {
+	if !dress(after, claim, open) {
 		return nil
 	}
 	// Seats are taken before the doors open.
@@ -225,8 +230,9 @@ func (r *lifecycle) register(ctx context.Context, claim *v1alpha1.NodeClaim, nod
 }
 
 // dress gives a node its claim's labels, annotations, taints and finalizer,
-// and takes the unregistered taint off. It reports whether anything changed.
-func dress(node *corev1.Node, claim *v1alpha1.NodeClaim) bool {
+// and with open takes the unregistered taint off. It reports whether anything
+// changed.
+func dress(node *corev1.Node, claim *v1alpha1.NodeClaim, open bool) bool {
 	changed := false
 	set := func(m *map[string]string, k, v string) {
 		if *m == nil {
@@ -247,8 +253,8 @@ func dress(node *corev1.Node, claim *v1alpha1.NodeClaim) bool {
 	}
 	// A kubelet with user data of one's own may register without the taint.
 	had, untouched := hasTaint(node.Spec.Taints, v1alpha1.TaintUnregistered), !controllerutil.ContainsFinalizer(node, v1alpha1.Finalizer)
-	if had || untouched {
-		node.Spec.Taints = slices.DeleteFunc(slices.Clone(node.Spec.Taints), func(t corev1.Taint) bool { return t.Key == v1alpha1.TaintUnregistered })
+	if had && open || untouched {
+		node.Spec.Taints = slices.DeleteFunc(slices.Clone(node.Spec.Taints), func(t corev1.Taint) bool { return open && t.Key == v1alpha1.TaintUnregistered })
 		taints := slices.Clone(claim.Spec.Taints)
 		if had || !isTrue(claim.Status.Conditions, v1alpha1.ConditionRegistered) {
 			// Only now: a startup taint that its owner has removed later must not

@@ -61,6 +61,7 @@ func newJoining(t *testing.T, change func(*v1alpha1.NodeClaim, *corev1.Node)) *j
 	}
 	p.catalogue = newCatalogue("us-west-2")
 	p.nominator = newNominator(p)
+	p.doors = newDoors(p)
 	p.lifter = newLifter(p, nil)
 	j.loops = &lifecycle{Loops: p}
 	return j

@@ -94,6 +94,7 @@ type Loops struct {
 	spurned   spurned
 	catalogue *catalogue
 	nominator *nominator
+	doors     *doors
 	fleet     *fleet
 	lifter    *lifter
 	evictor   *drain.Evictor
@@ -175,6 +176,7 @@ func New(ctx context.Context, cfg Config) (*Loops, error) {
 		return nil, err
 	}
 	p.nominator = newNominator(p)
+	p.doors = newDoors(p)
 	p.fleet = newFleet(p, cfg.Cloud)
 	p.lifter = newLifter(p, cfg.Cloud)
 	if err := p.watch(); err != nil {
@@ -194,7 +196,7 @@ func New(ctx context.Context, cfg Config) (*Loops, error) {
 	consolidation := newConsolidation(p, disruption)
 	disruption.proposers = append(disruption.proposers, consolidation)
 	loops := map[string]func(context.Context) error{
-		"provision": p.provision, "launch": p.lifter.run, "nominate": p.nominator.run, "fleet": p.fleet.run, "disrupt": disruption.run,
+		"provision": p.provision, "launch": p.lifter.run, "nominate": p.nominator.run, "doors": p.doors.run, "fleet": p.fleet.run, "disrupt": disruption.run,
 		"market": market.run, "publish": market.publish, "pauses": p.keepPauses, "drift": drift.watch, "health": health.run,
 		"consolidate": consolidation.run, "held": p.watchHeld,
 	}
@@ -297,9 +299,13 @@ func (p *Loops) watch() error {
 			if was.Status.NominatedNodeName != "" && is.Status.NominatedNodeName == "" && waiting(is) {
 				// kube-scheduler clears a nomination when it finds no room by
 				// preemption; the seat is still meant for the pod.
+				p.doors.tried(is.UID)
 				if claim, ok := p.book.of(is.UID); ok {
 					p.nominator.enqueue(claim)
 				}
+			}
+			if was.Spec.NodeName == "" && is.Spec.NodeName != "" {
+				p.doors.tried(is.UID)
 			}
 			if terminal(is) && !terminal(was) || is.DeletionTimestamp != nil && was.DeletionTimestamp == nil {
 				p.lookForIdle()
@@ -311,6 +317,7 @@ func (p *Loops) watch() error {
 			}
 			if pod, ok := o.(*corev1.Pod); ok {
 				p.book.take(pod.UID)
+				p.doors.tried(pod.UID)
 				p.lookForIdle()
 			}
 		},

@@ -206,6 +206,7 @@ func planNode(n *corev1.Node, claim *v1alpha1.NodeClaim, now time.Time) *capacit
 	pn.Unschedulable = pn.Unschedulable || claim.DeletionTimestamp != nil
 	pn.InFlight = !isTrue(claim.Status.Conditions, v1alpha1.ConditionInitialized) || lagging(n, claim, now)
 	if pn.InFlight {
+		pn.Since = claim.CreationTimestamp.Time
 		// What it will look like: taints of the start-up go by themselves,
 		// labels and device resources are still to come.
 		pn.Taints = claim.Spec.Taints
@@ -234,6 +235,7 @@ func planClaim(c *v1alpha1.NodeClaim) *capacity.Node {
 		Provisioner:   c.Spec.Provisioner.Name,
 		Claim:         c.Name,
 		InFlight:      true,
+		Since:         c.CreationTimestamp.Time,
 		Unschedulable: c.DeletionTimestamp != nil || isTrue(c.Status.Conditions, v1alpha1.ConditionInitialized),
 		HourlyPrice:   priceOf(c),
 	}

@@ -29,6 +29,8 @@ const (
 	uidIndex = "berth.uid"
 	// controllerIndex indexes pods by the UID of their controller.
 	controllerIndex = "berth.controller"
+	// targetIndex indexes DaemonSets' unbound pods by the node that they are made for.
+	targetIndex = "berth.target"
 	// instanceIndex indexes claims by the id of their instance.
 	instanceIndex = "berth.instance"
 )
@@ -100,28 +102,7 @@ func newStores(ctx context.Context, c cache.Cache, mapper meta.RESTMapper, withS
 		}
 		*want.into = shared
 	}
-	err = s.pods.AddIndexers(toolscache.Indexers{
-		nodeNameIndex: func(o any) ([]string, error) {
-			if p, ok := o.(*corev1.Pod); ok && p.Spec.NodeName != "" {
-				return []string{p.Spec.NodeName}, nil
-			}
-			return nil, nil
-		},
-		uidIndex: func(o any) ([]string, error) {
-			if p, ok := o.(*corev1.Pod); ok {
-				return []string{string(p.UID)}, nil
-			}
-			return nil, nil
-		},
-		controllerIndex: func(o any) ([]string, error) {
-			if p, ok := o.(*corev1.Pod); ok {
-				if uid, owned := controllerOf(p); owned {
-					return []string{string(uid)}, nil
-				}
-			}
-			return nil, nil
-		},
-	})
+	err = s.pods.AddIndexers(podIndexers)
 	if err != nil {
 		return nil, fmt.Errorf("indexing pods: %w", err)
 	}
@@ -130,6 +111,38 @@ func newStores(ctx context.Context, c cache.Cache, mapper meta.RESTMapper, withS
 		return nil, fmt.Errorf("indexing claims: %w", err)
 	}
 	return &s, nil
+}
+
+// podIndexers are the indexes of pods.
+var podIndexers = toolscache.Indexers{
+	nodeNameIndex: func(o any) ([]string, error) {
+		if p, ok := o.(*corev1.Pod); ok && p.Spec.NodeName != "" {
+			return []string{p.Spec.NodeName}, nil
+		}
+		return nil, nil
+	},
+	uidIndex: func(o any) ([]string, error) {
+		if p, ok := o.(*corev1.Pod); ok {
+			return []string{string(p.UID)}, nil
+		}
+		return nil, nil
+	},
+	controllerIndex: func(o any) ([]string, error) {
+		if p, ok := o.(*corev1.Pod); ok {
+			if uid, owned := controllerOf(p); owned {
+				return []string{string(uid)}, nil
+			}
+		}
+		return nil, nil
+	},
+	targetIndex: func(o any) ([]string, error) {
+		if p, ok := o.(*corev1.Pod); ok {
+			if node := targetOf(p); node != "" {
+				return []string{node}, nil
+			}
+		}
+		return nil, nil
+	},
 }
 
 // indexInstance is the index function of instanceIndex.

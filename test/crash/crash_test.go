@@ -37,6 +37,8 @@ const (
 // world differs: what a killed process has read, or not, dies with it, so that
 // each write's effect leaves a state, and all other points leave the state of
 // the write before. Else a few of all are drawn, another few each time.
+// BERTH_CRASH_PART=2/4 tries the second quarter of them: parts can run side by
+// side, or one after the other, each on a control plane of its own.
 func TestKilledAtEveryCall(t *testing.T) {
 	var calls []string
 	t.Run("undisturbed", func(t *testing.T) {
@@ -74,8 +76,12 @@ func TestKilledAtEveryCall(t *testing.T) {
 		rand.Shuffle(len(points), func(i, j int) { points[i], points[j] = points[j], points[i] })
 		points = points[:sampled]
 	}
-	slowest, struck := time.Duration(0), map[string]bool{}
-	for _, p := range points {
+	points = part(t, points)
+	slowest, struck, began := time.Duration(0), map[string]bool{}, time.Now()
+	for i, p := range points {
+		if i%25 == 0 && i > 0 {
+			fmt.Printf("%d of %d points, %s; slowest recovery %s\n", i, len(points), time.Since(began).Round(time.Second), slowest)
+		}
 		t.Run(fmt.Sprintf("%s call %d", p.moment, p.call), func(t *testing.T) {
 			w := newWorld(t, nil)
 			w.arm(p.call, p.moment)
@@ -106,6 +112,24 @@ func everyPoint(calls int) []point {
 		for _, m := range []moment{before, afterEffect, afterReply} {
 			out = append(out, point{i, m})
 		}
+	}
+	return out
+}
+
+// part is every nth point, from the kth, where BERTH_CRASH_PART is k/n.
+func part(t *testing.T, points []point) []point {
+	t.Helper()
+	text := os.Getenv("BERTH_CRASH_PART")
+	if text == "" {
+		return points
+	}
+	var k, n int
+	if _, err := fmt.Sscanf(text, "%d/%d", &k, &n); err != nil || k < 1 || k > n {
+		t.Fatalf("BERTH_CRASH_PART=%s: want 1/4 to 4/4, or the like", text)
+	}
+	var out []point
+	for i := k - 1; i < len(points); i += n {
+		out = append(out, points[i])
 	}
 	return out
 }

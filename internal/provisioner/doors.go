@@ -1,0 +1,235 @@
+package provisioner
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
+	"k8s.io/klog/v2"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/capacity"
+)
+
+const (
+	// gatherFor is how long a node that is ready waits for others that are not.
+	gatherFor = time.Second
+	// seatingFor bounds how long a node that is ready waits for its seats to be shown.
+	seatingFor = time.Second
+	// settleFor bounds how long a node that is ready waits for kube-scheduler to have
+	// tried the pods of nodes that are closed.
+	settleFor = 3 * time.Second
+	// doorsLook is how often the doors look whether what they wait for has come.
+	doorsLook = 20 * time.Millisecond
+	// doorsPatience is how long a claim that waits to open goes without asking again.
+	doorsPatience = time.Second
+)
+
+// doors open nodes to pods. With each node that opens, kube-scheduler tries all pods
+// that wait, and forgets the nominations of those whose own node is still closed.
+// So a node on which seats are held stays closed until it is ready, those that are
+// ready at about the same time open together, and the next ones when the seats that
+// were forgotten are written again.
+type doors struct {
+	*Loops
+	mu sync.Mutex
+	// asked are the claims whose nodes are ready to open.
+	asked map[string]bool
+	// untried are the pods with seats on closed nodes that kube-scheduler has not
+	// tried since nodes were opened last.
+	untried map[types.UID]bool
+	ready   chan struct{}
+}
+
+func newDoors(p *Loops) *doors {
+	return &doors{Loops: p, asked: map[string]bool{}, ready: make(chan struct{}, 1)}
+}
+
+// keeps reports whether a node that has joined stays closed. Where it is ready, it is
+// opened soon.
+func (d *doors) keeps(claim *v1alpha1.NodeClaim, node *corev1.Node) bool {
+	if !hasTaint(node.Spec.Taints, v1alpha1.TaintUnregistered) || claim.Spec.Binding == v1alpha1.BindingImmediate ||
+		len(claim.Spec.StartupTaints) > 0 || !d.holdsSeats(claim) {
+		return false
+	}
+	if !nodeReady(node) || hasTaint(node.Spec.Taints, corev1.TaintNodeNotReady) {
+		return !d.bars(node)
+	}
+	d.mu.Lock()
+	d.asked[claim.Name] = true
+	d.mu.Unlock()
+	select {
+	case d.ready <- struct{}{}:
+	default:
+	}
+	return true
+}
+
+// holdsSeats reports whether pods wait for the claim's node whose seats others might
+// take.
+func (d *doors) holdsSeats(claim *v1alpha1.NodeClaim) bool {
+	return claim.Spec.Binding != v1alpha1.BindingScheduler && d.contested.Load() && len(d.nominator.seated(claim)) > 0
+}
+
+// bars reports whether a DaemonSet's pod waits for nothing but the node's opening:
+// it may be the one that makes the node ready.
+func (d *doors) bars(node *corev1.Node) bool {
+	tolerates := func(p *corev1.Pod, t *corev1.Taint) bool {
+		return t.Effect == corev1.TaintEffectPreferNoSchedule || corev1helpers.TolerationsTolerateTaint(klog.Background(), p.Spec.Tolerations, t, true)
+	}
+	for _, p := range d.stores.podsBy(targetIndex, node.Name) {
+		barred, others := false, false
+		for i := range node.Spec.Taints {
+			if t := &node.Spec.Taints[i]; !tolerates(p, t) {
+				barred, others = barred || t.Key == v1alpha1.TaintUnregistered, others || t.Key != v1alpha1.TaintUnregistered
+			}
+		}
+		if barred && !others {
+			return true
+		}
+	}
+	return false
+}
+
+// run opens nodes until the context ends.
+func (d *doors) run(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-d.ready:
+		}
+		d.until(ctx, gatherFor, func() bool { return !d.othersCome() })
+		d.mu.Lock()
+		batch := slices.Sorted(maps.Keys(d.asked))
+		clear(d.asked)
+		d.mu.Unlock()
+		d.open(ctx, batch)
+		d.until(ctx, settleFor, func() bool {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			return len(d.untried) == 0
+		})
+	}
+}
+
+// until asks again and again, at most for so long.
+func (d *doors) until(ctx context.Context, patience time.Duration, ask func() bool) {
+	tick := time.NewTicker(doorsLook)
+	defer tick.Stop()
+	for end := time.Now().Add(patience); !ask() && time.Now().Before(end); {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// closed are the claims with seats on nodes that are not open yet, whether they have
+// joined or are still on their way.
+func (d *doors) closed() []*v1alpha1.NodeClaim {
+	return slices.DeleteFunc(all[*v1alpha1.NodeClaim](d.stores.claims), func(c *v1alpha1.NodeClaim) bool {
+		if c.DeletionTimestamp != nil || c.Status.NodeName == "" || isTrue(c.Status.Conditions, v1alpha1.ConditionInitialized) {
+			return true
+		}
+		node, ok := one[*corev1.Node](d.stores.nodes, c.Status.NodeName)
+		return ok && !hasTaint(node.Spec.Taints, v1alpha1.TaintUnregistered) || !d.holdsSeats(c)
+	})
+}
+
+// othersCome reports whether there are closed nodes that are not ready to open.
+func (d *doors) othersCome() bool {
+	list := d.closed()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.ContainsFunc(list, func(c *v1alpha1.NodeClaim) bool { return !d.asked[c.Name] })
+}
+
+// forgetful reports whether kube-scheduler forgets a pod's nomination when it finds no
+// room for it.
+func forgetful(p *corev1.Pod) bool {
+	return p.Spec.PreemptionPolicy == nil || *p.Spec.PreemptionPolicy != corev1.PreemptNever
+}
+
+// open writes the seats of these claims and takes the taint off their nodes.
+func (d *doors) open(ctx context.Context, names []string) {
+	var batch []*v1alpha1.NodeClaim
+	opening := map[string]bool{}
+	for _, name := range names {
+		c, ok := one[*v1alpha1.NodeClaim](d.stores.claims, name)
+		if !ok || c.DeletionTimestamp != nil {
+			continue
+		}
+		if node, ok := one[*corev1.Node](d.stores.nodes, c.Status.NodeName); ok && hasTaint(node.Spec.Taints, v1alpha1.TaintUnregistered) {
+			batch = append(batch, c)
+			opening[name] = true
+		}
+	}
+	if len(batch) == 0 {
+		return
+	}
+	for _, c := range batch {
+		d.nominator.seatPods(ctx, c)
+	}
+	d.until(ctx, seatingFor, func() bool {
+		return !slices.ContainsFunc(batch, func(c *v1alpha1.NodeClaim) bool {
+			return slices.ContainsFunc(d.nominator.seated(c), func(p *corev1.Pod) bool { return p.Status.NominatedNodeName != c.Status.NodeName })
+		})
+	})
+	untried := map[types.UID]bool{}
+	for _, c := range d.closed() {
+		if opening[c.Name] {
+			continue
+		}
+		for _, p := range d.nominator.seated(c) {
+			if forgetful(p) {
+				untried[p.UID] = true
+			}
+		}
+	}
+	d.mu.Lock()
+	d.untried = untried
+	d.mu.Unlock()
+	began := time.Now()
+	var wg sync.WaitGroup
+	gate := make(chan struct{}, writers)
+	for _, c := range batch {
+		gate <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-gate }()
+			node, ok := one[*corev1.Node](d.stores.nodes, c.Status.NodeName)
+			if !ok {
+				return
+			}
+			after := node.DeepCopy()
+			dress(after, c, true)
+			if err := d.patchNode(ctx, node, after, "opening"); err != nil && ctx.Err() == nil {
+				d.log.V(1).Info("a node will be opened again", "node", node.Name, "reason", err.Error()) // Its claim asks again.
+			}
+		})
+	}
+	wg.Wait()
+	d.log.Info("nodes opened", "nodes", len(batch), "closed pods", len(untried), "took", time.Since(began).String())
+}
+
+// tried notes that kube-scheduler has found no room for a pod, has bound it, or that
+// it is gone.
+func (d *doors) tried(pod types.UID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.untried, pod)
+}
+
+// targetOf is the node that a DaemonSet's unbound pod was made for; empty: none.
+func targetOf(p *corev1.Pod) string {
+	if !unbound(p) {
+		return ""
+	}
+	return capacity.DaemonSetTarget(p)
+}

@@ -1,0 +1,188 @@
+package provisioner
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	kubefake "k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+)
+
+// quay has doors, and claims whose nodes have joined, each with a pod that waits
+// for it.
+type quay struct {
+	*doors
+	claims map[string]*v1alpha1.NodeClaim
+	// opened is when each node was opened, and seated whether its pod had its seat.
+	opened map[string]time.Duration
+	seated map[string]bool
+	began  time.Time
+}
+
+func newQuay(t *testing.T, names ...string) *quay {
+	q := &quay{claims: map[string]*v1alpha1.NodeClaim{}, opened: map[string]time.Duration{}, seated: map[string]bool{}, began: time.Now()}
+	var objects []client.Object
+	var pods []*corev1.Pod
+	var nodes []*corev1.Node
+	var claims []*v1alpha1.NodeClaim
+	kube := kubefake.NewClientset()
+	p := &Loops{log: logr.Discard(), book: newBook()}
+	for _, name := range names {
+		c := &v1alpha1.NodeClaim{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: v1alpha1.NodeClaimStatus{NodeName: "node-" + name}}
+		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-" + name, UID: "uid-" + "n"},
+			Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: v1alpha1.TaintUnregistered, Effect: corev1.TaintEffectNoSchedule}}}}
+		dress(n, c, false)
+		n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
+		pod := podNamed("pod-" + name)
+		q.claims[name] = c
+		claims, nodes, pods, objects = append(claims, c), append(nodes, n), append(pods, pod), append(objects, n)
+		p.book.give(pod.UID, name)
+	}
+	p.stores = &stores{claims: informerOf(t, claims), nodes: informerOf(t, nodes), pods: informerOf(t, pods)}
+	kube.PrependReactor("patch", "pods", func(a clienttesting.Action) (bool, runtime.Object, error) {
+		name := a.(clienttesting.PatchAction).GetName()
+		pod := podNamed(name)
+		pod.Status.NominatedNodeName = "node-" + name[len("pod-"):]
+		return true, pod, p.stores.pods.GetStore().Update(pod)
+	})
+	api := fake.NewClientBuilder().WithScheme(testScheme(t)).WithObjects(objects...).WithInterceptorFuncs(interceptor.Funcs{
+		Patch: func(ctx context.Context, c client.WithWatch, o client.Object, patch client.Patch, opts ...client.PatchOption) error {
+			if err := c.Patch(ctx, o, patch, opts...); err != nil {
+				return err
+			}
+			name := o.GetName()[len("node-"):]
+			q.mu.Lock()
+			defer q.mu.Unlock()
+			q.opened[name] = time.Since(q.began)
+			pod, ok := one[*corev1.Pod](p.stores.pods, "default/pod-"+name)
+			q.seated[name] = ok && pod.Status.NominatedNodeName == o.GetName()
+			return p.stores.nodes.GetStore().Update(o)
+		},
+	}).Build()
+	p.cfg = Config{Client: api, Kube: kube}
+	p.contested.Store(true)
+	var err error
+	if p.metrics, err = newMetrics(prometheus.NewRegistry(), p); err != nil {
+		t.Fatal(err)
+	}
+	p.nominator = newNominator(p)
+	q.doors = newDoors(p)
+	return q
+}
+
+func (q *quay) node(t *testing.T, name string) *corev1.Node {
+	n, ok := one[*corev1.Node](q.stores.nodes, "node-"+name)
+	if !ok {
+		t.Fatalf("no node of %s", name)
+	}
+	return n
+}
+
+// asks has the claim's node ready after a time.
+func (q *quay) asks(t *testing.T, name string, at time.Duration) {
+	time.Sleep(at - time.Since(q.began))
+	if !q.keeps(q.claims[name], q.node(t, name)) {
+		t.Errorf("%s is not kept closed", name)
+	}
+}
+
+func (q *quay) openedAt(name string) time.Duration {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.opened[name]
+}
+
+func TestNodesWithSeatsOpenTogether(t *testing.T) {
+	for name, triedAt := range map[string]time.Duration{"tried": 2500 * time.Millisecond, "not tried": 0} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				q := newQuay(t, "a", "b", "c")
+				ctx, stop := context.WithCancel(t.Context())
+				defer stop()
+				go func() { _ = q.run(ctx) }()
+				q.asks(t, "a", 0)
+				q.asks(t, "b", 500*time.Millisecond)
+				q.asks(t, "c", 2*time.Second)
+				want := gatherFor + settleFor
+				if triedAt > 0 {
+					time.Sleep(triedAt - time.Since(q.began))
+					q.tried("pod-c")
+					want = triedAt
+				}
+				time.Sleep(10 * time.Second)
+				for name, want := range map[string]time.Duration{"a": gatherFor, "b": gatherFor, "c": want} {
+					if d := q.openedAt(name) - want; d < 0 || d > 100*time.Millisecond {
+						t.Errorf("%s opened after %s, want %s", name, q.openedAt(name), want)
+					}
+					if !q.seated[name] {
+						t.Errorf("%s opened before its pod had its seat", name)
+					}
+					if hasTaint(q.node(t, name).Spec.Taints, v1alpha1.TaintUnregistered) {
+						t.Errorf("%s is closed", name)
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestNodesThatNeedNotStayClosed(t *testing.T) {
+	unready := func(_ *testing.T, q *quay) { q.unready("a") }
+	daemon := func(tolerations ...corev1.Toleration) func(*testing.T, *quay) {
+		return func(t *testing.T, q *quay) {
+			unready(t, q)
+			pod := podNamed("daemon")
+			pod.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(&appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Name: "cni"}}, appsv1.SchemeGroupVersion.WithKind("DaemonSet"))}
+			pod.Spec.Tolerations = tolerations
+			pod.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
+				NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchFields: []corev1.NodeSelectorRequirement{{Key: "metadata.name", Operator: corev1.NodeSelectorOpIn, Values: []string{"node-a"}}}}}}}}
+			if err := q.stores.pods.GetStore().Add(pod); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	notReady := corev1.Toleration{Key: corev1.TaintNodeNotReady, Operator: corev1.TolerationOpExists}
+	for name, tc := range map[string]struct {
+		change func(*testing.T, *quay)
+		want   bool
+	}{
+		"its seats can be taken":                       {func(*testing.T, *quay) {}, true},
+		"it is not ready yet":                          {unready, true},
+		"a DaemonSet's pod waits for its opening":      {daemon(notReady), false},
+		"a DaemonSet's pod waits for it to be ready":   {daemon(), true},
+		"a DaemonSet's pod may come any time":          {daemon(corev1.Toleration{Operator: corev1.TolerationOpExists}), true},
+		"nobody would take the seats":                  {func(_ *testing.T, q *quay) { q.contested.Store(false) }, false},
+		"nobody waits for it":                          {func(_ *testing.T, q *quay) { q.book.drop("a") }, false},
+		"somebody else's startup taint is still there": {func(_ *testing.T, q *quay) { q.claims["a"].Spec.StartupTaints = []corev1.Taint{{Key: "cni"}} }, false},
+		"kube-scheduler does as it likes":              {func(_ *testing.T, q *quay) { q.claims["a"].Spec.Binding = v1alpha1.BindingScheduler }, false},
+		"pods are bound before it is ready":            {func(_ *testing.T, q *quay) { q.claims["a"].Spec.Binding = v1alpha1.BindingImmediate }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			q := newQuay(t, "a")
+			tc.change(t, q)
+			if got := q.keeps(q.claims["a"], q.node(t, "a")); got != tc.want {
+				t.Errorf("kept closed: %t", got)
+			}
+		})
+	}
+}
+
+// unready takes back that a node is ready.
+func (q *quay) unready(name string) {
+	n, _ := one[*corev1.Node](q.stores.nodes, "node-"+name)
+	n.Status.Conditions[0].Status = corev1.ConditionFalse
+	n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: corev1.TaintNodeNotReady, Effect: corev1.TaintEffectNoSchedule})
+}
