@@ -22,7 +22,7 @@ import (
 )
 
 const (
-	badTurns = 2  // Turns without and with bad objects, in turn.
+	badTurns = 5  // Turns without and with bad objects, in turn.
 	badNodes = 30 // Nodes bought and given back in each turn.
 )
 

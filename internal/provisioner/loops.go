@@ -109,6 +109,10 @@ type Loops struct {
 	// first asked to wait for that, in Unix nanoseconds.
 	planned   atomic.Bool
 	firstJoin atomic.Int64
+	// came counts the pods that came to wait; looked are those that the last round
+	// found waiting, which only the provision loop uses.
+	came   atomic.Int64
+	looked map[types.UID]bool
 	// retiring: nodes are being taken out of use, whose pods are to be planned for
 	// together.
 	retiring atomic.Bool
@@ -284,6 +288,7 @@ func (p *Loops) watch() error {
 	pods := toolscache.ResourceEventHandlerFuncs{
 		AddFunc: func(o any) {
 			if pod, ok := o.(*corev1.Pod); ok && waiting(pod) {
+				p.came.Add(1)
 				p.trigger()
 			}
 		},
@@ -294,6 +299,7 @@ func (p *Loops) watch() error {
 				return
 			}
 			if waiting(is) && !reflect.DeepEqual(was.Spec, is.Spec) {
+				p.came.Add(1)
 				p.trigger() // A gate was lifted.
 			}
 			if was.Status.NominatedNodeName != "" && is.Status.NominatedNodeName == "" && waiting(is) {

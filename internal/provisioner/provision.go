@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	utilrand "k8s.io/apimachinery/pkg/util/rand"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
@@ -42,13 +43,15 @@ func (p *Loops) provision(ctx context.Context) error {
 		}
 		p.gather(ctx)
 		start := time.Now()
-		if err := p.round(ctx); err != nil && ctx.Err() == nil {
+		thought, err := p.round(ctx, start)
+		if err != nil && ctx.Err() == nil {
 			p.log.Error(err, "planning round failed; the next one starts from scratch")
 			p.metrics.roundErrors.Inc()
 		}
-		// Rounds take at most a tenth of the time, so that pods that keep coming are
-		// planned together; but nobody waits long for his turn.
-		if !pause(ctx, min(max(roundPause, 9*time.Since(start)), longestRoundPause)) {
+		// Planning takes at most a tenth of the time, so that pods that keep coming are
+		// planned together, and writing what was planned a quarter; but nobody waits long
+		// for his turn.
+		if !pause(ctx, min(max(roundPause, 9*thought, 3*time.Since(start)), longestRoundPause)) {
 			return nil
 		}
 	}
@@ -61,25 +64,31 @@ func (p *Loops) provision(ctx context.Context) error {
 func (p *Loops) gather(ctx context.Context) {
 	end := time.NewTimer(p.cfg.BatchMax)
 	defer end.Stop()
-	for {
-		idle := p.cfg.BatchIdle
+	idle := func() time.Duration {
 		if p.burstSettled() {
-			idle = settleIdle
+			return settleIdle
 		}
-		quiet := time.NewTimer(idle)
+		return p.cfg.BatchIdle
+	}
+	came := p.came.Load()
+	quiet := time.NewTimer(idle())
+	defer quiet.Stop()
+	for {
 		select {
 		case <-ctx.Done():
-			quiet.Stop()
 			return
 		case <-end.C:
-			quiet.Stop()
 			return
 		case <-quiet.C:
 			if !p.retiring.Load() {
 				return
 			}
+			quiet.Reset(idle())
 		case <-p.wake:
-			quiet.Stop()
+			if n := p.came.Load(); n != came {
+				came = n
+				quiet.Reset(idle())
+			}
 		}
 		if p.burstSettled() && !p.retiring.Load() {
 			return
@@ -96,10 +105,12 @@ const (
 // settleIdle lets the other objects of one kubectl apply arrive.
 const settleIdle = 20 * time.Millisecond
 
+// burstSettled reports whether the owners of all pods that have come since the last
+// round say how many they want.
 func (p *Loops) burstSettled() bool {
 	var pending []*corev1.Pod
 	for _, pod := range all[*corev1.Pod](p.stores.pods) {
-		if waiting(pod) {
+		if waiting(pod) && !p.looked[pod.UID] {
 			if _, seated := p.book.of(pod.UID); !seated {
 				pending = append(pending, pod)
 			}
@@ -108,22 +119,26 @@ func (p *Loops) burstSettled() bool {
 	return settled(pending, p.readOwners(pending))
 }
 
-// round is one pass from reading the cluster to having stored what to do.
-func (p *Loops) round(ctx context.Context) error {
-	now := time.Now()
+// round is one pass from reading the cluster to having stored what to do. It
+// returns how long it took to know what.
+func (p *Loops) round(ctx context.Context, now time.Time) (time.Duration, error) {
 	if !p.catalogue.ready() && p.catalogue.unknown() == "" {
-		return nil // The catalogue wakes the loop when it is, or cannot be.
+		return 0, nil // The catalogue wakes the loop when it is, or cannot be.
 	}
 	defer p.planned.Store(true)
 	p.grantWishes(ctx, now)
 	v := p.read(now)
 	p.metrics.pending.Set(float64(len(v.pending)))
+	p.looked = make(map[types.UID]bool, len(v.pending))
+	for _, pod := range v.pending {
+		p.looked[pod.UID] = true
+	}
 	p.verdicts.forget(v.pending)
 	if len(v.snapshot.Pods) == 0 {
 		clear(p.spurned.since)
 		p.announce(v.stopped)
 		p.seated(v.leaving.found)
-		return nil
+		return time.Since(now), nil
 	}
 	start := time.Now()
 	plan := p.memory.Solve(v.snapshot)
@@ -154,7 +169,8 @@ func (p *Loops) round(ctx context.Context) error {
 		p.trigger()
 	}
 	p.announce(slices.Concat(v.stopped, plan.Unschedulable, spurned))
-	return p.create(ctx, v, plan)
+	thought := time.Since(now)
+	return thought, p.create(ctx, v, plan)
 }
 
 // seated passes on what a round found for pods on nodes on their way out.
