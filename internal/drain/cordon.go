@@ -128,6 +128,13 @@ func readRecord(node *corev1.Node) (record, bool) {
 	return r, true
 }
 
+// Since is when Hold or Cordon marked the node, in whole seconds; zero where neither
+// did.
+func Since(node *corev1.Node) time.Time {
+	r, _ := readRecord(node)
+	return r.At.Time
+}
+
 // Deadline is the deadline to record when one is wanted: the earlier of the
 // two, in whole seconds as the API stores it. Zero means none.
 func Deadline(recorded, wanted time.Time) time.Time {

@@ -131,10 +131,17 @@ func (f *fleet) poll(ctx context.Context) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.at = time.Now()
+	before := maps.Clone(f.live)
 	clear(f.live)
 	for _, i := range list {
 		f.live[i.ID] = i
 		delete(f.missing, i.ID)
+		delete(before, i.ID)
+	}
+	for id := range before {
+		if c, ok := f.stores.claimOf(id); ok {
+			f.wakeClaims([]string{c.Name}) // It may wait for its instance's end.
+		}
 	}
 	f.metrics.instances.Set(float64(len(f.live)))
 	return nil

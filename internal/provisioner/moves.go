@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
@@ -113,6 +114,12 @@ func (m *moves) lapsed(now time.Time) []types.UID {
 	return out
 }
 
+// movesLater is how much later than its node was taken out of use a stand-in counts
+// as created: after all pods that wait, and those whose node goes first before
+// others. Else nodes that begin to go later take the room, and those before them
+// wait for what is bought instead, time and again.
+const movesLater = 100 * 365 * 24 * time.Hour
+
 // movingMark is in the UID of the stand-in of a pod that is to move, and in no
 // UID of a real pod.
 const movingMark = "/moving/"
@@ -140,6 +147,7 @@ func mover(pod *corev1.Pod, node *corev1.Node) *corev1.Pod {
 	stand := *pod
 	stand.Name = pod.Name + "-moved"
 	stand.UID = types.UID(string(pod.UID) + movingMark)
+	stand.CreationTimestamp = metav1.Time{Time: drain.Since(node).Add(movesLater)}
 	stand.Spec.NodeName = ""
 	stand.Status = corev1.PodStatus{}
 	return &stand

@@ -164,3 +164,27 @@ func TestProtected(t *testing.T) {
 		t.Error("a node's own wish is not heard")
 	}
 }
+
+// TestNodesThatGoFirstGetRoomFirst: of two nodes on their way out, the pods of the
+// one that began first get the room that is there, and all that wait before them.
+func TestNodesThatGoFirstGetRoomFirst(t *testing.T) {
+	now := time.Unix(1e6, 0)
+	stand := func(name string, since time.Time) *corev1.Pod {
+		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-" + name}}
+		drain.Hold(n, since)
+		return mover(ownedPod(name, "rs", n.Name), n)
+	}
+	waits := ownedPod("waits", "rs", "")
+	waits.CreationTimestamp = metav1.Time{Time: now.Add(time.Minute)}
+	snap := &capacity.Snapshot{Now: now, Region: "us-west-2",
+		Pods: []*corev1.Pod{stand("a", now.Add(2*time.Second)), stand("b", now), waits},
+		Nodes: []*capacity.Node{{Name: "ready", Allocatable: capacity.Resources{corev1.ResourcePods: 2}},
+			{Name: "coming", Claim: "c", InFlight: true, Allocatable: capacity.Resources{corev1.ResourcePods: 2}}}}
+	on := map[string]string{}
+	for _, pl := range capacity.Solve(snap).Placements {
+		on[pl.Pod.Name] = pl.Node.Name
+	}
+	if on["waits"] != "ready" || on["b-moved"] != "ready" || on["a-moved"] != "coming" {
+		t.Errorf("placed: %v", on)
+	}
+}
