@@ -168,8 +168,8 @@ func (p *Loops) taintSeen(claim *v1alpha1.NodeClaim, now time.Time) time.Time {
 	return at.(time.Time)
 }
 
-// recordDeadline stores when the drain ends at the latest. It only ever moves
-// earlier, and not because its Provisioner is gone.
+// recordDeadline stores when the drain ends at the latest, and at first that it has
+// begun. It only ever moves earlier, and not because its Provisioner is gone.
 func (r *lifecycle) recordDeadline(ctx context.Context, claim *v1alpha1.NodeClaim, now time.Time) error {
 	patience := defaultDrainDeadline
 	pr, ok := one[*v1alpha1.Provisioner](r.stores.provisioners, claim.Spec.Provisioner.Name)
@@ -191,7 +191,13 @@ func (r *lifecycle) recordDeadline(ctx context.Context, claim *v1alpha1.NodeClai
 	if deadline.Equal(recorded) {
 		return nil
 	}
-	return r.patchStatus(ctx, claim, func(c *v1alpha1.NodeClaim) { c.Status.DrainDeadline = &metav1.Time{Time: deadline} })
+	r.told.LoadOrStore(claim.UID, drainTold{at: now, moved: now})
+	return r.patchStatus(ctx, claim, func(c *v1alpha1.NodeClaim) {
+		c.Status.DrainDeadline = &metav1.Time{Time: deadline}
+		if meta.FindStatusCondition(c.Status.Conditions, v1alpha1.ConditionDrained) == nil {
+			setCondition(c, v1alpha1.ConditionDrained, metav1.ConditionFalse, "Draining", "the drain has begun")
+		}
+	})
 }
 
 // worthTelling reports whether a drain's condition is to be written now: at the
