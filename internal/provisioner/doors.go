@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
 	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
 	"k8s.io/klog/v2"
@@ -24,6 +25,9 @@ const (
 	// settleFor bounds how long a node that is ready waits for kube-scheduler to have
 	// tried the pods of nodes that are closed.
 	settleFor = 3 * time.Second
+	// comesWithin is how long after its launch a node is waited for: one that takes
+	// longer may never come, and nobody else is to wait for it.
+	comesWithin = 2 * time.Minute
 	// doorsLook is how often the doors look whether what they wait for has come.
 	doorsLook = 20 * time.Millisecond
 	// doorsPatience is how long a claim that waits to open goes without asking again.
@@ -131,11 +135,12 @@ func (d *doors) until(ctx context.Context, patience time.Duration, ask func() bo
 	}
 }
 
-// closed are the claims with seats on nodes that are not open yet, whether they have
-// joined or are still on their way.
+// closed are the claims with seats on nodes that are not open yet and may be soon,
+// whether they have joined or are still on their way.
 func (d *doors) closed() []*v1alpha1.NodeClaim {
 	return slices.DeleteFunc(all[*v1alpha1.NodeClaim](d.stores.claims), func(c *v1alpha1.NodeClaim) bool {
-		if c.DeletionTimestamp != nil || c.Status.NodeName == "" || isTrue(c.Status.Conditions, v1alpha1.ConditionInitialized) {
+		launched := meta.FindStatusCondition(c.Status.Conditions, v1alpha1.ConditionLaunched)
+		if launched == nil || time.Since(launched.LastTransitionTime.Time) > comesWithin || c.DeletionTimestamp != nil || c.Status.NodeName == "" || isTrue(c.Status.Conditions, v1alpha1.ConditionInitialized) {
 			return true
 		}
 		node, ok := one[*corev1.Node](d.stores.nodes, c.Status.NodeName)

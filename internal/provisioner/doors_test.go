@@ -42,6 +42,7 @@ func newQuay(t *testing.T, names ...string) *quay {
 	p := &Loops{log: logr.Discard(), book: newBook()}
 	for _, name := range names {
 		c := &v1alpha1.NodeClaim{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: v1alpha1.NodeClaimStatus{NodeName: "node-" + name}}
+		setCondition(c, v1alpha1.ConditionLaunched, metav1.ConditionTrue, "Launched", "")
 		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-" + name, UID: "uid-" + "n"},
 			Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: v1alpha1.TaintUnregistered, Effect: corev1.TaintEffectNoSchedule}}}}
 		dress(n, c, false)
@@ -137,6 +138,25 @@ func TestNodesWithSeatsOpenTogether(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestANodeThatNeverComesKeepsNobodyWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQuay(t, "a", "broken")
+		time.Sleep(comesWithin)
+		setCondition(q.claims["a"], v1alpha1.ConditionLaunched, metav1.ConditionTrue, "Again", "")
+		q.claims["a"].Status.Conditions[0].LastTransitionTime = metav1.Now()
+		time.Sleep(time.Second)
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		go func() { _ = q.run(ctx) }()
+		q.began = time.Now()
+		q.asks(t, "a", 0)
+		time.Sleep(5 * time.Second)
+		if at := q.openedAt("a"); at > 100*time.Millisecond || !q.seated["a"] {
+			t.Errorf("opened after %s", at)
+		}
+	})
 }
 
 func TestNodesThatNeedNotStayClosed(t *testing.T) {
