@@ -108,10 +108,7 @@ func run(ctx context.Context, policy corev1.PreemptionPolicy, each int, boot, li
 	if err != nil {
 		return r, err
 	}
-	if err = r.count(ctx, c, stories); r.further > 0 {
-		fmt.Fprintln(os.Stderr, c.Log("provisioner"))
-	}
-	return r, err
+	return r, r.count(ctx, c, stories)
 }
 
 // keepSeats makes the example's class the default, and waits until pods get it.

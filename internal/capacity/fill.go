@@ -3,6 +3,7 @@ package capacity
 import (
 	"cmp"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 )
@@ -28,15 +29,19 @@ func (v *solver) fill(items []*item, bins []*bin) {
 			}
 			return 0
 		}
-		first := 0
-		if flying(a) == 1 && flying(b) == 1 {
-			first = a.node.Since.Compare(b.node.Since)
-		}
-		return cmp.Or(cmp.Compare(flying(a), flying(b)), first, cmp.Compare(binBulk(a), binBulk(b)), cmp.Compare(a.index, b.index))
+		return cmp.Or(cmp.Compare(flying(a), flying(b)), since(a).Compare(since(b)), cmp.Compare(binBulk(a), binBulk(b)), cmp.Compare(a.index, b.index))
 	})
 	for _, it := range items {
 		v.fillItem(it, bins)
 	}
+}
+
+// since is when the bin's node in flight was asked for; zero for others.
+func since(b *bin) time.Time {
+	if b.node == nil {
+		return time.Time{}
+	}
+	return b.node.Since
 }
 
 // bulk is a pod's size in one number: a core counts as much as 4 GiB.

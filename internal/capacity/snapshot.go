@@ -200,8 +200,8 @@ type Node struct {
 	Provisioner, Claim string
 	// InFlight: bought, but not yet ready for pods.
 	InFlight bool
-	// Since is when a node in flight was asked for: those that come first are filled
-	// first.
+	// Since is when a node in flight was asked for, zero for others: those that come
+	// first are filled first.
 	Since time.Time
 	// Unschedulable: nothing new may be placed here (cordoned, going away), but
 	// its pods still count for topology.

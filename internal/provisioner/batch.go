@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -83,7 +82,7 @@ func setLaunching(c *v1alpha1.NodeClaim) {
 // they were not created for it. It returns the lead and those that take part.
 func (l *lifter) join(ctx context.Context, claims []*v1alpha1.NodeClaim, intent *v1alpha1.LaunchIntent) []*v1alpha1.NodeClaim {
 	errs := make([]error, len(claims))
-	each(claims[1:], func(i int, c *v1alpha1.NodeClaim) {
+	each(claims[1:], memberWriters, func(i int, c *v1alpha1.NodeClaim) {
 		if c.Status.Launch == nil && c.Spec.LaunchWith != nil && c.Spec.LaunchWith.Token == intent.Token {
 			return
 		}
@@ -102,20 +101,6 @@ func (l *lifter) join(ctx context.Context, claims []*v1alpha1.NodeClaim, intent 
 		joined = append(joined, c)
 	}
 	return joined
-}
-
-// each calls f for all claims, memberWriters at a time.
-func each(claims []*v1alpha1.NodeClaim, f func(i int, c *v1alpha1.NodeClaim)) {
-	var wg sync.WaitGroup
-	gate := make(chan struct{}, memberWriters)
-	for i, c := range claims {
-		gate <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-gate }()
-			f(i, c)
-		})
-	}
-	wg.Wait()
 }
 
 // call carries out the launch that the first of the claims, its lead, records;
@@ -194,7 +179,7 @@ func (l *lifter) answered(ctx context.Context, claims []*v1alpha1.NodeClaim, got
 			none = append(none, c)
 		}
 	}
-	each(claims, func(_ int, c *v1alpha1.NodeClaim) {
+	each(claims, memberWriters, func(_ int, c *v1alpha1.NodeClaim) {
 		if inst, ok := byName[c.Name]; ok {
 			l.retry(ctx, c, l.launched(ctx, c, inst))
 		}

@@ -74,26 +74,17 @@ func (n *nominator) seatPods(ctx context.Context, claim *v1alpha1.NodeClaim) {
 	if claim.Spec.Binding == v1alpha1.BindingScheduler {
 		return
 	}
-	var wg sync.WaitGroup
-	gate := make(chan struct{}, writers)
-	for _, pod := range n.seated(claim) {
-		wg.Add(1)
-		gate <- struct{}{}
-		go func() {
-			defer wg.Done()
-			defer func() { <-gate }()
-			if err := n.seatPod(ctx, claim, pod); err != nil && ctx.Err() == nil {
-				// The scheduler places the pod all the same; only the hold on
-				// the seat is weaker.
-				n.log.Error(err, "giving a pod its seat", "pod", pod.Namespace+"/"+pod.Name, "node", claim.Status.NodeName)
-			}
-		}()
-	}
-	wg.Wait()
+	each(n.seatHolders(claim), writers, func(_ int, pod *corev1.Pod) {
+		if err := n.seatPod(ctx, claim, pod); err != nil && ctx.Err() == nil {
+			// The scheduler places the pod all the same; only the hold on
+			// the seat is weaker.
+			n.log.Error(err, "giving a pod its seat", "pod", pod.Namespace+"/"+pod.Name, "node", claim.Status.NodeName)
+		}
+	})
 }
 
-// seated are the pods that have a seat on the claim's node and still wait.
-func (n *nominator) seated(claim *v1alpha1.NodeClaim) []*corev1.Pod {
+// seatHolders are the pods that have a seat on the claim's node and still wait.
+func (n *nominator) seatHolders(claim *v1alpha1.NodeClaim) []*corev1.Pod {
 	var out []*corev1.Pod
 	for _, uid := range n.book.on(claim.Name) {
 		if pods := n.stores.podsBy(uidIndex, string(uid)); len(pods) == 1 && waiting(pods[0]) {

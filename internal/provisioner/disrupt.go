@@ -205,26 +205,19 @@ func (d *disruption) pass(ctx context.Context, now time.Time) time.Duration {
 
 // act carries out a step of several proposals at the same time.
 func (d *disruption) act(ps []proposal, soon *agenda, step func(proposal) error) {
-	var wg sync.WaitGroup
 	var mu sync.Mutex
-	gate := make(chan struct{}, writers)
-	for _, p := range ps {
-		gate <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-gate }()
-			err := step(p)
-			if err == nil {
-				return
-			}
-			if !apierrors.IsConflict(err) {
-				d.log.Error(err, "disruption failed; tried again", "claim", p.nodes[0].claim.Name, "reason", string(p.reason))
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			soon.in(100 * time.Millisecond)
-		})
-	}
-	wg.Wait()
+	each(ps, writers, func(_ int, p proposal) {
+		err := step(p)
+		if err == nil {
+			return
+		}
+		if !apierrors.IsConflict(err) {
+			d.log.Error(err, "disruption failed; tried again", "claim", p.nodes[0].claim.Name, "reason", string(p.reason))
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		soon.in(100 * time.Millisecond)
+	})
 }
 
 // candidates are the nodes of live claims that have joined.

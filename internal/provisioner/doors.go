@@ -77,23 +77,20 @@ func (d *doors) keeps(claim *v1alpha1.NodeClaim, node *corev1.Node) bool {
 // holdsSeats reports whether pods wait for the claim's node whose seats others might
 // take.
 func (d *doors) holdsSeats(claim *v1alpha1.NodeClaim) bool {
-	return claim.Spec.Binding != v1alpha1.BindingScheduler && d.contested.Load() && len(d.nominator.seated(claim)) > 0
+	return claim.Spec.Binding != v1alpha1.BindingScheduler && d.contested.Load() && len(d.nominator.seatHolders(claim)) > 0
 }
 
 // bars reports whether a DaemonSet's pod waits for nothing but the node's opening:
 // it may be the one that makes the node ready.
 func (d *doors) bars(node *corev1.Node) bool {
-	tolerates := func(p *corev1.Pod, t *corev1.Taint) bool {
-		return t.Effect == corev1.TaintEffectPreferNoSchedule || corev1helpers.TolerationsTolerateTaint(klog.Background(), p.Spec.Tolerations, t, true)
-	}
 	for _, p := range d.stores.podsBy(targetIndex, node.Name) {
-		barred, others := false, false
-		for i := range node.Spec.Taints {
-			if t := &node.Spec.Taints[i]; !tolerates(p, t) {
-				barred, others = barred || t.Key == v1alpha1.TaintUnregistered, others || t.Key != v1alpha1.TaintUnregistered
-			}
+		keptOut := func(byUs bool) bool {
+			_, found := corev1helpers.FindMatchingUntoleratedTaint(klog.Background(), node.Spec.Taints, p.Spec.Tolerations, func(t *corev1.Taint) bool {
+				return t.Effect != corev1.TaintEffectPreferNoSchedule && (t.Key == v1alpha1.TaintUnregistered) == byUs
+			}, true)
+			return found
 		}
-		if barred && !others {
+		if keptOut(true) && !keptOut(false) {
 			return true
 		}
 	}
@@ -184,7 +181,7 @@ func (d *doors) open(ctx context.Context, names []string) {
 	}
 	d.until(ctx, seatingFor, func() bool {
 		return !slices.ContainsFunc(batch, func(c *v1alpha1.NodeClaim) bool {
-			return slices.ContainsFunc(d.nominator.seated(c), func(p *corev1.Pod) bool { return p.Status.NominatedNodeName != c.Status.NodeName })
+			return slices.ContainsFunc(d.nominator.seatHolders(c), func(p *corev1.Pod) bool { return p.Status.NominatedNodeName != c.Status.NodeName })
 		})
 	})
 	untried := map[types.UID]bool{}
@@ -192,7 +189,7 @@ func (d *doors) open(ctx context.Context, names []string) {
 		if opening[c.Name] {
 			continue
 		}
-		for _, p := range d.nominator.seated(c) {
+		for _, p := range d.nominator.seatHolders(c) {
 			if forgetful(p) {
 				untried[p.UID] = true
 			}
@@ -202,25 +199,18 @@ func (d *doors) open(ctx context.Context, names []string) {
 	d.untried = untried
 	d.mu.Unlock()
 	began := time.Now()
-	var wg sync.WaitGroup
-	gate := make(chan struct{}, writers)
-	for _, c := range batch {
-		gate <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-gate }()
-			node, ok := one[*corev1.Node](d.stores.nodes, c.Status.NodeName)
-			if !ok {
-				return
-			}
-			after := node.DeepCopy()
-			dress(after, c, true)
-			if err := d.patchNode(ctx, node, after, "opening"); err != nil && ctx.Err() == nil {
-				d.log.V(1).Info("a node will be opened again", "node", node.Name, "reason", err.Error()) // Its claim asks again.
-			}
-		})
-	}
-	wg.Wait()
-	d.log.Info("nodes opened", "nodes", len(batch), "closed pods", len(untried), "took", time.Since(began).String())
+	each(batch, writers, func(_ int, c *v1alpha1.NodeClaim) {
+		node, ok := one[*corev1.Node](d.stores.nodes, c.Status.NodeName)
+		if !ok {
+			return
+		}
+		after := node.DeepCopy()
+		dress(after, c, true)
+		if err := d.patchNode(ctx, node, after, "opening"); err != nil && ctx.Err() == nil {
+			d.log.V(1).Info("a node will be opened again", "node", node.Name, "reason", err.Error()) // Its claim asks again.
+		}
+	})
+	d.log.Info("nodes opened", "nodes", len(batch), "podsOfClosed", len(untried), "took", time.Since(began).String())
 }
 
 // tried notes that kube-scheduler has found no room for a pod, has bound it, or that

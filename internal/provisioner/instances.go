@@ -131,8 +131,8 @@ func (f *fleet) poll(ctx context.Context) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.at = time.Now()
-	before := maps.Clone(f.live)
-	clear(f.live)
+	before := f.live
+	f.live = make(map[string]ec2.Instance, len(list))
 	for _, i := range list {
 		f.live[i.ID] = i
 		delete(f.missing, i.ID)

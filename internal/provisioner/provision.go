@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -28,6 +29,20 @@ const (
 	// in the cluster changes.
 	replan = 10 * time.Second
 )
+
+// each calls f for all items, so many at a time.
+func each[T any](items []T, atOnce int, f func(i int, item T)) {
+	var wg sync.WaitGroup
+	gate := make(chan struct{}, atOnce)
+	for i, item := range items {
+		gate <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-gate }()
+			f(i, item)
+		})
+	}
+	wg.Wait()
+}
 
 // provision is the one goroutine that plans and creates claims. It is serial
 // on purpose: limits are counted here and nowhere else.
@@ -64,16 +79,17 @@ func (p *Loops) provision(ctx context.Context) error {
 func (p *Loops) gather(ctx context.Context) {
 	end := time.NewTimer(p.cfg.BatchMax)
 	defer end.Stop()
-	idle := func() time.Duration {
-		if p.burstSettled() {
+	idle := func(settled bool) time.Duration {
+		if settled {
 			return settleIdle
 		}
 		return p.cfg.BatchIdle
 	}
 	came := p.came.Load()
-	quiet := time.NewTimer(idle())
+	quiet := time.NewTimer(idle(p.burstSettled()))
 	defer quiet.Stop()
 	for {
+		more := false
 		select {
 		case <-ctx.Done():
 			return
@@ -83,15 +99,17 @@ func (p *Loops) gather(ctx context.Context) {
 			if !p.retiring.Load() {
 				return
 			}
-			quiet.Reset(idle())
+			more = true
 		case <-p.wake:
-			if n := p.came.Load(); n != came {
-				came = n
-				quiet.Reset(idle())
-			}
+			n := p.came.Load()
+			came, more = n, n != came
 		}
-		if p.burstSettled() && !p.retiring.Load() {
+		settled := p.burstSettled()
+		if settled && !p.retiring.Load() {
 			return
+		}
+		if more {
+			quiet.Reset(idle(settled))
 		}
 	}
 }
