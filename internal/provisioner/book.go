@@ -14,9 +14,18 @@ import (
 )
 
 const (
-	// seatPatience is how long a pod may stay unbound on a ready node that was
-	// bought for it before the plan is considered wrong for this pod.
+	// seatPatience is how long kube-scheduler may leave a pod unbound, though the node
+	// that was bought for it is ready, while it binds no other pod with a seat.
+	// Then the plan is considered wrong for this pod.
 	seatPatience = 15 * time.Second
+	// seatPatienceMost bounds that while others are bound: in a burst a pod may wait for
+	// its turn for long. It is what kube-scheduler itself takes to try again a pod
+	// that it found no room for (podMaxInUnschedulablePodsDuration).
+	seatPatienceMost = 5 * time.Minute
+	// vainTries is how often kube-scheduler has to have refused a pod whose node
+	// is ready for the plan to be wrong though others are bound. The first refusal may
+	// be older than the node's readiness.
+	vainTries = 2
 	// breakerLimit is the number of wasted seats after which a shape is stopped.
 	breakerLimit = 2
 	// breakerPause is how long a stopped shape stays stopped.
@@ -31,6 +40,11 @@ type seat struct {
 	claim string
 	// readyAt is when the node was first seen ready with the pod still unbound.
 	readyAt time.Time
+	// said is kube-scheduler's last message about the pod, and tries how often it
+	// has changed since the node was last seen unready: it counts nodes and what is
+	// wrong with them, so that another message is another try.
+	said  string
+	tries int
 }
 
 // book is what the loops remember between rounds: seats, claims that the cache
@@ -44,6 +58,8 @@ type book struct {
 	expected map[string]map[types.UID]bool
 	created  map[string]createdClaim
 	wasted   map[string]waste
+	// lastBound is when a pod with a seat was last seen bound.
+	lastBound time.Time
 }
 
 type createdClaim struct {
@@ -148,22 +164,34 @@ func (b *book) drop(claim string) {
 	delete(b.created, claim)
 }
 
-// overdue reports whether a pod's node has been ready for longer than
-// seatPatience while the pod is still unbound. It then ends the seat and counts
-// it against the pod's shape, with kube-scheduler's own message.
+// overdue reports whether kube-scheduler leaves a pod unbound though its node is ready,
+// and not because others have their turn. It then ends the seat and counts it against
+// the pod's shape, with kube-scheduler's own message.
 func (b *book) overdue(pod *corev1.Pod, nodeReady bool, now time.Time) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s, ok := b.seats[pod.UID]
-	if !ok || !nodeReady {
+	if !ok {
 		return false
 	}
-	if s.readyAt.IsZero() {
+	if said := schedulerMessage(pod); said != s.said {
+		s.said = said
+		s.tries++
+	}
+	if !nodeReady {
+		s.tries = 0
+	} else if s.readyAt.IsZero() {
 		s.readyAt = now
-		b.seats[pod.UID] = s
-		return false
 	}
-	if now.Sub(s.readyAt) < seatPatience {
+	b.seats[pod.UID] = s
+	wait := now.Sub(s.readyAt)
+	switch {
+	case !nodeReady || wait < seatPatience:
+		return false
+	case s.tries >= vainTries || wait >= seatPatienceMost:
+	case s.tries == 0 && b.lastBound.Before(s.readyAt):
+		return false // kube-scheduler has not done anything since.
+	case now.Sub(b.lastBound) < seatPatience:
 		return false
 	}
 	b.takeLocked(pod.UID)
@@ -181,7 +209,7 @@ func (b *book) overdue(pod *corev1.Pod, nodeReady bool, now time.Time) bool {
 
 // bound ends the seat of a pod that was bound to a node, and forgets the
 // wasted launches of its shape when it got the node it was meant to have.
-func (b *book) bound(pod *corev1.Pod, claim string) {
+func (b *book) bound(pod *corev1.Pod, claim string, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s, ok := b.seats[pod.UID]
@@ -189,6 +217,7 @@ func (b *book) bound(pod *corev1.Pod, claim string) {
 		return
 	}
 	b.takeLocked(pod.UID)
+	b.lastBound = now
 	if s.claim == claim && len(b.wasted) > 0 {
 		delete(b.wasted, capacity.ShapeHash(pod))
 	}

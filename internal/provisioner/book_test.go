@@ -2,6 +2,7 @@ package provisioner
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -80,6 +81,7 @@ func TestShapeIsStoppedAfterTwoWastedLaunches(t *testing.T) {
 		if b.overdue(pod, false, now) {
 			t.Fatal("overdue while the node is not ready")
 		}
+		pod.Status.Conditions[0].Message = fmt.Sprintf("0/%d nodes are available", 4+i)
 		if b.overdue(pod, true, now) {
 			t.Fatal("overdue the moment the node is ready")
 		}
@@ -92,12 +94,64 @@ func TestShapeIsStoppedAfterTwoWastedLaunches(t *testing.T) {
 		}
 	}
 	msg, stop := b.stopped(shape, now)
-	if !stop || msg != "0/3 nodes are available" {
+	if !stop || msg != "0/5 nodes are available" {
 		t.Fatalf("stopped = %q, %v", msg, stop)
 	}
 	if _, stop := b.stopped(shape, now.Add(breakerPause+time.Second)); stop {
 		t.Fatal("never tried again")
 	}
+}
+
+// TestPodsWaitTheirTurn: kube-scheduler is slow in a burst, and the plan is right.
+func TestPodsWaitTheirTurn(t *testing.T) {
+	type at = time.Duration
+	for name, c := range map[string]struct {
+		said  []at // when kube-scheduler refuses the pod
+		bound []at // when it binds another
+		want  at   // when the seat is over; 0: never
+	}{
+		"refused once, then nothing happens":       {said: []at{1 * time.Second}, want: 15 * time.Second},
+		"refused twice while others are bound":     {said: []at{1 * time.Second, 9 * time.Second}, bound: every(time.Second, 10*time.Minute), want: 15 * time.Second},
+		"refused late, others bound before":        {said: []at{40 * time.Second}, bound: every(time.Second, 30*time.Second), want: 45 * time.Second},
+		"refused once while others are bound":      {said: []at{1 * time.Second}, bound: every(time.Second, 10*time.Minute), want: seatPatienceMost},
+		"not tried, and others are bound for long": {bound: every(time.Second, 100*time.Second), want: 115 * time.Second},
+		"kube-scheduler is dead":                   {want: seatPatienceMost},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBook()
+			pod, start := podNamed("p"), time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+			pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Message: "0/3 nodes are available"}}
+			b.give(pod.UID, "claim")
+			b.overdue(pod, false, start)
+			for after := at(0); after <= 11*time.Minute; after += time.Second {
+				if slices.Contains(c.said, after) {
+					pod.Status.Conditions[0].Message += ", one more"
+				}
+				if slices.Contains(c.bound, after) {
+					b.give("other", "elsewhere")
+					b.bound(podNamed("other"), "elsewhere", start.Add(after))
+				}
+				if b.overdue(pod, true, start.Add(after)) {
+					if after != c.want {
+						t.Fatalf("the seat is over after %s, want %s", after, c.want)
+					}
+					return
+				}
+			}
+			if c.want != 0 {
+				t.Fatalf("the seat is never over, want %s", c.want)
+			}
+		})
+	}
+}
+
+// every is a sequence of moments.
+func every(step, end time.Duration) []time.Duration {
+	var out []time.Duration
+	for at := step; at <= end; at += step {
+		out = append(out, at)
+	}
+	return out
 }
 
 func TestPodsOfOneShapeOnOneNodeAreOneWastedLaunch(t *testing.T) {
@@ -130,12 +184,12 @@ func TestBoundPodClearsItsShape(t *testing.T) {
 		b.overdue(pod, true, now)
 	}
 	b.give(pod.UID, "claim")
-	b.bound(pod, "elsewhere")
+	b.bound(pod, "elsewhere", now)
 	if !b.anyStopped() {
 		t.Fatal("a pod bound elsewhere proves nothing about the plan")
 	}
 	b.give(pod.UID, "claim")
-	b.bound(pod, "claim")
+	b.bound(pod, "claim", now)
 	if b.anyStopped() {
 		t.Fatal("a pod bound to its node must clear its shape")
 	}

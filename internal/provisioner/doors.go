@@ -20,11 +20,15 @@ import (
 const (
 	// gatherFor is how long a node that is ready waits for others that are not.
 	gatherFor = time.Second
-	// seatingFor bounds how long a node that is ready waits for its seats to be shown.
+	// seatingFor is how long a node that is ready waits for its seats to be shown while
+	// none of them is.
 	seatingFor = time.Second
-	// settleFor bounds how long a node that is ready waits for kube-scheduler to have
-	// tried the pods of nodes that are closed.
+	// settleFor is how long a node that is ready waits for kube-scheduler to have tried
+	// the pods of nodes that are closed, while it tries none of them. By default it writes
+	// 50 times a second, and once for each pod that it finds no room for.
 	settleFor = 3 * time.Second
+	// settleMost bounds each of the two while there is progress.
+	settleMost = 10 * time.Second
 	// comesWithin is how long after its launch a node is waited for: one that takes
 	// longer may never come, and nobody else is to wait for it.
 	comesWithin = 2 * time.Minute
@@ -105,29 +109,35 @@ func (d *doors) run(ctx context.Context) error {
 			return nil
 		case <-d.ready:
 		}
-		d.until(ctx, gatherFor, func() bool { return !d.othersCome() })
+		d.until(ctx, gatherFor, gatherFor, d.othersCome)
 		d.mu.Lock()
 		batch := slices.Sorted(maps.Keys(d.asked))
 		clear(d.asked)
 		d.mu.Unlock()
 		d.open(ctx, batch)
-		d.until(ctx, settleFor, func() bool {
+		d.until(ctx, settleFor, settleMost, func() int {
 			d.mu.Lock()
 			defer d.mu.Unlock()
-			return len(d.untried) == 0
+			return len(d.untried)
 		})
 	}
 }
 
-// until asks again and again, at most for so long.
-func (d *doors) until(ctx context.Context, patience time.Duration, ask func() bool) {
+// until waits until nothing is left to wait for, at most so long without progress and
+// at most so long in all.
+func (d *doors) until(ctx context.Context, idle, most time.Duration, left func() int) {
 	tick := time.NewTicker(doorsLook)
 	defer tick.Stop()
-	for end := time.Now().Add(patience); !ask() && time.Now().Before(end); {
+	end := time.Now().Add(most)
+	least, since := left(), time.Now()
+	for least > 0 && time.Since(since) < idle && time.Now().Before(end) {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		}
+		if n := left(); n < least {
+			least, since = n, time.Now()
 		}
 	}
 }
@@ -145,12 +155,18 @@ func (d *doors) closed() []*v1alpha1.NodeClaim {
 	})
 }
 
-// othersCome reports whether there are closed nodes that are not ready to open.
-func (d *doors) othersCome() bool {
+// othersCome counts the closed nodes that are not ready to open.
+func (d *doors) othersCome() int {
 	list := d.closed()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return slices.ContainsFunc(list, func(c *v1alpha1.NodeClaim) bool { return !d.asked[c.Name] })
+	n := 0
+	for _, c := range list {
+		if !d.asked[c.Name] {
+			n++
+		}
+	}
+	return n
 }
 
 // forgetful reports whether kube-scheduler forgets a pod's nomination when it finds no
@@ -179,10 +195,16 @@ func (d *doors) open(ctx context.Context, names []string) {
 	for _, c := range batch {
 		d.nominator.seatPods(ctx, c)
 	}
-	d.until(ctx, seatingFor, func() bool {
-		return !slices.ContainsFunc(batch, func(c *v1alpha1.NodeClaim) bool {
-			return slices.ContainsFunc(d.nominator.seatHolders(c), func(p *corev1.Pod) bool { return p.Status.NominatedNodeName != c.Status.NodeName })
-		})
+	d.until(ctx, seatingFor, settleMost, func() int {
+		n := 0
+		for _, c := range batch {
+			for _, p := range d.nominator.seatHolders(c) {
+				if p.Status.NominatedNodeName != c.Status.NodeName {
+					n++
+				}
+			}
+		}
+		return n
 	})
 	untried := map[types.UID]bool{}
 	for _, c := range d.closed() {

@@ -206,3 +206,35 @@ func (q *quay) unready(name string) {
 	n.Status.Conditions[0].Status = corev1.ConditionFalse
 	n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: corev1.TaintNodeNotReady, Effect: corev1.TaintEffectNoSchedule})
 }
+
+func TestDoorsWaitLongerWhileThereIsProgress(t *testing.T) {
+	for name, c := range map[string]struct {
+		things int
+		done   []time.Duration // when one thing less is left
+		want   time.Duration
+	}{
+		"nothing happens":   {1, nil, 3 * time.Second},
+		"all is done":       {3, []time.Duration{2 * time.Second, 4 * time.Second, 6 * time.Second}, 6 * time.Second},
+		"it stops":          {2, []time.Duration{2 * time.Second}, 5 * time.Second},
+		"it takes too long": {5, []time.Duration{2 * time.Second, 4500 * time.Millisecond, 7 * time.Second, 9500 * time.Millisecond, 12 * time.Second}, 10 * time.Second},
+		"nothing is to do":  {0, nil, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				began := time.Now()
+				new(doors).until(t.Context(), 3*time.Second, 10*time.Second, func() int {
+					left := c.things
+					for _, at := range c.done {
+						if time.Since(began) >= at {
+							left--
+						}
+					}
+					return left
+				})
+				if d := time.Since(began) - c.want; d < 0 || d > 100*time.Millisecond {
+					t.Errorf("waited %s, want %s", time.Since(began), c.want)
+				}
+			})
+		})
+	}
+}

@@ -82,6 +82,7 @@ func TestAGangIsNotOverdueBeforeAllItsNodesAreThere(t *testing.T) {
 	if !look(ready) || !look(ready.Add(seatPatience/2)) {
 		t.Error("the seat is given up before kube-scheduler had its time")
 	}
+	first.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Message: "0/2 nodes are available"}}
 	if look(ready.Add(seatPatience)) {
 		t.Error("the seat is kept for ever")
 	}

@@ -259,7 +259,7 @@ func (p *Loops) readPods(v *view, nodes *nodeSet, now time.Time) {
 		if pod.Spec.NodeName != "" {
 			if n := nodes.byNode[pod.Spec.NodeName]; n != nil {
 				n.Pods = append(n.Pods, pod)
-				p.book.bound(pod, n.Claim)
+				p.book.bound(pod, n.Claim, now)
 			}
 			continue
 		}

@@ -7,12 +7,14 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilrand "k8s.io/apimachinery/pkg/util/rand"
@@ -113,22 +115,38 @@ func (b *bench) clean() {
 	_ = b.c.Client.Delete(ctx, &v1alpha1.Provisioner{ObjectMeta: metav1.ObjectMeta{Name: b.name}})
 }
 
-// dump shows what a failed test left.
+// dump shows what a failed test left: what does not run first, since long
+// outputs are cut.
 func (b *bench) dump(ctx context.Context) {
-	claims, _ := b.claims(ctx)
-	for _, c := range claims {
-		b.t.Logf("claim %s: instance %s, conditions %+v", c.Name, c.Status.InstanceID, c.Status.Conditions)
-	}
+	const most = 10
 	var pods corev1.PodList
 	_ = b.c.Client.List(ctx, &pods, client.InNamespace(b.namespace))
-	for i, p := range pods.Items {
-		if i == 10 {
-			b.t.Logf("and %d more pods", len(pods.Items)-i)
-			break
-		}
-		b.t.Logf("pod %s: on %q, nominated %q, phase %s, conditions %v", p.Name, p.Spec.NodeName, p.Status.NominatedNodeName, p.Status.Phase, p.Status.Conditions)
+	running := len(pods.Items)
+	pods.Items = slices.DeleteFunc(pods.Items, func(p corev1.Pod) bool { return p.Status.Phase == corev1.PodRunning })
+	b.t.Logf("%d pods run, %d do not", running-len(pods.Items), len(pods.Items))
+	said := map[string][]string{}
+	for _, component := range []string{"kube-scheduler", "kwok", "provisioner"} {
+		said[component] = strings.Split(b.c.Log(component), "\n")
 	}
-	lines := strings.Split(b.c.Log("provisioner"), "\n")
+	for _, p := range pods.Items[:min(most, len(pods.Items))] {
+		b.t.Logf("pod %s: on %q, nominated %q, phase %s, conditions %v", p.Name, p.Spec.NodeName, p.Status.NominatedNodeName, p.Status.Phase, p.Status.Conditions)
+		for component, lines := range said {
+			about := slices.DeleteFunc(slices.Clone(lines), func(l string) bool { return !strings.Contains(l, p.Name) })
+			for _, l := range about[max(0, len(about)-3):] {
+				b.t.Logf("  %s: %s", component, l)
+			}
+		}
+	}
+	claims, _ := b.claims(ctx)
+	initialized := len(claims)
+	claims = slices.DeleteFunc(claims, func(c v1alpha1.NodeClaim) bool {
+		return meta.IsStatusConditionTrue(c.Status.Conditions, v1alpha1.ConditionInitialized) && c.DeletionTimestamp == nil
+	})
+	b.t.Logf("%d claims are initialized, %d are not or go", initialized-len(claims), len(claims))
+	for _, c := range claims[:min(most, len(claims))] {
+		b.t.Logf("claim %s: instance %s, conditions %+v", c.Name, c.Status.InstanceID, c.Status.Conditions)
+	}
+	lines := said["provisioner"]
 	b.t.Logf("provisioner log:\n%s", strings.Join(lines[max(0, len(lines)-40):], "\n"))
 }
 

@@ -41,42 +41,40 @@ func TestPodsGetNodesAndGiveThemBack(t *testing.T) {
 // checkNodes compares claims, Nodes and instances with each other.
 func (b *bench) checkNodes(pods []corev1.Pod) {
 	b.t.Helper()
-	claims, err := b.claims(b.ctx)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	byClaim := map[string]v1alpha1.NodeClaim{}
-	for _, c := range claims {
-		byClaim[c.Status.InstanceID] = c
-	}
-	var live []cluster.Instance
-	// Those of a launch of several get their claim's tags after it; when the
-	// provisioner dies before that, with one of the next sweeps.
-	b.wait("all instances are tagged", func() (bool, error) {
-		if live, err = b.instances(); err != nil {
+	var (
+		claims []v1alpha1.NodeClaim
+		live   []cluster.Instance
+	)
+	// Instances of a launch of several get their claim's tags after it; when the
+	// provisioner dies before that, with one of the next sweeps. A node whose
+	// pods started elsewhere may be on its way out.
+	b.wait("each claim has its instance, tagged, and none goes", func() (bool, error) {
+		var err error
+		if claims, err = b.claims(b.ctx); err != nil {
 			return false, err
 		}
+		if live, err = b.instances(); err != nil || len(live) != len(claims) {
+			return false, err
+		}
+		byInstance := map[string]v1alpha1.NodeClaim{}
+		for _, c := range claims {
+			if c.DeletionTimestamp == nil {
+				byInstance[c.Status.InstanceID] = c
+			}
+		}
 		return !slices.ContainsFunc(live, func(i cluster.Instance) bool {
-			c := byClaim[i.ID]
-			return i.Tags[v1alpha1.TagClusterPrefix+b.c.ClusterName] != "owned" || i.Tags[v1alpha1.TagProvisioner] != b.name ||
+			c, ok := byInstance[i.ID]
+			return !ok || i.Tags[v1alpha1.TagClusterPrefix+b.c.ClusterName] != "owned" || i.Tags[v1alpha1.TagProvisioner] != b.name ||
 				i.Tags[v1alpha1.TagNodeClaim] != c.Name || i.Tags[v1alpha1.TagNodeClaimUID] != string(c.UID)
 		}), nil
 	})
-	if len(live) != len(claims) {
-		b.t.Errorf("%d instances for %d claims", len(live), len(claims))
-	}
 	byID := map[string]int{}
 	for i, inst := range live {
 		byID[inst.ID] = i
 	}
 	on := map[string]bool{}
 	for _, c := range claims {
-		i, ok := byID[c.Status.InstanceID]
-		if !ok {
-			b.t.Errorf("claim %s names instance %q, which is not live", c.Name, c.Status.InstanceID)
-			continue
-		}
-		inst := live[i]
+		inst := live[byID[c.Status.InstanceID]]
 		if inst.Type != c.Status.InstanceType || inst.Zone != c.Status.Zone || inst.CapacityType != c.Status.CapacityType {
 			b.t.Errorf("claim %s says %s %s in %s, EC2 says %s %s in %s", c.Name, c.Status.InstanceType, c.Status.CapacityType, c.Status.Zone, inst.Type, inst.CapacityType, inst.Zone)
 		}

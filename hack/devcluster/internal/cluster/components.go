@@ -182,6 +182,10 @@ func (p planner) controllerManager() component {
 		// between its registration and its first status is shut to pods for
 		// that long.
 		"--node-monitor-period=250ms",
+		// The default is 50 s. Heartbeats of hundreds of nodes come late here when
+		// the API server is busy (stages/lease.yaml), and a node that is marked
+		// unknown for it costs more work still.
+		"--node-monitor-grace-period=2m",
 		"--profiling=false",
 	)
 }
