@@ -53,7 +53,7 @@ func binBulk(b *bin) float64 { return float64(b.free[0])/1000 + float64(b.free[1
 
 func (v *solver) fillItem(it *item, bins []*bin) {
 	s := it.s
-	tied, choosy := v.hostTied(s), len(s.wishes.nodes)+len(s.wishes.ties) > 0
+	tied, choosy := v.hostTied(s), s.wishes.any()
 	inCell := v.inCell(it.cell)
 	for _, avoided := range []bool{false, true} {
 		var usable []*bin

@@ -190,14 +190,7 @@ func (v *solver) choose(b *bin, requests Resources, known map[string]*choice) *c
 		values[key] = v.m.labelOrAbsent(c, key)
 	}
 	need := make([]int64, len(c.free))
-	for _, q := range b.placed {
-		for r, x := range q.s.vector {
-			need[r] += x * int64(q.n)
-		}
-	}
-	for k, n := range b.sharedVolumes() {
-		need[k] += n
-	}
+	b.load(need)
 	var alike, fallback, next []*column
 	for _, i := range v.m.offersOf(c.seller) {
 		d := &v.m.columns[i]

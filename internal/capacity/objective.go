@@ -63,7 +63,7 @@ func (v *solver) objective() Objective {
 			if n := len(q.s.pods); n > 1 {
 				o.LargestShare = max(o.LargestShare, float64(q.n)/float64(n))
 			}
-			if len(q.s.wishes.nodes)+len(q.s.wishes.ties) == 0 && !slices.ContainsFunc(b.taints, prefersNot) {
+			if !q.s.wishes.any() && !slices.ContainsFunc(b.taints, prefersNot) {
 				continue
 			}
 			w := v.dislikesBin(q.s, b) + v.unmet(q.s, b)

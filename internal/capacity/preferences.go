@@ -35,6 +35,8 @@ type wishes struct {
 	ties  []tieWish
 }
 
+func (w *wishes) any() bool { return len(w.nodes)+len(w.ties) > 0 }
+
 // nodeWish is a preferred node affinity term.
 type nodeWish struct {
 	req    *nodeReq

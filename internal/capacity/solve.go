@@ -70,6 +70,7 @@ func (v *solver) attemptOnce() {
 	}
 	v.exact()
 	v.prove()
+	v.fold()
 }
 
 // outcome is what attempts have come to.
