@@ -15,6 +15,7 @@ func TestNodesWithLittleOnThemAreGivenUp(t *testing.T) {
 	for _, wrong := range judge(s, plan) {
 		t.Error(wrong)
 	}
+	t.Logf("%d nodes, %.3f $/h", len(plan.Launches), plan.HourlyCost)
 	if n := len(plan.Launches); n > 70 {
 		t.Errorf("%d nodes for %.3f $/h", n, plan.HourlyCost)
 	}
