@@ -7,11 +7,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Bounds of fold: to how many nodes the pods of one may go, and looks at a kind of
-// node for the pods of two.
+// Bounds of fold: to how many nodes the pods of one may go, looks at a kind of node for
+// the pods of one or two, and how many nodes give pods to fill others.
 const (
 	maxFoldTargets = 32
 	maxFoldLooks   = 50000
+	maxFoldGivers  = 16
 )
 
 // fold gives up nodes to buy whose pods fit beside those of another one, on a larger
@@ -21,6 +22,10 @@ const (
 // count, so that what was proven stays proven. Where DaemonSets' pods count, which
 // are fewer then, it is proven again, or only those are given up that none of these
 // constraints needs.
+//
+// Then the emptiest nodes give pods to the others, so that what room is left is on few
+// of them: there it is of more use to pods to come, and no pod with a place elsewhere
+// finds a seat beside those that a node was bought for.
 func (v *solver) fold() {
 	movable := v.movable()
 	if movable == nil {
@@ -47,52 +52,43 @@ func (v *solver) fold() {
 	}
 }
 
-// foldThose gives up nodes that may.
+// foldThose gives up nodes that may, and fills the others.
 func (v *solver) foldThose(movable []bool, may func(*bin) bool) {
-	f := &folding{v: v, total: v.cost(), places: map[*column]string{}, looks: maxFoldLooks}
+	f := &folding{v: v, movable: movable, total: v.cost(), places: map[*column]string{}, looks: maxFoldLooks,
+		rooms: map[string][]*bin{}, gone: map[*bin]bool{}, moved: make([]bool, len(v.shapes))}
+	if !slices.ContainsFunc(v.bins[v.existing:], func(b *bin) bool {
+		return slices.ContainsFunc(b.placed, func(q placed) bool { return movable[q.s.id] })
+	}) {
+		return
+	}
 	bins := slices.Clone(v.bins)
-	rooms := map[string][]*bin{}
-	now := map[*bin]*bin{}
 	var small []*bin
 	for i, b := range bins[v.existing:] {
 		c := *b
 		c.free, c.placed = slices.Clone(b.free), slices.Clone(b.placed)
-		bins[v.existing+i], now[b] = &c, &c
+		bins[v.existing+i] = &c
+		f.rooms[f.place(c.col)] = append(f.rooms[f.place(c.col)], &c)
 		if c.col.seller.left == nil && !slices.ContainsFunc(c.placed, func(q placed) bool { return !movable[q.s.id] }) {
 			small = append(small, &c)
 		}
 	}
-	if len(small) == 0 {
-		return
-	}
-	for _, b := range bins[v.existing:] {
-		rooms[f.place(b.col)] = append(rooms[f.place(b.col)], b)
-	}
 	slices.SortStableFunc(small, func(a, b *bin) int { return cmp.Compare(a.col.rate, b.col.rate) })
-	into := map[*bin]*bin{}
 	for _, b := range small {
 		if !may(b) {
 			continue
 		}
-		if to, col := f.target(b, rooms[f.place(b.col)], into); to != nil {
-			f.move(b, to, col)
-			into[b] = to
+		if to, col := f.target(b); to != nil {
+			f.merge(b, to, col)
 		}
 	}
-	if len(into) == 0 {
+	for _, place := range sortedNames(f.rooms) {
+		f.fill(f.rooms[place], may)
+	}
+	if !slices.Contains(f.moved, true) {
 		return
 	}
-	v.bound = slices.Clone(v.bound)
-	for i, t := range v.bound {
-		b := now[t.b]
-		for into[b] != nil {
-			b = into[b]
-		}
-		if b != nil {
-			v.bound[i].b = b
-		}
-	}
-	v.bins = slices.DeleteFunc(bins, func(b *bin) bool { return into[b] != nil })
+	f.rebound(bins)
+	v.bins = slices.DeleteFunc(bins, func(b *bin) bool { return f.gone[b] })
 	for i, b := range v.bins[v.existing:] {
 		b.index = v.existing + i
 	}
@@ -124,15 +120,20 @@ func (v *solver) movable() []bool {
 // place they are on.
 func (s *shape) indifferent() bool { return s.gang == nil && !s.wishes.any() }
 
-// folding is what fold knows.
+// folding is what foldThose knows.
 type folding struct {
-	v *solver
+	v       *solver
+	movable []bool
 	// total is the price of all nodes to buy.
 	total float64
-	// places are the columns' places.
+	// places are the columns' places, rooms the nodes to buy by place.
 	places map[*column]string
+	rooms  map[string][]*bin
 	// looks that are left.
 	looks int
+	// gone are the nodes that are given up, moved the shapes that some pods have moved of.
+	gone  map[*bin]bool
+	moved []bool
 }
 
 // place names, with the Provisioner and its own labels, all that somebody counts
@@ -190,9 +191,9 @@ func (v *solver) spares(b *bin) bool {
 	return true
 }
 
-// target is the node of the room that takes the pods of b best, and what it is to
+// target is the node in the same place that takes the pods of b best, and what it is to
 // become; nil: none is the better for it.
-func (f *folding) target(b *bin, room []*bin, gone map[*bin]*bin) (to *bin, col *column) {
+func (f *folding) target(b *bin) (to *bin, col *column) {
 	saving := 1e-9
 	moved, need, free := make([]int64, len(b.free)), make([]int64, len(b.free)), make([]int64, len(b.free))
 	b.load(moved)
@@ -202,8 +203,8 @@ func (f *folding) target(b *bin, room []*bin, gone map[*bin]*bin) (to *bin, col 
 		part float64
 	}
 	var list []candidate
-	for _, n := range room {
-		if n == b || gone[n] != nil || n.credit != b.credit || slices.ContainsFunc(n.placed, func(q placed) bool { return !q.s.indifferent() }) {
+	for _, n := range f.rooms[f.place(b.col)] {
+		if n == b || f.gone[n] || n.credit != b.credit || slices.ContainsFunc(n.placed, func(q placed) bool { return !q.s.indifferent() }) {
 			continue
 		}
 		part := 1.0
@@ -231,7 +232,7 @@ func (f *folding) target(b *bin, room []*bin, gone map[*bin]*bin) (to *bin, col 
 			if f.looks--; f.looks < 0 || d.price > n.col.price+b.col.price+1e-12 {
 				break
 			}
-			if d.typ.Machine.VCPUs > ordinaryVCPUs || d.typ.OnlyFor != n.col.typ.OnlyFor || !vectorFits(need, d.free) {
+			if d.typ.Machine.VCPUs > ordinaryVCPUs || d.room != "" || d.typ.OnlyFor != n.col.typ.OnlyFor || !vectorFits(need, d.free) {
 				continue
 			}
 			for r, x := range need {
@@ -245,15 +246,46 @@ func (f *folding) target(b *bin, room []*bin, gone map[*bin]*bin) (to *bin, col 
 	return to, col
 }
 
-// move has the pods of b on another node, which becomes one of the column.
-func (f *folding) move(b, to *bin, col *column) {
-	for _, q := range b.placed {
-		if i := slices.IndexFunc(to.placed, func(p placed) bool { return p.s == q.s }); i >= 0 {
-			to.placed[i].n += q.n
-		} else {
-			to.placed = append(to.placed, q)
-		}
+// merge gives up the node b and has its pods on another one, which becomes one of the
+// column.
+func (f *folding) merge(b, to *bin, col *column) {
+	for _, q := range slices.Clone(b.placed) {
+		f.move(q.s, b, to, q.n)
 	}
+	f.become(to, col)
+	f.giveUp(b)
+}
+
+// move has n pods of the shape on another node.
+func (f *folding) move(s *shape, from, to *bin, n int) {
+	f.moved[s.id] = true
+	at := func(b *bin) int { return slices.IndexFunc(b.placed, func(q placed) bool { return q.s == s }) }
+	if i := at(to); i >= 0 {
+		to.placed[i].n += n
+	} else {
+		to.placed = append(to.placed, placed{s, n})
+	}
+	i := at(from)
+	if from.placed[i].n -= n; from.placed[i].n == 0 {
+		from.placed = slices.Delete(from.placed, i, i+1)
+	}
+	for r, x := range s.vector {
+		from.free[r] += x * int64(n)
+		to.free[r] -= x * int64(n)
+	}
+}
+
+// become makes the node one of the column.
+func (f *folding) become(b *bin, col *column) {
+	for r := range b.free {
+		b.free[r] += col.free[r] - b.col.free[r]
+	}
+	b.col = col
+}
+
+// giveUp notes that the node is not bought.
+func (f *folding) giveUp(b *bin) {
+	f.gone[b] = true
 	for _, p := range b.daemons {
 		for _, c := range f.v.countersOf(p) {
 			if val, ok := f.v.label(b, c.key); ok && c.realm.has(b) {
@@ -261,12 +293,123 @@ func (f *folding) move(b, to *bin, col *column) {
 			}
 		}
 	}
-	to.col = col
-	need := make([]int64, len(col.free))
-	to.load(need)
-	for r, x := range need {
-		to.free[r] = col.free[r] - x
+}
+
+// fill has the emptiest nodes of a place give pods to the fullest, and be smaller
+// where they can.
+func (f *folding) fill(room []*bin, may func(*bin) bool) {
+	room = slices.DeleteFunc(slices.Clone(room), func(b *bin) bool { return f.gone[b] })
+	if len(room) < 2 {
+		return
 	}
+	part := map[*bin]float64{}
+	for _, b := range room {
+		part[b] = b.spare()
+	}
+	slices.SortStableFunc(room, func(a, b *bin) int { return cmp.Compare(part[a], part[b]) })
+	for k := 1; k <= maxFoldGivers && k < len(room); k++ {
+		from := room[len(room)-k]
+		gives := slices.DeleteFunc(slices.Clone(from.placed), func(q placed) bool { return !f.movable[q.s.id] })
+		slices.SortStableFunc(gives, func(a, b placed) int { return slices.Compare(b.s.vector, a.s.vector) })
+		if len(gives) == len(from.placed) && !may(from) {
+			continue // It must not be emptied.
+		}
+		gave := false
+		for _, q := range gives {
+			seats := f.v.sigs[q.s.sig].seats
+			for _, to := range room[:len(room)-k] {
+				if f.looks--; f.looks < 0 || q.n == 0 {
+					break
+				}
+				if n := min(q.n, copies(q.s.vector, to.free)); n > 0 && seats.has(to.col.index) && to.col.typ.OnlyFor == from.col.typ.OnlyFor {
+					f.move(q.s, from, to, n)
+					q.n -= n
+					gave = true
+				}
+			}
+		}
+		if len(from.placed) == 0 {
+			f.giveUp(from)
+		} else if gave {
+			f.shrink(from)
+		}
+	}
+}
+
+// spare is the share of the node's room that is left, of the resource that there is
+// least left of.
+func (b *bin) spare() float64 {
+	least := 1.0
+	for r, x := range b.free {
+		if all := b.col.free[r]; all > 0 {
+			least = min(least, float64(x)/float64(all))
+		}
+	}
+	return least
+}
+
+// shrink makes the node the cheapest one that still holds its pods.
+func (f *folding) shrink(b *bin) {
+	if b.col.seller.left != nil || b.credit != nil || slices.ContainsFunc(b.placed, func(q placed) bool { return !q.s.indifferent() }) {
+		return
+	}
+	need := make([]int64, len(b.free))
+	b.load(need)
+	for _, i := range f.v.m.offersOf(b.col.seller) {
+		d := &f.v.m.columns[i]
+		if f.looks--; f.looks < 0 || d.price >= b.col.price-1e-12 {
+			return
+		}
+		if d.typ.OnlyFor == b.col.typ.OnlyFor && d.room == "" && vectorFits(need, d.free) && f.price(d, nil, nil) < f.price(b.col, nil, nil) &&
+			f.place(d) == f.place(b.col) && f.v.suits(b, d) {
+			f.become(b, d)
+			return
+		}
+	}
+}
+
+// rebound tells where pods are bound now, in the order in which it was proven: those
+// that have moved stand in for each other within their place.
+func (f *folding) rebound(bins []*bin) {
+	type group struct {
+		shape int
+		place string
+	}
+	now := map[group][]placed{}
+	seats := map[group][]*bin{}
+	for _, b := range bins[f.v.existing:] {
+		if f.gone[b] {
+			continue
+		}
+		for _, q := range b.placed {
+			if f.moved[q.s.id] {
+				g := group{q.s.id, f.place(b.col)}
+				now[g], seats[g] = append(now[g], q), append(seats[g], b)
+			}
+		}
+	}
+	var bound []seat
+	for _, t := range f.v.bound {
+		switch {
+		case t.b.node != nil:
+			bound = append(bound, t)
+			continue
+		case !f.moved[t.s.id]:
+			bound = append(bound, seat{t.s, bins[t.b.index], t.n})
+			continue
+		}
+		g := group{t.s.id, f.place(t.b.col)}
+		for t.n > 0 {
+			q := &now[g][0]
+			n := min(t.n, q.n)
+			bound = append(bound, seat{t.s, seats[g][0], n})
+			t.n -= n
+			if q.n -= n; q.n == 0 {
+				now[g], seats[g] = now[g][1:], seats[g][1:]
+			}
+		}
+	}
+	f.v.bound = bound
 }
 
 // load is what the pods placed on the bin take, by dimension.

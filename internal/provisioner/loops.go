@@ -310,7 +310,7 @@ func (p *Loops) watch() error {
 					p.nominator.enqueue(claim)
 				}
 			}
-			if was.Spec.NodeName == "" && is.Spec.NodeName != "" || schedulerMessage(was) != schedulerMessage(is) {
+			if was.Spec.NodeName == "" && is.Spec.NodeName != "" {
 				p.doors.tried(is.UID)
 			}
 			if terminal(is) && !terminal(was) || is.DeletionTimestamp != nil && was.DeletionTimestamp == nil {
