@@ -7,9 +7,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Bounds of fold: to how many nodes the pods of one may go, looks at a kind of node for
-// the pods of one or two, and how many nodes give pods to fill others.
+// Bounds of fold: how many nodes it tries to give up, the cheapest, to how many others
+// the pods of one may go, looks at a kind of node for the pods of one or two, and how
+// many nodes give pods to fill others.
 const (
+	maxFoldSmall   = 64
 	maxFoldTargets = 32
 	maxFoldLooks   = 50000
 	maxFoldGivers  = 16
@@ -73,7 +75,7 @@ func (v *solver) foldThose(movable []bool, may func(*bin) bool) {
 		}
 	}
 	slices.SortStableFunc(small, func(a, b *bin) int { return cmp.Compare(a.col.rate, b.col.rate) })
-	for _, b := range small {
+	for _, b := range small[:min(len(small), maxFoldSmall)] {
 		if !may(b) {
 			continue
 		}
