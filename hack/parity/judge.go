@@ -30,6 +30,10 @@ const (
 // need about as many states as pods; the rest is for proving that there is none.
 const maxStates = 100000
 
+// maxStatesWithout bounds it where a node is left out: that there is no order then is
+// what is expected, and mostly shows soon, but may take minutes to prove.
+const maxStatesWithout = 2000
+
 // disagreement is what is wrong with a plan.
 type disagreement struct {
 	kind, detail string
@@ -102,7 +106,7 @@ func (r *referee) judge(s *scenario, plan *capacity.Plan) (d *disagreement, err 
 			return nil, err
 		}
 	}
-	if d, err := t.bindAll(waiting); d != nil || err != nil {
+	if d, err := t.bindAll(waiting, maxStates); d != nil || err != nil {
 		return d, err
 	}
 	if d := t.judgeGangs(); d != nil {
@@ -136,7 +140,7 @@ func (t *trial) judgeLaunches(waiting []*corev1.Pod) (*disagreement, error) {
 				return nil, err
 			}
 		}
-		if d, err := t.bindAll(others); err != nil {
+		if d, err := t.bindAll(others, maxStatesWithout); err != nil {
 			return nil, err
 		} else if d != nil {
 			continue
@@ -301,8 +305,8 @@ type group struct {
 
 // bindAll looks for an order in which kube-scheduler accepts all pods on their
 // seats, trying every order of interchangeable pods if need be, and leaves all
-// bound when it has found one.
-func (t *trial) bindAll(waiting []*corev1.Pod) (*disagreement, error) {
+// bound when it has found one. It looks at that many states at most.
+func (t *trial) bindAll(waiting []*corev1.Pod, most int) (*disagreement, error) {
 	byKey := map[string]*group{}
 	var groups []*group
 	for _, p := range waiting {
@@ -319,7 +323,7 @@ func (t *trial) bindAll(waiting []*corev1.Pod) (*disagreement, error) {
 	slices.SortStableFunc(groups, func(a, b *group) int { return cmp.Compare(ties(b.pods[0]), ties(a.pods[0])) })
 	seen := map[string]bool{}
 	var furthest, why string
-	most := -1
+	furthestBound := -1
 	var search func(bound int) (bool, error)
 	search = func(bound int) (bool, error) {
 		if bound == len(waiting) {
@@ -329,7 +333,7 @@ func (t *trial) bindAll(waiting []*corev1.Pod) (*disagreement, error) {
 		for _, g := range groups {
 			key = append(key, byte(g.next))
 		}
-		if seen[string(key)] || len(seen) >= maxStates {
+		if seen[string(key)] || len(seen) >= most {
 			return false, nil
 		}
 		seen[string(key)] = true
@@ -357,8 +361,8 @@ func (t *trial) bindAll(waiting []*corev1.Pod) (*disagreement, error) {
 				return false, err
 			}
 		}
-		if bound > most {
-			most, furthest = bound, strings.Join(refusals, "; ")
+		if bound > furthestBound {
+			furthestBound, furthest = bound, strings.Join(refusals, "; ")
 			why = last
 		}
 		return false, nil
@@ -367,8 +371,8 @@ func (t *trial) bindAll(waiting []*corev1.Pod) (*disagreement, error) {
 	if ok || err != nil {
 		return nil, err
 	}
-	d := &disagreement{kind: kindRefused, detail: fmt.Sprintf("%d of %d bound, then: %s", most, len(waiting), furthest), why: why}
-	if len(seen) >= maxStates {
+	d := &disagreement{kind: kindRefused, detail: fmt.Sprintf("%d of %d bound, then: %s", furthestBound, len(waiting), furthest), why: why}
+	if len(seen) >= most {
 		d.kind = kindUnclear
 	}
 	return d, nil
@@ -473,7 +477,7 @@ func (t *trial) judgeProbe(pods, bound []*corev1.Pod, p *capacity.Provisioner, t
 		if err := open(); err != nil {
 			return nil, err
 		}
-		if d, err := t.bindAll(append(slices.Clone(bound), onNode(pod, name))); d == nil || err != nil {
+		if d, err := t.bindAll(append(slices.Clone(bound), onNode(pod, name)), maxStates); d == nil || err != nil {
 			return &disagreement{kind: kindAccepted, detail: fmt.Sprintf("%s on an empty %s %s in %s of %s with labels %v", pod.Name, o.CapacityType, typ.Machine.Name, o.Zone, p.Name, labels)}, err
 		}
 	}
