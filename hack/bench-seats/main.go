@@ -104,7 +104,7 @@ func run(ctx context.Context, policy corev1.PreemptionPolicy, each int, boot, li
 		if _, err := burst(ctx, c, "rehearsal", each); err != nil {
 			return r, fmt.Errorf("rehearsing: %w", err)
 		}
-		if err := clear(ctx, c); err != nil {
+		if err := giveBack(ctx, c); err != nil {
 			return r, fmt.Errorf("clearing the cluster after the rehearsal: %w", err)
 		}
 	}
@@ -131,9 +131,9 @@ func burst(ctx context.Context, c *cluster.Cluster, name string, each int) (map[
 	return follow(ctx, seen, len(shapes)*each)
 }
 
-// clear deletes the Deployments, and the nodes once their pods are gone and all nodes
+// giveBack deletes the Deployments, and the nodes once their pods are gone and all nodes
 // have been learned from.
-func clear(ctx context.Context, c *cluster.Cluster) error {
+func giveBack(ctx context.Context, c *cluster.Cluster) error {
 	if err := c.Client.DeleteAllOf(ctx, &appsv1.Deployment{}, client.InNamespace("default"), client.PropagationPolicy(metav1.DeletePropagationBackground)); err != nil {
 		return err
 	}

@@ -220,9 +220,7 @@ func (v *solver) compileDaemons() {
 
 // put places n pods of the shape on the bin.
 func (v *solver) put(s *shape, b *bin, n int) {
-	for k, x := range s.vector {
-		b.free[k] -= x * int64(n)
-	}
+	b.change(s, n)
 	if len(s.ports) > 0 {
 		b.ports = append(b.ports, s.ports...)
 	}
@@ -236,12 +234,6 @@ func (v *solver) put(s *shape, b *bin, n int) {
 		b.attached[id] = true
 		b.free[s.limitedBy[i]]--
 	}
-	i := slices.IndexFunc(b.placed, func(p placed) bool { return p.s == s })
-	if i < 0 {
-		b.placed = append(b.placed, placed{s, n})
-	} else {
-		b.placed[i].n += n
-	}
 	v.count(s.adds, b, n)
 	v.count(s.softAdds, b, n)
 	if v.settled {
@@ -249,6 +241,25 @@ func (v *solver) put(s *shape, b *bin, n int) {
 	}
 	v.left[s.id] -= n
 	v.bound = append(v.bound, seat{s, b, n})
+}
+
+// change notes that n more pods of the shape are on the bin, or fewer where n is
+// negative, and the room that this takes; counters, ports and volumes are left alone.
+func (b *bin) change(s *shape, n int) {
+	for k, x := range s.vector {
+		b.free[k] -= x * int64(n)
+	}
+	i := slices.IndexFunc(b.placed, func(p placed) bool { return p.s == s })
+	if i < 0 {
+		b.placed = append(b.placed, placed{s, n})
+	} else if b.placed[i].n += n; b.placed[i].n == 0 {
+		b.placed = slices.Delete(b.placed, i, i+1)
+	}
+}
+
+// only says whether all shapes on the bin are of a sort.
+func (b *bin) only(are func(*shape) bool) bool {
+	return !slices.ContainsFunc(b.placed, func(p placed) bool { return !are(p.s) })
 }
 
 func (v *solver) count(counters []*counter, b *bin, n int) {

@@ -180,14 +180,8 @@ func (v *solver) fullest(s *shape, i int, c *counter) *bin {
 // takeOff takes one pod of the shape off the bin, which has no limited volumes:
 // the reverse of put.
 func (v *solver) takeOff(s *shape, b *bin) {
-	for k, x := range s.vector {
-		b.free[k] += x
-	}
+	b.change(s, -1)
 	b.ports = slices.DeleteFunc(slices.Clone(b.ports), func(p hostPort) bool { return slices.Contains(s.ports, p) })
-	i := slices.IndexFunc(b.placed, func(p placed) bool { return p.s == s })
-	if b.placed[i].n--; b.placed[i].n == 0 {
-		b.placed = slices.Delete(b.placed, i, i+1)
-	}
 	v.count(s.adds, b, -1)
 	v.count(s.softAdds, b, -1)
 	v.left[s.id]++

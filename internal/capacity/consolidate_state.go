@@ -465,17 +465,11 @@ func (c *consolidator) seatHomeless() {
 // unput takes the seats of pods of the shape on the bin away.
 func (c *consolidator) unput(s *shape, b *bin, n int) {
 	v := c.v
-	for k, x := range s.vector {
-		b.free[k] += x * int64(n)
-	}
+	b.change(s, -n)
 	for _, p := range s.ports {
 		if i := slices.Index(b.ports, p); i >= 0 {
 			b.ports = slices.Delete(b.ports, i, i+1)
 		}
-	}
-	i := slices.IndexFunc(b.placed, func(p placed) bool { return p.s == s })
-	if b.placed[i].n -= n; b.placed[i].n == 0 {
-		b.placed = slices.Delete(b.placed, i, i+1)
 	}
 	v.count(s.adds, b, -n)
 	v.count(s.late, b, -n)

@@ -285,12 +285,13 @@ func (v *solver) enter(b *bin) {
 			r.open(val)
 		}
 	}
+	v.countDaemons(b, 1)
+}
+
+// countDaemons counts each of the node's DaemonSets' pods n times more.
+func (v *solver) countDaemons(b *bin, n int) {
 	for _, p := range b.daemons {
-		for _, c := range v.countersOf(p) {
-			if val, ok := v.label(b, c.key); ok && c.realm.has(b) {
-				c.add(val, 1)
-			}
-		}
+		v.count(v.countersOf(p), b, n)
 	}
 }
 

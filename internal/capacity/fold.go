@@ -2,6 +2,7 @@ package capacity
 
 import (
 	"cmp"
+	"math"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -46,9 +47,7 @@ func (v *solver) fold() {
 	if len(v.bins) == len(bins) {
 		return
 	}
-	order := slices.Clone(v.shapes)
-	slices.SortFunc(order, compareService)
-	if v.rebind(order); v.waiting() > 0 {
+	if v.rebind(v.inOrder()); v.waiting() > 0 {
 		v.restore(bins, bound)
 		v.foldThose(movable, v.spares)
 	}
@@ -58,9 +57,8 @@ func (v *solver) fold() {
 func (v *solver) foldThose(movable []bool, may func(*bin) bool) {
 	f := &folding{v: v, movable: movable, total: v.cost(), places: map[*column]string{}, looks: maxFoldLooks,
 		rooms: map[string][]*bin{}, gone: map[*bin]bool{}, moved: make([]bool, len(v.shapes))}
-	if !slices.ContainsFunc(v.bins[v.existing:], func(b *bin) bool {
-		return slices.ContainsFunc(b.placed, func(q placed) bool { return movable[q.s.id] })
-	}) {
+	moves := func(s *shape) bool { return movable[s.id] }
+	if !slices.ContainsFunc(v.shapes, moves) {
 		return
 	}
 	bins := slices.Clone(v.bins)
@@ -70,7 +68,7 @@ func (v *solver) foldThose(movable []bool, may func(*bin) bool) {
 		c.free, c.placed = slices.Clone(b.free), slices.Clone(b.placed)
 		bins[v.existing+i] = &c
 		f.rooms[f.place(c.col)] = append(f.rooms[f.place(c.col)], &c)
-		if c.col.seller.left == nil && !slices.ContainsFunc(c.placed, func(q placed) bool { return !movable[q.s.id] }) {
+		if c.col.seller.left == nil && c.only(moves) {
 			small = append(small, &c)
 		}
 	}
@@ -168,7 +166,7 @@ func (f *folding) price(c *column, free []int64, credit *credit) float64 {
 	if credit != nil {
 		return credit.net(c, free)
 	}
-	return c.rate*(1+concentration*min(1, c.price/f.total)) + nodePrice
+	return c.weighed(min(1, c.price/f.total))
 }
 
 // spares says whether spread constraints that count the node's DaemonSets' pods hold
@@ -180,12 +178,11 @@ func (v *solver) spares(b *bin) bool {
 			if !ok || c.realm == nil || c.key == corev1.LabelHostname || !c.realm.has(b) {
 				continue
 			}
+			least := math.MaxInt
 			for other := range c.realm.nodes {
-				if c.counts[val] > c.counts[other] {
-					ok = false
-				}
+				least = min(least, c.counts[other])
 			}
-			if ok {
+			if c.counts[val] <= least {
 				return false
 			}
 		}
@@ -206,7 +203,7 @@ func (f *folding) target(b *bin) (to *bin, col *column) {
 	}
 	var list []candidate
 	for _, n := range f.rooms[f.place(b.col)] {
-		if n == b || f.gone[n] || n.credit != b.credit || slices.ContainsFunc(n.placed, func(q placed) bool { return !q.s.indifferent() }) {
+		if n == b || f.gone[n] || n.credit != b.credit || !n.only((*shape).indifferent) {
 			continue
 		}
 		part := 1.0
@@ -261,20 +258,8 @@ func (f *folding) merge(b, to *bin, col *column) {
 // move has n pods of the shape on another node.
 func (f *folding) move(s *shape, from, to *bin, n int) {
 	f.moved[s.id] = true
-	at := func(b *bin) int { return slices.IndexFunc(b.placed, func(q placed) bool { return q.s == s }) }
-	if i := at(to); i >= 0 {
-		to.placed[i].n += n
-	} else {
-		to.placed = append(to.placed, placed{s, n})
-	}
-	i := at(from)
-	if from.placed[i].n -= n; from.placed[i].n == 0 {
-		from.placed = slices.Delete(from.placed, i, i+1)
-	}
-	for r, x := range s.vector {
-		from.free[r] += x * int64(n)
-		to.free[r] -= x * int64(n)
-	}
+	from.change(s, -n)
+	to.change(s, n)
 }
 
 // become makes the node one of the column.
@@ -288,13 +273,7 @@ func (f *folding) become(b *bin, col *column) {
 // giveUp notes that the node is not bought.
 func (f *folding) giveUp(b *bin) {
 	f.gone[b] = true
-	for _, p := range b.daemons {
-		for _, c := range f.v.countersOf(p) {
-			if val, ok := f.v.label(b, c.key); ok && c.realm.has(b) {
-				c.add(val, -1)
-			}
-		}
-	}
+	f.v.countDaemons(b, -1)
 }
 
 // fill has the emptiest nodes of a place give pods to the fullest, and be smaller
@@ -352,7 +331,7 @@ func (b *bin) spare() float64 {
 
 // shrink makes the node the cheapest one that still holds its pods.
 func (f *folding) shrink(b *bin) {
-	if b.col.seller.left != nil || b.credit != nil || slices.ContainsFunc(b.placed, func(q placed) bool { return !q.s.indifferent() }) {
+	if b.col.seller.left != nil || b.credit != nil || !b.only((*shape).indifferent) {
 		return
 	}
 	need := make([]int64, len(b.free))
@@ -377,8 +356,7 @@ func (f *folding) rebound(bins []*bin) {
 		shape int
 		place string
 	}
-	now := map[group][]placed{}
-	seats := map[group][]*bin{}
+	seats := map[group][]seat{}
 	for _, b := range bins[f.v.existing:] {
 		if f.gone[b] {
 			continue
@@ -386,7 +364,7 @@ func (f *folding) rebound(bins []*bin) {
 		for _, q := range b.placed {
 			if f.moved[q.s.id] {
 				g := group{q.s.id, f.place(b.col)}
-				now[g], seats[g] = append(now[g], q), append(seats[g], b)
+				seats[g] = append(seats[g], seat{q.s, b, q.n})
 			}
 		}
 	}
@@ -402,12 +380,12 @@ func (f *folding) rebound(bins []*bin) {
 		}
 		g := group{t.s.id, f.place(t.b.col)}
 		for t.n > 0 {
-			q := &now[g][0]
+			q := &seats[g][0]
 			n := min(t.n, q.n)
-			bound = append(bound, seat{t.s, seats[g][0], n})
+			bound = append(bound, seat{t.s, q.b, n})
 			t.n -= n
 			if q.n -= n; q.n == 0 {
-				now[g], seats[g] = now[g][1:], seats[g][1:]
+				seats[g] = seats[g][1:]
 			}
 		}
 	}

@@ -334,6 +334,10 @@ const (
 	concentration = 0.02
 )
 
+// weighed is what a node of the column costs, with what money does not show, that makes
+// up this share of the whole cost.
+func (c *column) weighed(share float64) float64 { return c.rate*(1+concentration*share) + nodePrice }
+
 // weigh adds to the kinds' prices what money does not show.
 func (p *packer) weigh() {
 	total := 0.0
@@ -348,7 +352,7 @@ func (p *packer) weigh() {
 		if total > k.col.rate {
 			share = k.col.rate / total
 		}
-		k.price = k.col.rate*(1+concentration*share) + nodePrice - k.credit
+		k.price = k.col.weighed(share) - k.credit
 	}
 	p.byPrice()
 }

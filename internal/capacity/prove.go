@@ -34,8 +34,7 @@ func (v *solver) prove() {
 	for _, s := range v.shapes {
 		s.neverFirst = false
 	}
-	order := slices.Clone(v.shapes)
-	slices.SortFunc(order, compareService)
+	order := v.inOrder()
 	v.rebind(order)
 	v.purchase(order)
 	if v.spare(order) && v.waiting() > 0 {

@@ -55,7 +55,7 @@ func (c *credit) room(free []int64) float64 {
 func (c *credit) dear(col *column) float64 {
 	ahead := max(0, c.room(col.free)-c.batch)
 	share := min(1, col.rate/(c.there+c.batch))
-	return col.rate*(1+concentration*share) + nodePrice + ahead - c.there*math.Log1p(ahead/c.there)
+	return col.weighed(share) + ahead - c.there*math.Log1p(ahead/c.there)
 }
 
 // of is what left-over room is credited with, in $/h.

@@ -94,9 +94,7 @@ func (v *solver) outcome() *outcome {
 	boundless := v.boundless
 	o.exceeds = !v.withinLimits()
 	v.boundless = boundless
-	order := slices.Clone(v.shapes)
-	slices.SortFunc(order, compareService)
-	for _, s := range order {
+	for _, s := range v.inOrder() {
 		o.left = append(o.left, v.left[s.id])
 	}
 	return o
@@ -120,6 +118,13 @@ func (v *solver) recall(o *outcome) {
 // compareService orders shapes as they are served when something is scarce.
 func compareService(a, b *shape) int {
 	return cmp.Or(cmp.Compare(b.priority, a.priority), a.oldest.Compare(b.oldest), cmp.Compare(a.id, b.id))
+}
+
+// inOrder are the shapes in the order of service.
+func (v *solver) inOrder() []*shape {
+	order := slices.Clone(v.shapes)
+	slices.SortFunc(order, compareService)
+	return order
 }
 
 // outbid says whether pods without a place may have lost it, on a node that
@@ -398,8 +403,7 @@ func (v *solver) attempt(strict bool) {
 	v.classify()
 	v.foresee()
 
-	order := slices.Clone(v.shapes)
-	slices.SortFunc(order, compareService)
+	order := v.inOrder()
 	if strict {
 		// The shapes of a gang are one after the other: all or none has a place.
 		for rest := order; len(rest) > 0; {

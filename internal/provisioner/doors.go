@@ -160,13 +160,7 @@ func (d *doors) othersCome() int {
 	list := d.closed()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	n := 0
-	for _, c := range list {
-		if !d.asked[c.Name] {
-			n++
-		}
-	}
-	return n
+	return len(slices.DeleteFunc(list, func(c *v1alpha1.NodeClaim) bool { return d.asked[c.Name] }))
 }
 
 // forgetful reports whether kube-scheduler forgets a pod's nomination when it finds no
