@@ -27,10 +27,11 @@ const excludeValue = v1alpha1.Group
 
 // Cordoned reports whether a node carries the taint that keeps new pods off.
 func Cordoned(node *corev1.Node) bool {
-	return slices.ContainsFunc(node.Spec.Taints, isOurTaint)
+	return slices.ContainsFunc(node.Spec.Taints, IsOurs)
 }
 
-func isOurTaint(t corev1.Taint) bool {
+// IsOurs reports whether a taint is the one that takes a node out of use.
+func IsOurs(t corev1.Taint) bool {
 	return t.Key == v1alpha1.TaintDisrupted && t.Effect == corev1.TaintEffectNoSchedule
 }
 
@@ -102,7 +103,7 @@ func Uncordon(node *corev1.Node) (changed bool) {
 	}
 	delete(node.Annotations, v1alpha1.AnnotationCordoned)
 	if r.Taint {
-		node.Spec.Taints = slices.DeleteFunc(node.Spec.Taints, isOurTaint)
+		node.Spec.Taints = slices.DeleteFunc(node.Spec.Taints, IsOurs)
 		if len(node.Spec.Taints) == 0 {
 			node.Spec.Taints = nil
 		}

@@ -67,6 +67,9 @@ type Input struct {
 	// Held pods wait until the caller holds them no longer, or the deadline
 	// leaves them no more time; by UID, with the reason.
 	Held map[types.UID]string
+	// Settled is when schedulers will have bound here what they meant to before they
+	// saw the taint; MinDrain after that was seen, where it is later.
+	Settled time.Time
 	// Now, and Started when the drain began: the longer it takes, the less
 	// often it asks.
 	Now, Started time.Time
@@ -258,6 +261,9 @@ func Pass(ctx context.Context, api evictor, in Input) Result {
 	quiet := in.Node.TaintSeen.Add(MinDrain)
 	if out := in.Node.ExcludedAt.Add(MinDrain); out.After(quiet) {
 		quiet = out
+	}
+	if in.Settled.After(quiet) && (in.Deadline.IsZero() || in.Now.Before(in.Deadline)) {
+		quiet = in.Settled
 	}
 	settled := seen && !in.Now.Before(quiet)
 	if !seen {

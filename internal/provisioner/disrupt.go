@@ -88,8 +88,8 @@ type proposer interface {
 //  1. within budget, it is tainted (and the reason noted on it);
 //  2. from then on the provision loop plans for its pods as if they waited, and
 //     buys what they need (moves.go);
-//  3. when there is room for all of them on nodes that run, and MinDrain after
-//     our watch showed the taint, its pods are listed live once more;
+//  3. when there is room for all of them on nodes that run, and no scheduler binds
+//     pods to it any more (underway.go), its pods are listed live once more;
 //  4. if none objects, its claim is deleted, and the lifecycle drains it; else
 //     the taint is taken back.
 type disruption struct {
@@ -224,7 +224,8 @@ func (d *disruption) act(ps []proposal, soon *agenda, step func(proposal) error)
 func (d *disruption) candidates() []candidate {
 	var out []candidate
 	for _, c := range all[*v1alpha1.NodeClaim](d.stores.claims) {
-		if c.DeletionTimestamp != nil || !isTrue(c.Status.Conditions, v1alpha1.ConditionRegistered) {
+		_, goes := d.removing.Load(c.UID)
+		if goes || c.DeletionTimestamp != nil || !isTrue(c.Status.Conditions, v1alpha1.ConditionRegistered) {
 			continue
 		}
 		pr, ok := one[*v1alpha1.Provisioner](d.stores.provisioners, c.Spec.Provisioner.Name)
@@ -302,9 +303,8 @@ func (d *disruption) progress(p proposal, now time.Time) (step, time.Duration) {
 	wait := time.Duration(0)
 	for _, c := range p.nodes {
 		seen := d.taintSeen(c.claim, now)
-		if left := drain.MinDrain - now.Sub(seen); left > 0 {
-			// A scheduler that has not seen the taint may still bind pods here.
-			wait = max(wait, left)
+		if left := d.settledAt(c.node, seen, now).Sub(now); left > 0 {
+			wait = max(wait, left) // A scheduler may still bind pods here.
 		}
 		if p.reason == v1alpha1.ReasonEmpty {
 			if _, in := d.emptyIn(c, now); in > 0 {

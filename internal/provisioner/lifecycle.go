@@ -375,6 +375,7 @@ func (p *Loops) deleteClaim(ctx context.Context, claim *v1alpha1.NodeClaim, why 
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("deleting claim %s: %w", claim.Name, err)
 	}
+	p.removing.Store(uid, true)
 	p.metrics.removed.WithLabelValues(claim.Spec.Provisioner.Name, string(why)).Inc()
 	p.log.Info("claim is being removed", "claim", claim.Name, "reason", string(why))
 	return nil

@@ -140,6 +140,11 @@ type Loops struct {
 	// tainted is when our watch first showed a claim's node with the taint, by
 	// claim UID.
 	tainted sync.Map
+	// underway is how far schedulers are with what they write.
+	underway underway
+	// removing are the claims, by UID, whose deletion we asked for and the cache may
+	// not show yet.
+	removing sync.Map
 }
 
 // New wires the loops into a manager. They run while it leads.
@@ -298,6 +303,7 @@ func (p *Loops) watch() error {
 			if !ok1 || !ok2 {
 				return
 			}
+			p.underway.see(was, is, time.Now())
 			if waiting(is) && !reflect.DeepEqual(was.Spec, is.Spec) {
 				p.came.Add(1)
 				p.trigger() // A gate was lifted.

@@ -89,6 +89,10 @@ func (e *emptiness) propose(now time.Time, nodes []candidate) ([]proposal, time.
 			soon.in(left)
 			continue
 		}
+		if until := e.bindingsUntil(c.node, since, now); until.After(now) && c.leaving() != v1alpha1.ReasonEmpty {
+			soon.in(until.Sub(now))
+			continue
+		}
 		out = append(out, proposal{reason: v1alpha1.ReasonEmpty, nodes: []candidate{c},
 			why: fmt.Sprintf("no workload for %.0fs; giving back $%.4f/h", ttl.Seconds(), priceOf(c.claim))})
 	}

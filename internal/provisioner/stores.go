@@ -31,6 +31,8 @@ const (
 	controllerIndex = "berth.controller"
 	// targetIndex indexes DaemonSets' unbound pods by the node that they are made for.
 	targetIndex = "berth.target"
+	// unboundIndex indexes pods that are still to be bound, under its own name.
+	unboundIndex = "berth.unbound"
 	// instanceIndex indexes claims by the id of their instance.
 	instanceIndex = "berth.instance"
 )
@@ -132,6 +134,12 @@ var podIndexers = toolscache.Indexers{
 			if uid, owned := controllerOf(p); owned {
 				return []string{string(uid)}, nil
 			}
+		}
+		return nil, nil
+	},
+	unboundIndex: func(o any) ([]string, error) {
+		if p, ok := o.(*corev1.Pod); ok && unbound(p) {
+			return []string{unboundIndex}, nil
 		}
 		return nil, nil
 	},

@@ -257,6 +257,7 @@ func (r *lifecycle) drainInput(claim *v1alpha1.NodeClaim, node *corev1.Node, see
 		PVCs:        map[string]*corev1.PersistentVolumeClaim{},
 		Held:        r.heldBack(claim, node, now),
 		Ledger:      &r.ledger, Pace: r.pace,
+		Settled: r.settledAt(node, seen, now),
 	}
 	for _, c := range all[*corev1.PersistentVolumeClaim](r.stores.pvcs) {
 		in.PVCs[c.Namespace+"/"+c.Name] = c
@@ -379,6 +380,7 @@ func (r *lifecycle) release(ctx context.Context, claim *v1alpha1.NodeClaim) erro
 	if client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("releasing claim %s: %w", claim.Name, err)
 	}
+	r.removing.Delete(claim.UID)
 	r.log.Info("claim gone", "claim", claim.Name)
 	r.trigger()
 	return nil

@@ -121,9 +121,9 @@ func (b *bench) dump(ctx context.Context) {
 	const most = 10
 	var pods corev1.PodList
 	_ = b.c.Client.List(ctx, &pods, client.InNamespace(b.namespace))
-	running := len(pods.Items)
+	there := slices.Clone(pods.Items)
 	pods.Items = slices.DeleteFunc(pods.Items, func(p corev1.Pod) bool { return p.Status.Phase == corev1.PodRunning })
-	b.t.Logf("%d pods run, %d do not", running-len(pods.Items), len(pods.Items))
+	b.t.Logf("%d pods run, %d do not", len(there)-len(pods.Items), len(pods.Items))
 	said := map[string][]string{}
 	for _, component := range []string{"kube-scheduler", "kwok", "provisioner"} {
 		said[component] = strings.Split(b.c.Log(component), "\n")
@@ -137,6 +137,9 @@ func (b *bench) dump(ctx context.Context) {
 			}
 		}
 	}
+	for name, said := range b.lost(ctx, there) {
+		b.t.Logf("pod %s is gone: %s", name, strings.Join(said, "; "))
+	}
 	claims, _ := b.claims(ctx)
 	initialized := len(claims)
 	claims = slices.DeleteFunc(claims, func(c v1alpha1.NodeClaim) bool {
@@ -148,6 +151,26 @@ func (b *bench) dump(ctx context.Context) {
 	}
 	lines := said["provisioner"]
 	b.t.Logf("provisioner log:\n%s", strings.Join(lines[max(0, len(lines)-40):], "\n"))
+}
+
+// lost is what events say of pods that are not there any more.
+func (b *bench) lost(ctx context.Context, there []corev1.Pod) map[string][]string {
+	var events corev1.EventList
+	_ = b.c.Client.List(ctx, &events, client.InNamespace(b.namespace))
+	said := map[string][]string{}
+	for _, e := range events.Items {
+		if e.InvolvedObject.Kind == "Pod" {
+			at := e.FirstTimestamp.Time
+			if at.IsZero() {
+				at = e.EventTime.Time
+			}
+			said[e.InvolvedObject.Name] = append(said[e.InvolvedObject.Name], fmt.Sprintf("%s %s: %s", at.Format("15:04:05"), e.Reason, e.Message))
+		}
+	}
+	for _, p := range there {
+		delete(said, p.Name)
+	}
+	return said
 }
 
 func (b *bench) claims(ctx context.Context) ([]v1alpha1.NodeClaim, error) {
