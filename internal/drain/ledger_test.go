@@ -261,4 +261,16 @@ func TestPaceSpacesCalls(t *testing.T) {
 	if slow.Turn(t.Context()) {
 		t.Error("a pass waited for a turn that is a minute away")
 	}
+	ahead := NewPace(10)
+	if !ahead.Spend(3) || !ahead.Spend(3) {
+		t.Error("turns in advance were refused though nobody waits")
+	}
+	if ahead.Spend(1) {
+		t.Error("turns in advance were given that others wait for")
+	}
+	ahead.Charge(1)
+	began = time.Now()
+	if !ahead.Turn(t.Context()) || time.Since(began) < 500*time.Millisecond {
+		t.Errorf("a turn after seven in advance was refused, or came after %s", time.Since(began))
+	}
 }

@@ -11,7 +11,8 @@ import (
 const paceLongest = time.Second
 
 // Pace spaces the calls of all drains, so that the API server sees no more of
-// them in a second than it was made for, however many nodes drain.
+// them in a second than it was made for, however many nodes drain. Evictions and what
+// can wait as well take turns; what else a drain writes is charged.
 type Pace struct {
 	every time.Duration
 	mu    sync.Mutex
@@ -37,6 +38,40 @@ func (p *Pace) Rest(d time.Duration) {
 	if until := time.Now().Add(min(d, paceRest)); until.After(p.next) {
 		p.next = until
 	}
+}
+
+// Spend takes that many turns in advance, for calls that are to follow; false when
+// half of paceLongest is taken already. The other half is for those that wait.
+func (p *Pace) Spend(turns int) bool {
+	if p == nil {
+		return true
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	next := p.next
+	if next.Before(now) {
+		next = now
+	}
+	if next.Sub(now) > paceLongest/2 {
+		return false
+	}
+	p.next = next.Add(time.Duration(turns) * p.every)
+	return true
+}
+
+// Charge takes that many turns for calls that wait for nobody: those to come wait
+// the longer.
+func (p *Pace) Charge(turns int) {
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if now := time.Now(); p.next.Before(now) {
+		p.next = now
+	}
+	p.next = p.next.Add(time.Duration(turns) * p.every)
 }
 
 // Turn takes a turn and waits for it; false when none is near.

@@ -26,6 +26,16 @@ import (
 // that its controller makes instead.
 const movedFor = 15 * time.Second
 
+const (
+	// claimWrites is about how often the API server is written to for a claim, from its
+	// creation to its node's opening.
+	claimWrites = 10
+	// spreadPause is when launches that were put off are looked at again.
+	spreadPause = 500 * time.Millisecond
+	// hurriedDrain is how near its deadline a drain is for whose pods nothing is put off.
+	hurriedDrain = 10 * time.Minute
+)
+
 // seating is what a planning round found for the pods of one node on its way out.
 type seating struct {
 	// coming is the number of pods whose room is bought, but does not run yet.
@@ -132,6 +142,8 @@ type departures struct {
 	found map[string]seating
 	// from is the claim that a stand-in's pod is to leave.
 	from map[types.UID]string
+	// patient stand-ins are of nodes that do not have to go soon.
+	patient map[types.UID]bool
 	// frugal stand-ins are to move only where there is room: their node goes to
 	// save money, and what is bought in its place is bought already.
 	frugal map[types.UID]bool
@@ -156,7 +168,7 @@ func mover(pod *corev1.Pod, node *corev1.Node) *corev1.Pod {
 // depart plans for the pods of nodes on their way out: it replaces them on their
 // node by stand-ins that wait, or that sit where they were planned before.
 func (p *Loops) depart(v *view, nodes *nodeSet, now time.Time) *departures {
-	d := &departures{found: map[string]seating{}, from: map[types.UID]string{}, frugal: map[types.UID]bool{}}
+	d := &departures{found: map[string]seating{}, from: map[types.UID]string{}, frugal: map[types.UID]bool{}, patient: map[types.UID]bool{}}
 	for _, n := range all[*corev1.Node](p.stores.nodes) {
 		pn := nodes.byNode[n.Name]
 		if pn == nil || pn.Claim == "" || !p.leaving(n, v.claims[pn.Claim]) {
@@ -172,6 +184,7 @@ func (p *Loops) depart(v *view, nodes *nodeSet, now time.Time) *departures {
 			}
 			p.moves.seen(stand.UID, now)
 			d.from[stand.UID] = pn.Claim
+			d.patient[stand.UID] = !hurried(v.claims[pn.Claim], now)
 			d.frugal[stand.UID] = v.claims[pn.Claim].DeletionTimestamp == nil &&
 				n.Annotations[v1alpha1.AnnotationDisruptionReason] == string(v1alpha1.ReasonConsolidated)
 			if seat := p.movedTo(stand, nodes); seat != nil {
@@ -243,26 +256,52 @@ func (d *departures) forgo(plan *capacity.Plan) {
 	})
 }
 
+// hurried reports whether a node goes whether there is room for its pods or not, and soon.
+func hurried(c *v1alpha1.NodeClaim, now time.Time) bool {
+	end := c.Status.DrainDeadline
+	return end != nil && end.Sub(now) < hurriedDrain || v1alpha1.DisruptionReason(c.Annotations[v1alpha1.AnnotationDisruptionReason]) == v1alpha1.ReasonInterrupted
+}
+
+// spread takes out of a plan what only patient stand-ins need, once the drains' pace
+// has no turns left for what a claim writes. The launches that it takes are for later:
+// it returns how many they are.
+func (d *departures) spread(plan *capacity.Plan, pace *drain.Pace) int {
+	before := len(plan.Launches)
+	plan.Launches = slices.DeleteFunc(plan.Launches, func(l capacity.Launch) bool {
+		if slices.ContainsFunc(l.Pods, func(p *corev1.Pod) bool { return !d.patient[p.UID] }) || pace.Spend(claimWrites) {
+			return false
+		}
+		for _, pod := range l.Pods {
+			d.note(pod, func(s *seating) { s.awaits(pod.UID) })
+		}
+		plan.HourlyCost -= l.Price
+		return true
+	})
+	return before - len(plan.Launches)
+}
+
+// note changes what is known of the node that a stand-in's pod is to leave.
+func (d *departures) note(pod *corev1.Pod, change func(*seating)) {
+	claim, ok := d.from[pod.UID]
+	if !ok {
+		return
+	}
+	s := d.found[claim]
+	change(&s)
+	d.found[claim] = s
+}
+
 // settle notes what a plan has for the stand-ins. It returns what is known of
 // each departing node now.
 func (d *departures) settle(plan *capacity.Plan) map[string]seating {
-	note := func(pod *corev1.Pod, change func(*seating)) {
-		claim, ok := d.from[pod.UID]
-		if !ok {
-			return
-		}
-		s := d.found[claim]
-		change(&s)
-		d.found[claim] = s
-	}
 	for _, pl := range plan.Placements {
 		if pl.Node.InFlight {
-			note(pl.Pod, func(s *seating) { s.awaits(pl.Pod.UID) })
+			d.note(pl.Pod, func(s *seating) { s.awaits(pl.Pod.UID) })
 		}
 	}
 	for i := range plan.Launches {
 		for _, pod := range plan.Launches[i].Pods {
-			note(pod, func(s *seating) { s.awaits(pod.UID) })
+			d.note(pod, func(s *seating) { s.awaits(pod.UID) })
 		}
 	}
 	for _, u := range plan.Unschedulable {
@@ -270,9 +309,9 @@ func (d *departures) settle(plan *capacity.Plan) map[string]seating {
 		case len(u.Reasons) == 0:
 		case u.Reasons[0].Constraint == capacity.ConstraintNotReady:
 			// A Provisioner may become ready; the loop's patience is bounded.
-			note(u.Pod, func(s *seating) { s.awaits(u.Pod.UID) })
+			d.note(u.Pod, func(s *seating) { s.awaits(u.Pod.UID) })
 		default:
-			note(u.Pod, func(s *seating) { s.without(u.Pod.UID, stuckText(u.Pod, u.Reasons[0])) })
+			d.note(u.Pod, func(s *seating) { s.without(u.Pod.UID, stuckText(u.Pod, u.Reasons[0])) })
 		}
 	}
 	return d.found

@@ -1,6 +1,7 @@
 package provisioner
 
 import (
+	"strconv"
 	"testing"
 	"time"
 
@@ -88,6 +89,51 @@ func TestRoomBeforePodsGo(t *testing.T) {
 	}
 	if look(false, gone.Add(2*movedFor)); len(p.book.on("c-new")) != 0 {
 		t.Fatal("the room is held for ever")
+	}
+}
+
+// TestStandInsAreBoughtForNoFasterThanDrainsMayWrite: a hundred drains that begin at
+// once need a hundred nodes, but not at once. What waits, or has to go soon, is not
+// held up by that.
+func TestStandInsAreBoughtForNoFasterThanDrainsMayWrite(t *testing.T) {
+	now := time.Unix(1e6, 0)
+	for name, tc := range map[string]struct {
+		claim v1alpha1.NodeClaim
+		with  *corev1.Pod
+		want  int
+	}{
+		"a node taken out of use":         {v1alpha1.NodeClaim{}, nil, 3},
+		"a drain with time":               {v1alpha1.NodeClaim{Status: v1alpha1.NodeClaimStatus{DrainDeadline: &metav1.Time{Time: now.Add(time.Hour)}}}, nil, 3},
+		"a drain that ends soon":          {v1alpha1.NodeClaim{Status: v1alpha1.NodeClaimStatus{DrainDeadline: &metav1.Time{Time: now.Add(time.Minute)}}}, nil, 20},
+		"an interruption":                 {v1alpha1.NodeClaim{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{v1alpha1.AnnotationDisruptionReason: string(v1alpha1.ReasonInterrupted)}}}, nil, 20},
+		"a pod waits for each of the new": {v1alpha1.NodeClaim{}, podNamed("waits"), 20},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := &departures{found: map[string]seating{}, from: map[types.UID]string{}, patient: map[types.UID]bool{}}
+			plan := &capacity.Plan{}
+			for i := range 20 {
+				stand := podNamed(strconv.Itoa(i))
+				d.from[stand.UID], d.patient[stand.UID] = "c-"+stand.Name, !hurried(&tc.claim, now)
+				l := capacity.Launch{OfferingRef: capacity.OfferingRef{Price: 1}, Pods: []*corev1.Pod{stand}}
+				if tc.with != nil {
+					l.Pods = append(l.Pods, tc.with)
+				}
+				plan.Launches = append(plan.Launches, l)
+				plan.HourlyCost++
+			}
+			put := d.spread(plan, drain.NewPace(drainCalls))
+			if len(plan.Launches) != tc.want || put != 20-tc.want || plan.HourlyCost != float64(tc.want) {
+				t.Errorf("%d launches at $%g/h, %d put off; want %d", len(plan.Launches), plan.HourlyCost, put, tc.want)
+			}
+			if len(d.found) != put {
+				t.Errorf("%d nodes wait for what was put off, want %d", len(d.found), put)
+			}
+			for claim, s := range d.found {
+				if s.ready() || s.stuck != "" {
+					t.Errorf("%s: ready %t, stuck %q", claim, s.ready(), s.stuck)
+				}
+			}
+		})
 	}
 }
 

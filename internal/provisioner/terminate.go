@@ -27,9 +27,12 @@ import (
 const (
 	// defaultDrainDeadline holds where the Provisioner is gone or names none.
 	defaultDrainDeadline = time.Hour
-	// drainCalls is how many evictions and deletions all drains together may ask
-	// for in a second.
-	drainCalls = 35
+	// drainCalls is how often all drains together may write in a second: evictions and
+	// deletions, to claims and Nodes, and for the claims that take their place.
+	drainCalls = 32
+	// endWrites is how often the API server is written to for a claim from the end of
+	// its drain on.
+	endWrites = 6
 	// drainTellEvery is how often the condition of a drain under way is written
 	// at most, drainTellMoving of one whose pods go.
 	drainTellEvery  = 8 * time.Second
@@ -123,6 +126,9 @@ func (r *lifecycle) drain(ctx context.Context, claim *v1alpha1.NodeClaim, node *
 		r.log.Info("node cordoned", "node", node.Name, "claim", claim.Name, "reason", claim.Annotations[v1alpha1.AnnotationDisruptionReason])
 		return ctrl.Result{}, false, nil // The watch shows the taint and brings us back.
 	}
+	if claim.Status.DrainDeadline == nil && !r.pace.Turn(ctx) {
+		return ctrl.Result{RequeueAfter: time.Second}, false, nil
+	}
 	now := time.Now()
 	seen := r.taintSeen(claim, now)
 	if err := r.recordDeadline(ctx, claim, now); err != nil {
@@ -142,6 +148,9 @@ func (r *lifecycle) drain(ctx context.Context, claim *v1alpha1.NodeClaim, node *
 	r.reportDrain(claim, node, res)
 	if !r.worthTelling(claim, res, now) {
 		return ctrl.Result{RequeueAfter: res.NextTry}, false, nil
+	}
+	if !res.Done {
+		r.pace.Charge(1)
 	}
 	err := r.patchStatus(ctx, claim, func(c *v1alpha1.NodeClaim) {
 		switch {
@@ -319,6 +328,7 @@ func (r *lifecycle) reportDrain(claim *v1alpha1.NodeClaim, node *corev1.Node, re
 		r.cfg.Recorder.Eventf(claim, nil, corev1.EventTypeWarning, "DrainDeadlinePassed", "Drain", "%s", clip(res.Message()))
 	}
 	if res.Done {
+		r.pace.Charge(endWrites)
 		r.metrics.drained.Inc()
 		r.log.Info("node drained", "node", node.Name, "claim", claim.Name, "deadlinePassed", res.Expired, "left", res.Remaining)
 	}
@@ -380,6 +390,7 @@ func (r *lifecycle) release(ctx context.Context, claim *v1alpha1.NodeClaim) erro
 	if client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("releasing claim %s: %w", claim.Name, err)
 	}
+	r.written.note(claim) // Until the cache shows it.
 	r.removing.Delete(claim.UID)
 	r.log.Info("claim gone", "claim", claim.Name)
 	r.trigger()
