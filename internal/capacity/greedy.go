@@ -43,12 +43,19 @@ func (p *packer) greedy(pi []float64, rem []int, most float64, banned bitset) (p
 				g.ratio[t] = -1
 				continue
 			}
-			var v float64
-			g.load[t], v, _ = p.knap.above(least*k.price, p, k, pi, rem, g.load[t][:0], searchSteps)
+			v := g.ceiling(p, t, pi, rem)
+			promising := v > least*k.price
+			if promising {
+				g.load[t], v, _ = p.knap.above(least*k.price, p, k, pi, rem, g.load[t][:0], searchSteps)
+				if len(p.knap.y) > 0 {
+					g.duals[t] = append(g.duals[t][:0], p.knap.y...)
+					g.latest = g.duals[t]
+				}
+			}
 			switch g.ratio[t] = v / k.price; {
 			case v <= 0:
 				g.ratio[t] = -1
-			case g.ratio[t] > least:
+			case promising && g.ratio[t] > least:
 				least, g.fresh[t] = max(least, g.ratio[t]*(1-2*sameRatio)), step
 			}
 			continue
@@ -85,19 +92,37 @@ type greedyState struct {
 	ratio []float64
 	fresh []int
 	load  [][]share
-	sum   []int64
-	out   []pattern
-	arena []share
+	// duals of the last relaxation for each kind, and those of the latest for any;
+	// empty: there was none.
+	duals  [][]float64
+	latest []float64
+	sum    []int64
+	out    []pattern
+	arena  []share
 }
 
 func (g *greedyState) start(p *packer) {
 	n := len(p.kinds)
 	g.ratio, g.fresh, g.load = resized(g.ratio, n), resized(g.fresh, n), resized(g.load, n)
+	g.duals = resized(g.duals, n)
 	for i := range n {
 		g.ratio[i], g.fresh[i] = inf, -1
+		g.duals[i] = g.duals[i][:0]
 	}
 	g.sum = resized(g.sum, p.width)
-	g.out, g.arena = g.out[:0], g.arena[:0]
+	g.out, g.arena, g.latest = g.out[:0], g.arena[:0], nil
+}
+
+// ceiling bounds what a kind can hold without a relaxation of its own: most kinds can be told
+// from the best by what was scarce before, on their own nodes or on others.
+func (g *greedyState) ceiling(p *packer, t int, pi []float64, rem []int) float64 {
+	v := inf
+	for _, y := range [][]float64{g.duals[t], g.latest} {
+		if len(y) > 0 {
+			v = min(v, p.ceiling(p.kinds[t], pi, rem, y))
+		}
+	}
+	return v
 }
 
 func (g *greedyState) add(k *kind, load []share, times int) {

@@ -177,10 +177,34 @@ func (k *knapsack) bound(p *packer, t *kind, pi []float64, have []int, steps int
 	return top
 }
 
+// ceiling bounds the value at worths pi of any content of kind t, of which there are
+// at most rem pods of each item, by prices y of its resources: by weak duality, any
+// will do.
+func (p *packer) ceiling(t *kind, pi []float64, rem []int, y []float64) float64 {
+	p.work += int64(len(t.allowed) / 16)
+	v := 0.0
+	for r, f := range t.free {
+		v += y[r] * float64(max(f, 0))
+	}
+	for i, j := range t.allowed {
+		if rem[j] == 0 {
+			continue
+		}
+		gain := t.worth(pi, int(j))
+		for _, a := range p.items[j].takes {
+			gain -= y[a.r] * float64(a.x)
+		}
+		if gain > 0 {
+			v += gain * float64(min(rem[j], int(t.fits[i])))
+		}
+	}
+	return v * (1 + 1e-9) // Floating point may have rounded down.
+}
+
 // open begins with an empty node of the kind and nothing to choose from.
 func (k *knapsack) open(p *packer, t *kind) {
 	k.p, k.t, k.picky = p, t, false
-	k.cand = k.cand[:0]
+	k.cand, k.y = k.cand[:0], k.y[:0]
 	k.free = append(k.free[:0], t.free...)
 	k.taken = resized(k.taken, (len(p.items)+63)/64)
 	clear(k.taken)

@@ -3,8 +3,10 @@ package capacity
 import (
 	"cmp"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -39,8 +41,8 @@ func (v *solver) plan() *Plan {
 		return l.s.pods[from:next[l.s.id]]
 	}
 	v.mixOwners(seated)
-	alternatives := map[string]*choice{}
-	var launches []*Launch
+	var bought []*bin
+	var aboard [][]*corev1.Pod
 	for _, b := range v.bins {
 		if b.node != nil {
 			for _, l := range b.placed {
@@ -54,9 +56,11 @@ func (v *solver) plan() *Plan {
 		for _, l := range b.placed {
 			pods = append(pods, take(l)...)
 		}
-		l := v.launch(b, alternatives)
-		l.Pods = pods
-		launches = append(launches, &l)
+		bought, aboard = append(bought, b), append(aboard, pods)
+	}
+	launches := v.describe(bought)
+	for i, l := range launches {
+		l.Pods = aboard[i]
 		p.HourlyCost += l.Price
 	}
 	slices.SortFunc(p.Placements, func(a, b Placement) int { return comparePods(a.Pod, b.Pod) })
@@ -149,6 +153,30 @@ type choice struct {
 	alternatives, next []OfferingRef
 	why                string
 	labels             map[string]string
+}
+
+// describedAtOnce is how many launches are worth a processor of their own.
+const describedAtOnce = 100
+
+// describe says what nodes are bought for these bins.
+func (v *solver) describe(bought []*bin) []*Launch {
+	out := make([]*Launch, len(bought))
+	for _, b := range bought {
+		v.m.offersOf(b.col.seller) // It is sorted once.
+	}
+	part := max(describedAtOnce, (len(bought)+runtime.GOMAXPROCS(0)-1)/runtime.GOMAXPROCS(0))
+	var all sync.WaitGroup
+	for from := 0; from < len(bought); from += part {
+		all.Go(func() {
+			known := map[string]*choice{}
+			for i := from; i < min(from+part, len(bought)); i++ {
+				l := v.launch(bought[i], known)
+				out[i] = &l
+			}
+		})
+	}
+	all.Wait()
+	return out
 }
 
 // launch describes the node to buy for a bin. Equal contents are looked into

@@ -80,10 +80,7 @@ const (
 // that does not depend on the input's.
 func (v *solver) groupPods() {
 	visible := v.visibleLabels()
-	var show func(string) bool
-	if visible != nil {
-		show = func(key string) bool { return visible[key] }
-	}
+	show := sortedNames(visible)
 	users, exclusive := v.volumeUsers()
 	pods := slices.Clone(v.snap.Pods)
 	slices.SortFunc(pods, comparePods)
@@ -122,9 +119,9 @@ func (v *solver) groupPods() {
 			b.str("")
 		}
 		b.pod(p)
-		if show != nil {
+		if visible != nil {
 			b.str(p.Namespace)
-			b.labels(p.Labels, show)
+			b.visibleLabels(p.Labels, show)
 		}
 		for _, sel := range needs.selectors {
 			b.nodeSelector(sel)
