@@ -27,9 +27,11 @@ import (
 const movedFor = 15 * time.Second
 
 const (
-	// claimWrites is about how often the API server is written to for a claim, from its
+	// claimWrites is about how often the API server is written to for a claim, events included, from its
 	// creation to its node's opening.
-	claimWrites = 10
+	claimWrites = 12
+	// standInsAtOnce are bought together for a wave of nodes that are taken out of use.
+	standInsAtOnce = 10
 	// spreadPause is when launches that were put off are looked at again.
 	spreadPause = 500 * time.Millisecond
 	// hurriedDrain is how near its deadline a drain is for whose pods nothing is put off.
@@ -263,12 +265,24 @@ func hurried(c *v1alpha1.NodeClaim, now time.Time) bool {
 }
 
 // spread takes out of a plan what only patient stand-ins need, once the drains' pace
-// has no turns left for what a claim writes. The launches that it takes are for later:
-// it returns how many they are.
-func (d *departures) spread(plan *capacity.Plan, pace *drain.Pace) int {
+// has no turns left for what a claim writes. Where no node is on its way, standInsAtOnce
+// are bought without asking. The launches that it takes are for later: it returns how
+// many they are.
+func (d *departures) spread(plan *capacity.Plan, nodes []*capacity.Node, pace *drain.Pace) int {
 	before := len(plan.Launches)
+	free := standInsAtOnce
+	if slices.ContainsFunc(nodes, func(n *capacity.Node) bool { return n.InFlight }) {
+		free = 0
+	}
 	plan.Launches = slices.DeleteFunc(plan.Launches, func(l capacity.Launch) bool {
-		if slices.ContainsFunc(l.Pods, func(p *corev1.Pod) bool { return !d.patient[p.UID] }) || pace.Spend(claimWrites) {
+		switch {
+		case slices.ContainsFunc(l.Pods, func(p *corev1.Pod) bool { return !d.patient[p.UID] }):
+			return false
+		case free > 0:
+			free--
+			pace.Charge(claimWrites)
+			return false
+		case pace.Spend(claimWrites):
 			return false
 		}
 		for _, pod := range l.Pods {

@@ -29,7 +29,7 @@ const (
 	defaultDrainDeadline = time.Hour
 	// drainCalls is how often all drains together may write in a second: evictions and
 	// deletions, to claims and Nodes, and for the claims that take their place.
-	drainCalls = 32
+	drainCalls = 28
 	// endWrites is how often the API server is written to for a claim from the end of
 	// its drain on.
 	endWrites = 6
@@ -146,11 +146,8 @@ func (r *lifecycle) drain(ctx context.Context, claim *v1alpha1.NodeClaim, node *
 		res = drain.Pass(ctx, r.evictor, in)
 	}
 	r.reportDrain(claim, node, res)
-	if !r.worthTelling(claim, res, now) {
+	if !r.worthTelling(ctx, claim, res, now) {
 		return ctrl.Result{RequeueAfter: res.NextTry}, false, nil
-	}
-	if !res.Done {
-		r.pace.Charge(1)
 	}
 	err := r.patchStatus(ctx, claim, func(c *v1alpha1.NodeClaim) {
 		switch {
@@ -213,7 +210,7 @@ func (r *lifecycle) recordDeadline(ctx context.Context, claim *v1alpha1.NodeClai
 // beginning and the end, soon after it has come to a stop, and rarely as long as
 // pods go, lest a hundred drains write a hundred times a second what is no longer
 // true in the next.
-func (r *lifecycle) worthTelling(claim *v1alpha1.NodeClaim, res drain.Result, now time.Time) bool {
+func (r *lifecycle) worthTelling(ctx context.Context, claim *v1alpha1.NodeClaim, res drain.Result, now time.Time) bool {
 	var last drainTold
 	if v, ok := r.told.Load(claim.UID); ok {
 		last = v.(drainTold)
@@ -224,6 +221,9 @@ func (r *lifecycle) worthTelling(claim *v1alpha1.NodeClaim, res drain.Result, no
 	defer func() { r.told.Store(claim.UID, last) }()
 	stuck := now.Sub(last.moved) >= drainTellEvery
 	if since := now.Sub(last.at); !res.Done && (since < drainTellEvery || !stuck && since < drainTellMoving) {
+		return false
+	}
+	if !res.Done && !r.pace.Turn(ctx) {
 		return false
 	}
 	// A budget that is used up by the drain itself blocks for moments only.

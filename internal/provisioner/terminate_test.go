@@ -22,7 +22,7 @@ func TestDrainsSayWhatHoldsThem(t *testing.T) {
 	stuck := drain.Result{Blocked: moving.Blocked}
 	told := func(res drain.Result, at, end time.Duration) (n int) {
 		for ; at < end; at += time.Second {
-			if r.worthTelling(claim, res, start.Add(at)) {
+			if r.worthTelling(t.Context(), claim, res, start.Add(at)) {
 				n++
 			}
 		}
@@ -41,7 +41,7 @@ func TestDrainsSayWhatHoldsThem(t *testing.T) {
 	if n := len(warnings.Events); n != 1 {
 		t.Errorf("%d warnings of one cause", n)
 	}
-	if !r.worthTelling(claim, drain.Result{Done: true}, start.Add(2*time.Minute)) {
+	if !r.worthTelling(t.Context(), claim, drain.Result{Done: true}, start.Add(2*time.Minute)) {
 		t.Error("the end was not told of")
 	}
 }
