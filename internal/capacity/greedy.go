@@ -113,8 +113,8 @@ func (g *greedyState) start(p *packer) {
 	g.out, g.arena, g.latest = g.out[:0], g.arena[:0], nil
 }
 
-// ceiling bounds what a kind can hold without a relaxation of its own: most kinds can be told
-// from the best by what was scarce before, on their own nodes or on others.
+// ceiling bounds what a kind can hold without a relaxation of its own: most kinds can be
+// told from the best by what was scarce before, on their own nodes or on others.
 func (g *greedyState) ceiling(p *packer, t int, pi []float64, rem []int) float64 {
 	v := inf
 	for _, y := range [][]float64{g.duals[t], g.latest} {

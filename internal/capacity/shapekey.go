@@ -69,38 +69,38 @@ func (b *shapeKey) strs(list []string) {
 // labels encodes the entries whose key is visible, in order of the key.
 func (b *shapeKey) labels(m map[string]string, visible func(string) bool) {
 	var array [32]string
-	keys := array[:0]
+	keys := visibleKeys(array[:0], m, visible)
+	b.num(int64(len(keys)))
+	b.entries(m, keys)
+}
+
+// visibleKeys appends the keys that are visible, in order; with nil all are.
+func visibleKeys(keys []string, m map[string]string, visible func(string) bool) []string {
 	for k := range m {
 		if visible == nil || visible(k) {
 			keys = append(keys, k)
 		}
 	}
 	slices.Sort(keys)
-	b.num(int64(len(keys)))
-	for _, k := range keys {
-		b.str(k)
-		b.str(m[k])
-	}
+	return keys
 }
 
-// visibleLabels encodes the entries of these keys, which are in order.
-func (b *shapeKey) visibleLabels(m map[string]string, keys []string) {
-	if len(keys) > 8*len(m) {
-		var own []string
-		for k := range m {
-			if _, ok := slices.BinarySearch(keys, k); ok {
-				own = append(own, k)
-			}
-		}
-		slices.Sort(own)
-		keys = own
-	}
+// entries encodes those of these keys that there are.
+func (b *shapeKey) entries(m map[string]string, keys []string) {
 	for _, k := range keys {
 		if v, ok := m[k]; ok {
 			b.str(k)
 			b.str(v)
 		}
 	}
+}
+
+// visibleLabels encodes the entries of these keys, which are in order.
+func (b *shapeKey) visibleLabels(m map[string]string, keys []string) {
+	if len(keys) > 8*len(m) {
+		keys = visibleKeys(nil, m, func(k string) bool { _, ok := slices.BinarySearch(keys, k); return ok })
+	}
+	b.entries(m, keys)
 	b.num(-1)
 }
 

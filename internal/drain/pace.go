@@ -2,6 +2,7 @@ package drain
 
 import (
 	"context"
+	"math"
 	"sync"
 	"time"
 )
@@ -40,38 +41,36 @@ func (p *Pace) Rest(d time.Duration) {
 	}
 }
 
+// free is when the next turn is that nobody has taken.
+func (p *Pace) free(now time.Time) time.Time {
+	if p.next.After(now) {
+		return p.next
+	}
+	return now
+}
+
 // Spend takes that many turns in advance, for calls that are to follow; false when
 // half of paceLongest is taken already. The other half is for those that wait.
-func (p *Pace) Spend(turns int) bool {
+func (p *Pace) Spend(turns int) bool { return p.advance(turns, paceLongest/2) }
+
+// Charge takes that many turns for calls that wait for nobody: those to come wait
+// the longer.
+func (p *Pace) Charge(turns int) { p.advance(turns, math.MaxInt64) }
+
+// advance takes turns, unless more than most is taken already.
+func (p *Pace) advance(turns int, most time.Duration) bool {
 	if p == nil {
 		return true
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
-	next := p.next
-	if next.Before(now) {
-		next = now
-	}
-	if next.Sub(now) > paceLongest/2 {
+	turn := p.free(now)
+	if turn.Sub(now) > most {
 		return false
 	}
-	p.next = next.Add(time.Duration(turns) * p.every)
+	p.next = turn.Add(time.Duration(turns) * p.every)
 	return true
-}
-
-// Charge takes that many turns for calls that wait for nobody: those to come wait
-// the longer.
-func (p *Pace) Charge(turns int) {
-	if p == nil {
-		return
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if now := time.Now(); p.next.Before(now) {
-		p.next = now
-	}
-	p.next = p.next.Add(time.Duration(turns) * p.every)
 }
 
 // Turn takes a turn and waits for it; false when none is near.
@@ -81,10 +80,7 @@ func (p *Pace) Turn(ctx context.Context) bool {
 	}
 	p.mu.Lock()
 	now := time.Now()
-	turn := p.next
-	if turn.Before(now) {
-		turn = now
-	}
+	turn := p.free(now)
 	if turn.Sub(now) > paceLongest {
 		p.mu.Unlock()
 		return false

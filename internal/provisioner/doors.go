@@ -89,16 +89,21 @@ func (d *doors) holdsSeats(claim *v1alpha1.NodeClaim) bool {
 func (d *doors) bars(node *corev1.Node) bool {
 	for _, p := range d.stores.podsBy(targetIndex, node.Name) {
 		keptOut := func(byUs bool) bool {
-			_, found := corev1helpers.FindMatchingUntoleratedTaint(klog.Background(), node.Spec.Taints, p.Spec.Tolerations, func(t *corev1.Taint) bool {
-				return t.Effect != corev1.TaintEffectPreferNoSchedule && (t.Key == v1alpha1.TaintUnregistered) == byUs
-			}, true)
-			return found
+			return keptOff(p, node, func(t *corev1.Taint) bool { return (t.Key == v1alpha1.TaintUnregistered) == byUs })
 		}
 		if keptOut(true) && !keptOut(false) {
 			return true
 		}
 	}
 	return false
+}
+
+// keptOff reports whether one of the node's taints that count keeps the pod off it.
+func keptOff(p *corev1.Pod, node *corev1.Node, counts func(*corev1.Taint) bool) bool {
+	_, found := corev1helpers.FindMatchingUntoleratedTaint(klog.Background(), node.Spec.Taints, p.Spec.Tolerations, func(t *corev1.Taint) bool {
+		return t.Effect != corev1.TaintEffectPreferNoSchedule && counts(t)
+	}, true)
+	return found
 }
 
 // run opens nodes until the context ends.

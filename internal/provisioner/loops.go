@@ -308,7 +308,7 @@ func (p *Loops) watch() error {
 				p.came.Add(1)
 				p.trigger() // A gate was lifted.
 			}
-			if was.Status.NominatedNodeName != "" && is.Status.NominatedNodeName == "" && waiting(is) {
+			if denominated(was, is) && waiting(is) {
 				// kube-scheduler clears a nomination when it finds no room by
 				// preemption; the seat is still meant for the pod.
 				p.doors.tried(is.UID)
@@ -316,7 +316,7 @@ func (p *Loops) watch() error {
 					p.nominator.enqueue(claim)
 				}
 			}
-			if was.Spec.NodeName == "" && is.Spec.NodeName != "" {
+			if newlyBound(was, is) {
 				p.doors.tried(is.UID)
 			}
 			if terminal(is) && !terminal(was) || is.DeletionTimestamp != nil && was.DeletionTimestamp == nil {

@@ -27,8 +27,8 @@ import (
 const movedFor = 15 * time.Second
 
 const (
-	// claimWrites is about how often the API server is written to for a claim, events included, from its
-	// creation to its node's opening.
+	// claimWrites is about how often the API server is written to for a claim, events
+	// included, from its creation to its node's opening.
 	claimWrites = 12
 	// standInsAtOnce are bought together for a wave of nodes that are taken out of use.
 	standInsAtOnce = 10
@@ -245,17 +245,28 @@ func (p *Loops) alone(pod *corev1.Pod, node string) bool {
 // forgo takes launches out of a plan that nobody needs but pods which are to
 // move for the sake of money.
 func (d *departures) forgo(plan *capacity.Plan) {
+	leaveOut(plan, d.frugal, func() bool { return false }, func(pod *corev1.Pod) {
+		plan.Unschedulable = append(plan.Unschedulable, capacity.Unschedulable{Pod: pod, Reasons: []capacity.Reason{{
+			Constraint: capacity.ConstraintResources, Detail: "there is no room left on the nodes that run"}}})
+	})
+}
+
+// leaveOut takes launches out of a plan that nobody needs but these stand-ins, and tells
+// of each of their pods; a launch that may stay all the same does. It returns how many it
+// took out.
+func leaveOut(plan *capacity.Plan, these map[types.UID]bool, stays func() bool, tell func(*corev1.Pod)) int {
+	before := len(plan.Launches)
 	plan.Launches = slices.DeleteFunc(plan.Launches, func(l capacity.Launch) bool {
-		if slices.ContainsFunc(l.Pods, func(p *corev1.Pod) bool { return !d.frugal[p.UID] }) {
+		if slices.ContainsFunc(l.Pods, func(p *corev1.Pod) bool { return !these[p.UID] }) || stays() {
 			return false
 		}
 		for _, pod := range l.Pods {
-			plan.Unschedulable = append(plan.Unschedulable, capacity.Unschedulable{Pod: pod, Reasons: []capacity.Reason{{
-				Constraint: capacity.ConstraintResources, Detail: "there is no room left on the nodes that run"}}})
+			tell(pod)
 		}
 		plan.HourlyCost -= l.Price
 		return true
 	})
+	return before - len(plan.Launches)
 }
 
 // hurried reports whether a node goes whether there is room for its pods or not, and soon.
@@ -269,29 +280,21 @@ func hurried(c *v1alpha1.NodeClaim, now time.Time) bool {
 // are bought without asking. The launches that it takes are for later: it returns how
 // many they are.
 func (d *departures) spread(plan *capacity.Plan, nodes []*capacity.Node, pace *drain.Pace) int {
-	before := len(plan.Launches)
 	free := standInsAtOnce
 	if slices.ContainsFunc(nodes, func(n *capacity.Node) bool { return n.InFlight }) {
 		free = 0
 	}
-	plan.Launches = slices.DeleteFunc(plan.Launches, func(l capacity.Launch) bool {
-		switch {
-		case slices.ContainsFunc(l.Pods, func(p *corev1.Pod) bool { return !d.patient[p.UID] }):
-			return false
-		case free > 0:
-			free--
-			pace.Charge(claimWrites)
-			return false
-		case pace.Spend(claimWrites):
-			return false
+	turn := func() bool {
+		if free == 0 {
+			return pace.Spend(claimWrites)
 		}
-		for _, pod := range l.Pods {
-			d.note(pod, func(s *seating) { s.awaits(pod.UID) })
-		}
-		plan.HourlyCost -= l.Price
+		free--
+		pace.Charge(claimWrites)
 		return true
+	}
+	return leaveOut(plan, d.patient, turn, func(pod *corev1.Pod) {
+		d.note(pod, func(s *seating) { s.awaits(pod.UID) })
 	})
-	return before - len(plan.Launches)
 }
 
 // note changes what is known of the node that a stand-in's pod is to leave.

@@ -85,13 +85,15 @@ func (e *emptiness) propose(now time.Time, nodes []candidate) ([]proposal, time.
 			continue
 		}
 		// What a former leader has begun is not begun anew.
-		if left := ttl - now.Sub(since); left > 0 && c.leaving() != v1alpha1.ReasonEmpty {
-			soon.in(left)
-			continue
-		}
-		if until := e.bindingsUntil(c.node, since, now); until.After(now) && c.leaving() != v1alpha1.ReasonEmpty {
-			soon.in(until.Sub(now))
-			continue
+		if c.leaving() != v1alpha1.ReasonEmpty {
+			left := ttl - now.Sub(since)
+			if left <= 0 {
+				left = e.bindingsUntil(c.node, since, now).Sub(now)
+			}
+			if left > 0 {
+				soon.in(left)
+				continue
+			}
 		}
 		out = append(out, proposal{reason: v1alpha1.ReasonEmpty, nodes: []candidate{c},
 			why: fmt.Sprintf("no workload for %.0fs; giving back $%.4f/h", ttl.Seconds(), priceOf(c.claim))})

@@ -45,6 +45,7 @@ const (
 // instance, free what its kubelet cannot, remove the Node, let the claim go.
 func (r *lifecycle) remove(ctx context.Context, claim *v1alpha1.NodeClaim) (ctrl.Result, error) {
 	r.book.drop(claim.Name)
+	r.removing.Delete(claim.UID)
 	if !controllerutil.ContainsFinalizer(claim, v1alpha1.Finalizer) {
 		return ctrl.Result{}, nil
 	}
@@ -391,7 +392,6 @@ func (r *lifecycle) release(ctx context.Context, claim *v1alpha1.NodeClaim) erro
 		return fmt.Errorf("releasing claim %s: %w", claim.Name, err)
 	}
 	r.written.note(claim) // Until the cache shows it.
-	r.removing.Delete(claim.UID)
 	r.log.Info("claim gone", "claim", claim.Name)
 	r.trigger()
 	return nil

@@ -5,9 +5,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
-	"k8s.io/klog/v2"
 
 	"github.com/berth-dev/berth/internal/drain"
 )
@@ -32,10 +30,17 @@ type underway struct {
 	acted, youngest time.Time
 }
 
+// newlyBound reports whether a change of a pod binds it.
+func newlyBound(was, is *corev1.Pod) bool { return was.Spec.NodeName == "" && is.Spec.NodeName != "" }
+
+// denominated reports whether a change of a pod takes its nomination away.
+func denominated(was, is *corev1.Pod) bool {
+	return was.Status.NominatedNodeName != "" && is.Status.NominatedNodeName == ""
+}
+
 // see looks at a change of a pod for the hand of a scheduler.
 func (u *underway) see(was, is *corev1.Pod, now time.Time) {
-	bound := was.Spec.NodeName == "" && is.Spec.NodeName != ""
-	if !bound && schedulerMessage(was) == schedulerMessage(is) && (was.Status.NominatedNodeName == "" || is.Status.NominatedNodeName != "") {
+	if !newlyBound(was, is) && !denominated(was, is) && schedulerMessage(was) == schedulerMessage(is) {
 		return
 	}
 	u.mu.Lock()
@@ -93,10 +98,7 @@ func (p *Loops) mayBeChosen(node *corev1.Node, before time.Time) bool {
 		if fits, err := nodeaffinity.GetRequiredNodeAffinity(pod).Match(node); err == nil && !fits {
 			continue
 		}
-		_, kept := corev1helpers.FindMatchingUntoleratedTaint(klog.Background(), node.Spec.Taints, pod.Spec.Tolerations, func(t *corev1.Taint) bool {
-			return t.Effect != corev1.TaintEffectPreferNoSchedule && !drain.IsOurs(*t)
-		}, true)
-		if !kept {
+		if !keptOff(pod, node, func(t *corev1.Taint) bool { return !drain.IsOurs(*t) }) {
 			return true
 		}
 	}
