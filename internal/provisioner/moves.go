@@ -30,7 +30,8 @@ const (
 	// claimWrites is about how often the API server is written to for a claim, events
 	// included, from its creation to its node's opening.
 	claimWrites = 12
-	// standInsAtOnce are bought together for a wave of nodes that are taken out of use.
+	// standInsAtOnce is the size of a wave of nodes taken out of use whose stand-ins are
+	// bought together.
 	standInsAtOnce = 10
 	// spreadPause is when launches that were put off are looked at again.
 	spreadPause = 500 * time.Millisecond
@@ -257,7 +258,7 @@ func (d *departures) forgo(plan *capacity.Plan) {
 func leaveOut(plan *capacity.Plan, these map[types.UID]bool, stays func() bool, tell func(*corev1.Pod)) int {
 	before := len(plan.Launches)
 	plan.Launches = slices.DeleteFunc(plan.Launches, func(l capacity.Launch) bool {
-		if slices.ContainsFunc(l.Pods, func(p *corev1.Pod) bool { return !these[p.UID] }) || stays() {
+		if !onlyFor(&l, these) || stays() {
 			return false
 		}
 		for _, pod := range l.Pods {
@@ -269,6 +270,11 @@ func leaveOut(plan *capacity.Plan, these map[types.UID]bool, stays func() bool, 
 	return before - len(plan.Launches)
 }
 
+// onlyFor reports whether nobody but these pods needs a launch.
+func onlyFor(l *capacity.Launch, these map[types.UID]bool) bool {
+	return !slices.ContainsFunc(l.Pods, func(p *corev1.Pod) bool { return !these[p.UID] })
+}
+
 // hurried reports whether a node goes whether there is room for its pods or not, and soon.
 func hurried(c *v1alpha1.NodeClaim, now time.Time) bool {
 	end := c.Status.DrainDeadline
@@ -276,21 +282,27 @@ func hurried(c *v1alpha1.NodeClaim, now time.Time) bool {
 }
 
 // spread takes out of a plan what only patient stand-ins need, once the drains' pace
-// has no turns left for what a claim writes. Where no node is on its way, standInsAtOnce
-// are bought without asking. The launches that it takes are for later: it returns how
-// many they are.
+// has no turns left for what a claim writes. A wave of up to standInsAtOnce, those on
+// their way included, is bought without asking. The launches that it takes are for
+// later: it returns how many they are.
 func (d *departures) spread(plan *capacity.Plan, nodes []*capacity.Node, pace *drain.Pace) int {
-	free := standInsAtOnce
-	if slices.ContainsFunc(nodes, func(n *capacity.Node) bool { return n.InFlight }) {
-		free = 0
-	}
-	turn := func() bool {
-		if free == 0 {
-			return pace.Spend(claimWrites)
+	wave := 0
+	for i := range plan.Launches {
+		if onlyFor(&plan.Launches[i], d.patient) {
+			wave++
 		}
-		free--
-		pace.Charge(claimWrites)
-		return true
+	}
+	for _, n := range nodes {
+		if n.InFlight {
+			wave++
+		}
+	}
+	turn := func() bool { return pace.Spend(claimWrites) }
+	if wave <= standInsAtOnce {
+		turn = func() bool {
+			pace.Charge(claimWrites)
+			return true
+		}
 	}
 	return leaveOut(plan, d.patient, turn, func(pod *corev1.Pod) {
 		d.note(pod, func(s *seating) { s.awaits(pod.UID) })

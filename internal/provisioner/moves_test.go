@@ -102,19 +102,22 @@ func TestStandInsAreBoughtForNoFasterThanDrainsMayWrite(t *testing.T) {
 		claim v1alpha1.NodeClaim
 		with  *corev1.Pod
 		nodes []*capacity.Node
+		wave  int
 		want  int
 	}{
-		"nodes that nothing is bought for yet": {v1alpha1.NodeClaim{}, nil, nil, standInsAtOnce},
-		"a node taken out of use":              {v1alpha1.NodeClaim{}, nil, coming, 2},
-		"a drain with time":                    {v1alpha1.NodeClaim{Status: v1alpha1.NodeClaimStatus{DrainDeadline: &metav1.Time{Time: now.Add(time.Hour)}}}, nil, coming, 2},
-		"a drain that ends soon":               {v1alpha1.NodeClaim{Status: v1alpha1.NodeClaimStatus{DrainDeadline: &metav1.Time{Time: now.Add(time.Minute)}}}, nil, coming, 20},
-		"an interruption":                      {v1alpha1.NodeClaim{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{v1alpha1.AnnotationDisruptionReason: string(v1alpha1.ReasonInterrupted)}}}, nil, coming, 20},
-		"a pod waits for each of the new":      {v1alpha1.NodeClaim{}, podNamed("waits"), coming, 20},
+		"nodes that nothing is bought for yet": {v1alpha1.NodeClaim{}, nil, nil, 20, 2},
+		"a small wave":                         {v1alpha1.NodeClaim{}, nil, nil, standInsAtOnce, standInsAtOnce},
+		"a small wave beside one on its way":   {v1alpha1.NodeClaim{}, nil, coming, standInsAtOnce, 2},
+		"a node taken out of use":              {v1alpha1.NodeClaim{}, nil, coming, 20, 2},
+		"a drain with time":                    {v1alpha1.NodeClaim{Status: v1alpha1.NodeClaimStatus{DrainDeadline: &metav1.Time{Time: now.Add(time.Hour)}}}, nil, coming, 20, 2},
+		"a drain that ends soon":               {v1alpha1.NodeClaim{Status: v1alpha1.NodeClaimStatus{DrainDeadline: &metav1.Time{Time: now.Add(time.Minute)}}}, nil, coming, 20, 20},
+		"an interruption":                      {v1alpha1.NodeClaim{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{v1alpha1.AnnotationDisruptionReason: string(v1alpha1.ReasonInterrupted)}}}, nil, coming, 20, 20},
+		"a pod waits for each of the new":      {v1alpha1.NodeClaim{}, podNamed("waits"), coming, 20, 20},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := &departures{found: map[string]seating{}, from: map[types.UID]string{}, patient: map[types.UID]bool{}}
 			plan := &capacity.Plan{}
-			for i := range 20 {
+			for i := range tc.wave {
 				stand := podNamed(strconv.Itoa(i))
 				d.from[stand.UID], d.patient[stand.UID] = "c-"+stand.Name, !hurried(&tc.claim, now)
 				l := capacity.Launch{OfferingRef: capacity.OfferingRef{Price: 1}, Pods: []*corev1.Pod{stand}}
@@ -125,7 +128,7 @@ func TestStandInsAreBoughtForNoFasterThanDrainsMayWrite(t *testing.T) {
 				plan.HourlyCost++
 			}
 			put := d.spread(plan, tc.nodes, drain.NewPace(drainCalls))
-			if len(plan.Launches) != tc.want || put != 20-tc.want || plan.HourlyCost != float64(tc.want) {
+			if len(plan.Launches) != tc.want || put != tc.wave-tc.want || plan.HourlyCost != float64(tc.want) {
 				t.Errorf("%d launches at $%g/h, %d put off; want %d", len(plan.Launches), plan.HourlyCost, put, tc.want)
 			}
 			if len(d.found) != put {
