@@ -104,7 +104,7 @@ nowhere, 2 when the input is wrong, 1 when the cluster cannot be read.`,
 	f.StringVar(&o.catalog, "catalog", "", "catalogue `file` of instance types and prices instead of the built-in one")
 	f.StringVar(&o.region, "region", "", "AWS `region` to buy in; default: that of the nodes or Provisioners given, $AWS_REGION, or "+fallbackRegion)
 	f.StringSliceVar(&o.capacityTypes, "capacity-types", nil, "`types` that every Provisioner is restricted to: on-demand, spot, reserved; default: what each Provisioner says (on-demand, if it says nothing)")
-	f.DurationVar(&o.budget, "budget", 100*time.Millisecond, "`time` given to improving the first plan")
+	f.DurationVar(&o.budget, "budget", 200*time.Millisecond, "`time` that a plan may take on a slow core; 0: the first plan, not improved")
 	f.StringVar(&o.explain, "explain", "", "`pod`, as namespace/name: say only where this pod goes and why, or, for each Provisioner, what keeps it from a node and what to change")
 	f.StringVar(&o.scheduler, "scheduler-config", "", "`file` that kube-scheduler is configured by, where that gives pods default spread constraints")
 	f.StringVarP(&o.output, "output", "o", "table", "table or json")

@@ -69,7 +69,7 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.BoolVar(&o.leaderElect, "leader-elect", true, "wait for the lease before acting; turn off only where a single process is certain")
 	f.DurationVar(&o.batchIdle, "batch-idle", 100*time.Millisecond, "end a batch when no pod has come for that long")
 	f.DurationVar(&o.batchMax, "batch-max", 2*time.Second, "end a batch after that long at the latest")
-	f.DurationVar(&o.planBudget, "plan-budget", 100*time.Millisecond, "time for improving each plan")
+	f.DurationVar(&o.planBudget, "plan-budget", 200*time.Millisecond, "`time` that a plan may take on a slow core; the first plan is made whatever it takes, the rest goes into improving it")
 	f.DurationVar(&o.regTimeout, "registration-timeout", 15*time.Minute, "terminate instances that have not joined after that long, and those of nodes that are not ready for pods that long after they have joined")
 	f.StringVar(&o.schedulerConfig, "scheduler-config", "", "`file` that kube-scheduler is configured by, where that gives pods default spread constraints that must be met")
 	f.Float32Var(&o.qps, "kube-api-qps", 500, "client-side limit of calls a second to the API server")

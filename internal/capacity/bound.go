@@ -200,11 +200,13 @@ const (
 	// maxBoundShapes is up to how many shapes the third proof is tried. With more,
 	// it proves little: a knapsack finds the few that are worth most.
 	maxBoundShapes = 400
-	// boundWork is spent at least on making it tighter, in units of packer.work.
+	// boundWork is spent on making it tighter where there is no budget.
 	boundWork = 1e6
 	// looseBound is how far below the plan the bound must be for worths to be sought
 	// anew.
 	looseBound = 0.005
+	// nearEnough is by what share the bound may be below what could be proven.
+	nearEnough = 0.0002
 )
 
 // patternBound is the third proof. Let pods be worth pi ≥ 0. If no node of a
@@ -259,15 +261,18 @@ func (v *solver) patternBound(bound float64, cols []*column, seated []int, room 
 		}
 		for i, free := range room {
 			if len(fits[i]) > 0 {
-				value -= p.knap.bound(p, &kind{free: free, allowed: fits[i]}, pi, have, 0)
+				value -= p.knap.bound(0, p, &kind{free: free, allowed: fits[i]}, pi, have, 0)
 			}
 		}
 		return value
 	}
-	limit := max(boundWork, int64(v.snap.Budget.Seconds()*workPerSecond/5)) + v.unspent/2
+	limit := int64(boundWork)
+	if v.snap.Budget > 0 {
+		limit = v.work(boundPart) + v.unspent/2
+	}
 	value := worth(pi)
 	if value > 0 {
-		bound = max(bound, value/p.dearest(pi, have, limit))
+		bound = max(bound, value/p.dearest(pi, have, limit/16))
 	}
 	if len(v.bins)-v.existing <= maxFew {
 		c := p.newCover(net, value, pi, have, limit)
@@ -277,41 +282,40 @@ func (v *solver) patternBound(bound float64, cols []*column, seated []int, room 
 		return max(bound, c.bound(most))
 	}
 	if v.snap.Budget > 0 && value > 0 && most > bound*(1+looseBound) {
-		if mix, ok := p.generate(p.bought(v.bins[v.existing:], index), pi, p.work+limit); ok {
+		if mix, ok := p.generate(p.bought(v.bins[v.existing:], v.near, index), pi, limit*5/8); ok {
 			if value := worth(mix.worth); value > 0 {
-				bound = max(bound, value/p.dearest(mix.worth, have, p.work+limit))
+				bound = max(bound, value/p.dearest(mix.worth, have, max(limit, p.work+limit/8)))
 			}
 		}
 	}
 	return bound
 }
 
-// dearest is an upper bound of what a node can hold at most per price, at worths pi.
-func (p *packer) dearest(pi []float64, have []int, limit int64) float64 {
+// dearest is an upper bound of what a node can hold at most per price, at worths pi,
+// sought until p.work has reached end.
+func (p *packer) dearest(pi []float64, have []int, end int64) float64 {
 	ratio := make([]float64, len(p.kinds))
 	steps := make([]int, len(p.kinds))
 	for t, k := range p.kinds {
-		ratio[t] = p.knap.bound(p, k, pi, have, 0) / k.price
+		ratio[t] = p.knap.bound(0, p, k, pi, have, 0) / k.price
 	}
-	// The largest ratio decides; look closer at whoever has it.
-	worst := 0
+	// The largest ratio decides; look closer at whoever has it, for contents that are
+	// worth more than what is known to fit somewhere.
+	worst, known := 0, 0.0
 	for {
 		for t := range ratio {
 			if ratio[t] > ratio[worst] {
 				worst = t
 			}
 		}
-		if steps[worst] > 1e8 || p.work > limit {
-			break
+		if ratio[worst] <= known*(1+1e-8) || steps[worst] > 1e8 || p.work > end {
+			return ratio[worst]
 		}
 		steps[worst] = max(64, 4*steps[worst])
-		before := ratio[worst]
-		ratio[worst] = min(before, p.knap.bound(p, p.kinds[worst], pi, have, steps[worst])/p.kinds[worst].price)
-		if ratio[worst] >= before && p.knap.descent.steps > 0 {
-			break // that is what it can hold
-		}
+		price := p.kinds[worst].price
+		ratio[worst] = min(ratio[worst], p.knap.bound(known*price, p, p.kinds[worst], pi, have, steps[worst])/price)
+		known = max(known, p.knap.worthOf()/price*(1+nearEnough))
 	}
-	return ratio[worst]
 }
 
 // alone is how many pods of the shape any node may ever hold, resources aside.
@@ -342,10 +346,15 @@ func boundKinds(p *packer, cols []*column) {
 	}
 }
 
-// bought are the nodes of the plan as patterns, each on the cheapest kind that holds
-// its pods. index is the item of each shape.
-func (p *packer) bought(bins []*bin, index []int) []pattern {
+// bought are the nodes of the plan, and good patterns besides, as patterns of the
+// packer's. index is the item of each shape.
+func (p *packer) bought(bins []*bin, near [][]share, index []int) []pattern {
 	var out []pattern
+	add := func(load []share) {
+		if pt, ok := p.cheapest(load); ok {
+			out = append(out, pt)
+		}
+	}
 	for i, b := range bins {
 		// Nodes of one pattern were bought one after the other.
 		if i > 0 && b.col == bins[i-1].col && slices.Equal(b.placed, bins[i-1].placed) {
@@ -355,15 +364,27 @@ func (p *packer) bought(bins []*bin, index []int) []pattern {
 		for _, x := range b.placed {
 			load = append(load, share{index[x.s.id], x.n})
 		}
-		var least *kind
-		for _, k := range p.kinds {
-			if (least == nil || k.price < least.price) && k.holds(p, load) {
-				least = k
+		add(load)
+	}
+	for _, of := range near {
+		load := make([]share, 0, len(of))
+		for _, l := range of {
+			if j := index[l.item]; j >= 0 {
+				load = append(load, share{j, l.n})
 			}
 		}
-		if least != nil {
-			out = append(out, pattern{least, load, 1})
-		}
+		add(load)
 	}
 	return out
+}
+
+// cheapest is the content on the cheapest kind that holds it.
+func (p *packer) cheapest(load []share) (pattern, bool) {
+	var least *kind
+	for _, k := range p.kinds {
+		if (least == nil || k.price < least.price) && k.holds(p, load) {
+			least = k
+		}
+	}
+	return pattern{least, load, 1}, least != nil
 }

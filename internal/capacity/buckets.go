@@ -103,7 +103,7 @@ func (p *packer) measure(b *bucket, y []float64) {
 			k := float64(p.items[j].it.n)
 			n, sum, squares = n+k, sum+k*x, squares+k*x*x
 		}
-		s := math.Max(0, squares-sum*sum/n)
+		s := max(0, squares-sum*sum/n)
 		b.spread += s
 		if s > widest {
 			widest, b.along = s, r

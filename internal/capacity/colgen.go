@@ -29,6 +29,8 @@ type mixture struct {
 	worth []float64
 	// cost of it all, fractions too.
 	cost float64
+	// near are patterns that the mixture has, or almost.
+	near []pattern
 }
 
 // masterColumn is a pattern with its cost; without a kind it is the surplus of
@@ -64,7 +66,9 @@ const (
 	smoothing = 0.5
 	// mostSteps are spent on the search of each knapsack before nothing better is
 	// taken to exist.
-	mostSteps = 20000
+	mostSteps = 200000
+	// almost in the mixture is a pattern that is worth its price but for that share.
+	almost = 0.03
 	// maxMasterItems bounds the rows: a pivot costs their square.
 	maxMasterItems = 400
 )
@@ -114,7 +118,10 @@ func (p *packer) generate(start []pattern, worth []float64, end int64) (mix mixt
 				continue
 			}
 			var v float64
-			load, v, upper[t] = p.knap.best(p, k, sought, have, load[:0], steps[t])
+			load, v, upper[t] = p.knap.above(0, p, k, sought, have, load[:0], steps[t])
+			if len(load) == 0 {
+				upper[t] = v
+			}
 			upper[t] /= k.price
 			top = max(top, upper[t])
 			asleep[t] = rounds + 1 + int(min(20, max(0, 1-v/k.price)*naps))
@@ -152,6 +159,11 @@ func (p *packer) generate(start []pattern, worth []float64, end int64) (mix mixt
 			mix.whole = append(mix.whole, pattern{c.kind, c.load, times})
 		}
 	}
+	for i := range pool {
+		if c := &pool[i]; m.reduced(c) < almost*c.cost {
+			mix.near = append(mix.near, pattern{c.kind, c.load, 1})
+		}
+	}
 	mix.worth, mix.cost = m.pi, m.cost()
 	for j, y := range mix.worth {
 		mix.worth[j] = max(0, y)
@@ -161,12 +173,13 @@ func (p *packer) generate(start []pattern, worth []float64, end int64) (mix mixt
 
 // blend is the plan, or that of the best mixture where it is cheaper, with what pods
 // are worth then, and by what share it is dearer than the mixture: infinite where
-// there is none.
+// there is none. Patterns found before are considered; those near the mixture are kept.
 func (p *packer) blend(best []pattern, pi []float64, end int64) (ps []pattern, worth []float64, above float64) {
-	mix, ok := p.generate(best, pi, end)
+	mix, ok := p.generate(slices.Concat(best, p.near), pi, end)
 	if !ok {
 		return best, pi, inf
 	}
+	p.near = mix.near
 	if ps := p.complete(mix.whole, mix.worth); cost(ps) < cost(best)-1e-9 {
 		best = ps
 	}
@@ -260,8 +273,8 @@ func (m *master) enter(p *packer, c masterColumn) bool {
 		if w <= 1e-9 {
 			continue
 		}
-		if t := math.Max(0, m.x[i]) / w; t < step-1e-12 || t <= step+1e-12 && leave >= 0 && w > m.w[leave] {
-			step, leave = math.Min(step, t), i
+		if t := max(0, m.x[i]) / w; t < step-1e-12 || t <= step+1e-12 && leave >= 0 && w > m.w[leave] {
+			step, leave = min(step, t), i
 		}
 	}
 	p.work += int64(n * n / 16)
@@ -338,17 +351,22 @@ func (m *master) invert(p *packer) {
 	m.duals()
 }
 
+// reduced is what a column of the pool costs more than its pods are worth.
+func (m *master) reduced(c *masterColumn) float64 {
+	cost := c.cost
+	for _, l := range c.load {
+		cost -= m.pi[l.item] * float64(l.n)
+	}
+	return cost
+}
+
 // optimise brings columns of the pool into the mixture until none lowers its cost.
 func (m *master) optimise(p *packer, pool []masterColumn, end int64) {
 	for p.work < end {
 		best, at := -leastGain, -1
 		for i := range pool {
 			c := &pool[i]
-			reduced := c.cost
-			for _, l := range c.load {
-				reduced -= m.pi[l.item] * float64(l.n)
-			}
-			if reduced < best*c.cost {
+			if reduced := m.reduced(c); reduced < best*c.cost {
 				best, at = reduced/c.cost, i
 			}
 		}

@@ -77,7 +77,7 @@ func (q *coverings) Pop() any {
 // they are worth at pi is demanded, value in all: a node has of it what the pods on it
 // can be worth at most.
 func (p *packer) newCover(demand []float64, value float64, pi []float64, have []int, limit int64) *cover {
-	c := &cover{limit: limit}
+	begin := p.work
 	// Room beyond whole units of the requests' common divisor is never used.
 	units := make([]int64, len(demand))
 	for r := range units {
@@ -86,13 +86,14 @@ func (p *packer) newCover(demand []float64, value float64, pi []float64, have []
 		}
 		units[r] = max(1, units[r])
 	}
+	c := &cover{}
 	for _, k := range p.kinds {
 		free := make([]int64, len(demand), len(demand)+1)
 		for r := range free {
 			free[r] = max(0, k.free[r]) / units[r] * units[r]
 		}
 		if value > 0 {
-			free = append(free, int64(math.Ceil(worthUnits*p.knap.bound(p, k, pi, have, coverProof)/value)))
+			free = append(free, int64(math.Ceil(worthUnits*p.knap.bound(0, p, k, pi, have, coverProof)/value)))
 		}
 		c.free, c.price = append(c.free, free), append(c.price, k.price)
 	}
@@ -100,6 +101,7 @@ func (p *packer) newCover(demand []float64, value float64, pi []float64, have []
 		demand = append(slices.Clip(demand), worthUnits)
 	}
 	c.open = coverings{{last: len(p.kinds) - 1, lack: demand}}
+	c.limit = limit - (p.work - begin)
 	return c
 }
 

@@ -32,7 +32,7 @@
 // resources; the pattern that is worth most for its price is bought as often as
 // there are pods for it. Plans from several worths are made at the same time where
 // there are many shapes, each by itself, and compared in a fixed order. A time budget
-// is spent on the cheapest mixture of patterns, rounded to whole nodes (colgen.go), on
+// is spent, from all patterns that they have, on the cheapest mixture of patterns, rounded to whole nodes (colgen.go), on
 // the cheapest choices of few nodes, if few will do (few.go, cover.go), and, where
 // rounding has cost something, on taking a few nodes apart and packing them anew
 // (improve.go).

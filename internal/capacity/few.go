@@ -108,7 +108,7 @@ func (p *packer) into(kinds []int, pods int) []pattern {
 			if goes >= 0 {
 				g += req[goes*w+r]
 			}
-			sum += math.Max(0, -g) - math.Max(0, -f)
+			sum += max(0, -g) - max(0, -f)
 		}
 		return sum
 	}

@@ -14,9 +14,16 @@ import (
 func (v *solver) fillExisting(items []*item) { v.fill(items, v.bins) }
 
 func (v *solver) fill(items []*item, bins []*bin) {
+	if len(bins) == 0 {
+		return
+	}
 	items = slices.Clone(items)
+	size := make(map[*item]float64, len(items))
+	for _, it := range items {
+		size[it] = bulk(it.s)
+	}
 	slices.SortStableFunc(items, func(a, b *item) int {
-		return cmp.Or(cmp.Compare(b.s.priority, a.s.priority), cmp.Compare(bulk(b.s), bulk(a.s)), cmp.Compare(a.s.id, b.s.id))
+		return cmp.Or(cmp.Compare(b.s.priority, a.s.priority), cmp.Compare(size[b], size[a]), cmp.Compare(a.s.id, b.s.id))
 	})
 	bins = slices.Clone(bins)
 	slices.SortStableFunc(bins, func(a, b *bin) int {

@@ -26,8 +26,11 @@ func (p *packer) greedy(pi []float64, rem []int, most float64, banned bitset) (p
 	// least is what ratio is not worth looking at: another content for what is left
 	// now has more.
 	least := 0.0
-	for step := 0; total > 0; {
-		p.tryToClose(rem, g.sum, cost, len(g.out), limits, &closing)
+	for step, tried := 0, -1; total > 0; {
+		if tried < step {
+			p.tryToClose(rem, g.sum, cost, len(g.out), limits, &closing)
+			tried = step
+		}
 		// What is left is worth something everywhere; that much it will cost.
 		if cost >= most {
 			break
@@ -148,7 +151,7 @@ func (p *packer) argmax(ratio []float64, value float64, banned bitset) int {
 		if x < 0 || banned != nil && banned.has(t) {
 			continue
 		}
-		x = math.Min(x, value/p.kinds[t].price)
+		x = min(x, value/p.kinds[t].price)
 		// Among equals the larger node, so that there are fewer.
 		if best < 0 || x > r*(1+sameRatio) || x > r*(1-sameRatio) && p.kinds[t].price > p.kinds[best].price {
 			best, r = t, x

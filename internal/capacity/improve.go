@@ -1,7 +1,6 @@
 package capacity
 
 import (
-	"math"
 	"math/rand/v2"
 	"slices"
 )
@@ -14,7 +13,10 @@ import (
 // numbers from a fixed seed, so that a Snapshot has one plan.
 const (
 	// workPerSecond is how much of packer.work a slow core does in a second.
-	workPerSecond = 60e6
+	workPerSecond = 30e6
+	// planPart of the budget goes into improving the plan, boundPart into proving how
+	// good it is; the rest is for what is not counted.
+	planPart, boundPart = 0.75, 0.15
 	// maxRuined nodes are taken apart at once.
 	maxRuined = 4
 	// temperature is how much dearer, as a share of an average node, a change
@@ -76,7 +78,7 @@ func (p *packer) improve(patterns []pattern, pi []float64, end int64) []pattern 
 		// Work that leads nowhere counts too, so that the loop ends.
 		p.work += 10
 		done := max(float64(p.work-begin)/float64(end-begin), float64(rounds)/float64(most))
-		heat := temperature * cost / float64(len(built)) * math.Max(0, 1-1.25*done)
+		heat := temperature * cost / float64(len(built)) * max(0, 1-1.25*done)
 		chosen := ruin(built, r)
 		clear(rem)
 		old := 0.0
@@ -138,7 +140,7 @@ func (p *packer) shake(worth, pi []float64, r *rand.Rand) {
 	for j := range worth {
 		worth[j] = pi[j]
 		if sigma > 0 {
-			worth[j] *= math.Max(0.1, 1+sigma*r.NormFloat64())
+			worth[j] *= max(0.1, 1+sigma*r.NormFloat64())
 		}
 	}
 }

@@ -135,19 +135,19 @@ func (k *knapsack) above(least float64, p *packer, t *kind, pi []float64, rem []
 			k.rebuild(k.scarcest())
 			k.prune()
 		}
-		top = math.Min(top, k.search(steps))
+		top = min(top, k.search(least, steps))
 	}
 	content, v = k.result(load)
 	if stride > 1 {
 		top = math.Inf(1)
 	}
-	return content, v, math.Max(v, top)
+	return content, v, max(v, top)
 }
 
 // bound is an upper bound, proven, of the value at worths pi of any content of
-// kind t, of which there are at most have pods of each item. More steps give a
-// tighter bound.
-func (k *knapsack) bound(p *packer, t *kind, pi []float64, have []int, steps int) float64 {
+// kind t, of which there are at most have pods of each item, or least if that is more.
+// More steps give a tighter bound.
+func (k *knapsack) bound(least float64, p *packer, t *kind, pi []float64, have []int, steps int) float64 {
 	k.open(p, t)
 	for _, j := range t.allowed {
 		value := t.worth(pi, int(j))
@@ -166,11 +166,11 @@ func (k *knapsack) bound(p *packer, t *kind, pi []float64, have []int, steps int
 	k.byDensity()
 	k.topUp()
 	k.prune()
-	top := k.search(steps)
+	top := k.search(least, steps)
 	if steps > 0 {
 		for r := range k.y {
 			if k.y[r] > 0 {
-				top = math.Min(top, k.ladder(r))
+				top = min(top, k.ladder(r))
 			}
 		}
 	}
@@ -222,7 +222,7 @@ func (k *knapsack) relax(pi []float64) {
 	}
 	top := 0.0
 	for i := range k.cand {
-		top = math.Max(top, k.cand[i].value)
+		top = max(top, k.cand[i].value)
 	}
 	column := func(item int, value float64, upper int) {
 		k.lp.add(value/top*(1+forLarge*value/top), float64(upper))

@@ -7,7 +7,7 @@ import "slices"
 
 // rungs is how finely a resource is divided.
 const (
-	provingRungs = 2048
+	provingRungs = 1024
 	findingRungs = 256
 )
 
@@ -99,11 +99,13 @@ func (k *knapsack) climb(last, w, upper int, v float64, note func(lot int) bitse
 			took = note(lot)
 		}
 		rung := k.dynamic.rung[:last+1]
-		for x := last; x >= weight; x-- {
-			if b := rung[x-weight] + value; b > rung[x] {
-				rung[x] = b
+		from := rung[:max(0, len(rung)-weight)]
+		to := rung[len(rung)-len(from):]
+		for x := len(from) - 1; x >= 0; x-- {
+			if b := from[x] + value; b > to[x] {
+				to[x] = b
 				if took != nil {
-					took.set(x)
+					took.set(weight + x)
 				}
 			}
 		}

@@ -1,7 +1,6 @@
 package capacity
 
 import (
-	"math"
 	"sort"
 )
 
@@ -22,12 +21,12 @@ type descent struct {
 
 // search looks for a better content depth first, densest candidates first, in
 // at most that many steps, and returns a proven upper bound of any content's
-// value. The bound of a branch is the fractional knapsack under the surrogate
+// value; contents of up to least are of no use, and not told apart. The bound of a branch is the fractional knapsack under the surrogate
 // constraint (the resources added up at the relaxation's prices), which by weak
 // duality holds at any prices.
-func (k *knapsack) search(steps int) float64 {
+func (k *knapsack) search(least float64, steps int) float64 {
 	d := &k.descent
-	d.value, d.steps = k.worthOf(), steps
+	d.value, d.steps = max(k.worthOf(), least), steps
 	room := 0.0
 	for r, f := range k.t.free {
 		room += k.y[r] * float64(max(f, 0))
@@ -49,7 +48,7 @@ func (k *knapsack) search(steps int) float64 {
 		k.cand[i].n = int(n)
 	}
 	// Floating point may have rounded down.
-	return math.Max(top, d.value) * (1 + 1e-9)
+	return max(top, d.value) * (1 + 1e-9)
 }
 
 // fraction bounds what the candidates from i on add with that much room.
@@ -83,11 +82,11 @@ func (k *knapsack) descend(i int, room, value float64) float64 {
 		n = 0
 	}
 	for ; n >= 0; n-- {
-		left := math.Max(0, room-c.weight*float64(n))
+		left := max(0, room-c.weight*float64(n))
 		above := value + c.value*float64(n) + k.fraction(i+1, left)
 		// Taking fewer of the densest candidate can only lower the bound.
 		if above <= d.value*(1+1e-9) || d.steps <= 0 {
-			return math.Max(top, above)
+			return max(top, above)
 		}
 		d.steps--
 		k.use(it, n)
@@ -95,7 +94,7 @@ func (k *knapsack) descend(i int, room, value float64) float64 {
 		if picky && n > 0 {
 			k.taken.set(c.item)
 		}
-		top = math.Max(top, k.descend(i+1, left, value+c.value*float64(n)))
+		top = max(top, k.descend(i+1, left, value+c.value*float64(n)))
 		d.trial[i] = 0
 		if picky {
 			k.taken.clear(c.item)

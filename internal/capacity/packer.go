@@ -7,8 +7,9 @@ import (
 	"slices"
 )
 
-// bucketWork is spent at least when items are put into buckets.
-const bucketWork = 3e6
+// bucketWork is spent at least when items are put into buckets; itemWork is what each
+// item takes besides.
+const bucketWork, itemWork = 3e6, 600
 
 // manyItems is from how many on the greedy is tried with fewer worths; manyPairs
 // from how many pairs of an item and a kind on with all of them at the same time;
@@ -41,6 +42,8 @@ type packer struct {
 	forks []*packer
 	// work counts what knapsacks and the greedy have looked at.
 	work int64
+	// near are good patterns that were found on the way.
+	near []pattern
 }
 
 // packItem is an item as the packer sees it.
@@ -278,13 +281,14 @@ func (v *solver) chooseLevel(it *item) bool {
 // pods it holds unless limits forbid.
 func (v *solver) planNodes(items []*item) []pattern {
 	p := &v.pk
+	p.near = nil
 	v.setUp(p, items)
 	if len(p.kinds) == 0 {
 		return nil
 	}
 	begin, budget := p.work, v.share(items)
-	if len(p.items) > manyItems && !p.limited {
-		if ps := p.planBuckets(p.resourcePrices(), begin+max(budget, bucketWork)); ps != nil {
+	if n := len(p.items); n > manyItems && !p.limited {
+		if ps := p.planBuckets(p.resourcePrices(), begin+max(budget-int64(n*itemWork), bucketWork)); ps != nil {
 			return ps
 		}
 	}
@@ -292,7 +296,7 @@ func (v *solver) planNodes(items []*item) []pattern {
 	if left == 0 && budget > 0 && !p.limited {
 		many, part := nodes(best) > manyNodes, budget/3
 		if many {
-			part = budget * 3 / 4
+			part = budget * 9 / 10
 		}
 		var above float64
 		best, pi, above = p.blend(best, pi, begin+part)
@@ -311,6 +315,13 @@ func (v *solver) planNodes(items []*item) []pattern {
 	}
 	v.unspent += max(0, begin+budget-p.work)
 	v.learn(pi)
+	for _, pt := range p.near {
+		load := make([]share, len(pt.load))
+		for i, l := range pt.load {
+			load[i] = share{p.items[l.item].it.s.id, l.n}
+		}
+		v.near = append(v.near, load)
+	}
 	return best
 }
 
@@ -422,6 +433,11 @@ func (v *solver) share(items []*item) int64 {
 		n += it.n
 	}
 	part := math.Pow(0.4, float64(v.attempts-1)) * float64(n) / float64(len(v.snap.Pods))
+	return v.work(planPart * part)
+}
+
+// work is how much work there is in a part of the budget.
+func (v *solver) work(part float64) int64 {
 	return int64(v.snap.Budget.Seconds() * part * workPerSecond)
 }
 

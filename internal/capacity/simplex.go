@@ -125,7 +125,7 @@ func (s *simplex) solve() {
 	}
 	for i, k := range s.basis {
 		if k >= 0 {
-			s.x[k] = math.Max(0, s.xb[i])
+			s.x[k] = max(0, s.xb[i])
 		}
 	}
 }
@@ -157,7 +157,7 @@ func (s *simplex) begin(basis []int) bool {
 		if y < -simplexEps {
 			return false
 		}
-		s.y[k] = math.Max(0, y)
+		s.y[k] = max(0, y)
 	}
 	copy(s.w, s.b)
 	for j, c := range s.cost {
@@ -346,7 +346,7 @@ func (s *simplex) exchange(i int, p breakpoint, sign float64) {
 	// The duals and gains first, as long as the row is the old one.
 	theta := -sign * p.at
 	for k, a := range row {
-		s.y[k] = math.Max(0, s.y[k]+theta*a)
+		s.y[k] = max(0, s.y[k]+theta*a)
 	}
 	for j, a := range s.alpha {
 		s.gain[j] -= theta * a

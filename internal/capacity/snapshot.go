@@ -253,7 +253,8 @@ type Snapshot struct {
 	OwnerSelectors map[string]*metav1.LabelSelector
 	// Region that new nodes are in.
 	Region string
-	// Budget is the time that may be spent on improving the first feasible
-	// plan. It only cuts between improvements.
+	// Budget is the time that the plan may take on a slow core, in counted steps. The
+	// first plan is made whatever it takes; what is left goes into improving it and
+	// into proving how good it is. It only cuts between improvements.
 	Budget time.Duration
 }

@@ -188,6 +188,8 @@ type solver struct {
 	// it has left of its work.
 	worth   []float64
 	unspent int64
+	// near are good patterns that were found, for the lower bound: pods by shape.
+	near [][]share
 	// credit is what left-over room is worth; nil: nothing.
 	credit *credit
 }
@@ -346,7 +348,7 @@ func (v *solver) seatable(s *shape, c *column) bool {
 func (v *solver) attempt(strict bool) {
 	v.attempts++
 	clear(v.worth)
-	v.unspent = 0
+	v.unspent, v.near = 0, nil
 	v.resetLimits()
 	v.scarce, v.settled, v.closed = false, false, false
 	v.bins, v.bound = nil, nil

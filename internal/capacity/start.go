@@ -13,9 +13,10 @@ const startsPerItem = 50
 
 // startPlan is the best that the greedy finds from several worths, with these
 // worths, and how many pods it leaves (limits only). It tries more of them until
-// p.work has reached end or many were in vain.
+// p.work has reached end or many were in vain. The patterns of all of them are kept in
+// p.near.
 func (p *packer) startPlan(end int64) (best []pattern, bestPi []float64, left int) {
-	worth := p.worths()
+	worth, improving := p.worths(), p.work < end
 	mixed := func(w float64) []float64 {
 		pi := make([]float64, len(p.items))
 		for j := range pi {
@@ -27,6 +28,9 @@ func (p *packer) startPlan(end int64) (best []pattern, bestPi []float64, left in
 	try := func(q *packer, pi []float64) (accept func()) {
 		ps, cost, n := q.greedy(pi, q.demand(), inf, nil)
 		return func() {
+			if n == 0 && improving {
+				p.near = append(p.near, keep(ps)...)
+			}
 			if n < left || n == left && (cost < bestCost-1e-9 || cost < bestCost+1e-9 && nodes(ps) < nodes(best)) {
 				best, bestPi, bestCost, left = keep(ps), slices.Clone(pi), cost, n
 			}

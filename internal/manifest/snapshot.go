@@ -34,7 +34,7 @@ type Options struct {
 	// DefaultSpread are the spread constraints that kube-scheduler is configured to
 	// give pods without any.
 	DefaultSpread []corev1.TopologySpreadConstraint
-	// Budget is the time for improving the first feasible plan.
+	// Budget is the time that a plan may take; see capacity.Snapshot.
 	Budget time.Duration
 }
 

@@ -65,7 +65,7 @@ type Config struct {
 	BatchIdle time.Duration
 	// BatchMax ends a batch at the latest. Default 2s.
 	BatchMax time.Duration
-	// PlanBudget is the time for improving a plan. Default 100ms.
+	// PlanBudget is the time that a plan may take; see capacity.Snapshot. Default 200ms.
 	PlanBudget time.Duration
 	// DefaultSpread are the spread constraints that kube-scheduler is configured to
 	// give pods without any. Default none.
@@ -158,7 +158,7 @@ func New(ctx context.Context, cfg Config) (*Loops, error) {
 	for _, d := range []struct {
 		v   *time.Duration
 		def time.Duration
-	}{{&cfg.BatchIdle, 100 * time.Millisecond}, {&cfg.BatchMax, 2 * time.Second}, {&cfg.PlanBudget, 100 * time.Millisecond}, {&cfg.RegistrationTimeout, 15 * time.Minute}} {
+	}{{&cfg.BatchIdle, 100 * time.Millisecond}, {&cfg.BatchMax, 2 * time.Second}, {&cfg.PlanBudget, 200 * time.Millisecond}, {&cfg.RegistrationTimeout, 15 * time.Minute}} {
 		if *d.v == 0 {
 			*d.v = d.def
 		}
