@@ -13,10 +13,10 @@ import (
 // numbers from a fixed seed, so that a Snapshot has one plan.
 const (
 	// workPerSecond is how much of packer.work a slow core does in a second.
-	workPerSecond = 30e6
+	workPerSecond = 29e6
 	// planPart of the budget goes into improving the plan, boundPart into proving how
 	// good it is; the rest is for what is not counted.
-	planPart, boundPart = 0.75, 0.15
+	planPart, boundPart = 0.78, 0.12
 	// maxRuined nodes are taken apart at once.
 	maxRuined = 4
 	// temperature is how much dearer, as a share of an average node, a change

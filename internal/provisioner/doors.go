@@ -20,6 +20,9 @@ import (
 const (
 	// gatherFor is how long a node that is ready waits for others that are not.
 	gatherFor = time.Second
+	// openers is the number of nodes that are opened at once. Whoever opens after the
+	// others does so when kube-scheduler has begun to forget its seats.
+	openers = 100
 	// seatingFor is how long a node that is ready waits for its seats to be shown while
 	// none of them is.
 	seatingFor = time.Second
@@ -220,7 +223,7 @@ func (d *doors) open(ctx context.Context, names []string) {
 	d.untried = untried
 	d.mu.Unlock()
 	began := time.Now()
-	each(batch, writers, func(_ int, c *v1alpha1.NodeClaim) {
+	each(batch, openers, func(_ int, c *v1alpha1.NodeClaim) {
 		node, ok := one[*corev1.Node](d.stores.nodes, c.Status.NodeName)
 		if !ok {
 			return
