@@ -39,9 +39,9 @@ var bothSizes = []sized{{5000, 300 * time.Millisecond}, {20000, time.Second}}
 // proven again with moreBudget times the budget.
 const looseGap, moreBudget = 0.01, 10
 
-// gap is how far a plan is above the best bound that there is for its Snapshot: its own
+// aboveBound is how far a plan is above the best bound that there is for its Snapshot: its own
 // or, where that is loose, that of another plan which had more time to prove it.
-func gap(p *capacity.Plan, s *capacity.Snapshot) float64 {
+func aboveBound(p *capacity.Plan, s *capacity.Snapshot) float64 {
 	if p.Gap() < looseGap {
 		return p.Gap()
 	}
@@ -74,7 +74,7 @@ func (b *bench) gaps(g gapRow) (result, error) {
 			if err != nil {
 				return result{}, fmt.Errorf("%s: %w", w.name, err)
 			}
-			gap := 100 * gap(plan, s)
+			gap := 100 * aboveBound(plan, s)
 			if b.details {
 				fmt.Printf("| | %s, %d pods, %d shapes, %s | | %.3f %% (above its own bound %.3f %%), %d nodes, %.3f $/h in %s | |\n", w.name, size.pods, plan.Shapes, size.budget, gap, 100*plan.Gap(), len(plan.Launches), plan.HourlyCost, t)
 			}

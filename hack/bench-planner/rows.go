@@ -28,10 +28,10 @@ var rows = []row{
 	{"gap", "gap, on-demand amd64", "mean ≤ 0.3 %, none > 1 %, 5,000 pods in 300 ms and 20,000 in 1 s", func(b *bench) (result, error) {
 		return b.gaps(gapRow{m: onDemand, names: groupable, mean: 0.3, worst: 1, sizes: bothSizes})
 	}},
-	{"gap-arm64", "gap, arm64 allowed too", "mean ≤ 0.6 %, none > 1.5 % where the bound is tight", func(b *bench) (result, error) {
+	{"gap-arm64", "gap, arm64 allowed too", "mean ≤ 0.6 %, none > 1.5 % where the bound is tight, likewise", func(b *bench) (result, error) {
 		return b.gaps(gapRow{m: arm64Too, names: groupable, mean: 0.6, worst: 1.5, sizes: bothSizes})
 	}},
-	{"gap-spot", "gap, spot", "mean ≤ 0.6 %, none > 1.5 % where the bound is tight", func(b *bench) (result, error) {
+	{"gap-spot", "gap, spot", "mean ≤ 0.6 %, none > 1.5 % where the bound is tight, likewise", func(b *bench) (result, error) {
 		return b.gaps(gapRow{m: spot, names: groupable, mean: 0.6, worst: 1.5, sizes: bothSizes})
 	}},
 	{"gap-constraints", "gap, zones, architectures and spread, 5,000 pods", "≤ 3 % in 300 ms, ≤ 2 % in 1 s", func(b *bench) (result, error) {

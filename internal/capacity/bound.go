@@ -267,12 +267,14 @@ func (v *solver) patternBound(bound float64, cols []*column, seated []int, room 
 		return value
 	}
 	limit := int64(boundWork)
+	first := limit
 	if v.snap.Budget > 0 {
 		limit = v.work(boundPart) + v.unspent/2
+		first = limit / 16 // There is more to come.
 	}
 	value := worth(pi)
 	if value > 0 {
-		bound = max(bound, value/p.dearest(pi, have, limit/16))
+		bound = max(bound, value/p.dearest(pi, have, first))
 	}
 	if len(v.bins)-v.existing <= maxFew {
 		c := p.newCover(net, value, pi, have, limit)
@@ -346,8 +348,8 @@ func boundKinds(p *packer, cols []*column) {
 	}
 }
 
-// bought are the nodes of the plan, and good patterns besides, as patterns of the
-// packer's. index is the item of each shape.
+// bought are the nodes of the plan, and good patterns that were found on the way, as
+// patterns of the packer's. index is the item of each shape.
 func (p *packer) bought(bins []*bin, near [][]share, index []int) []pattern {
 	var out []pattern
 	add := func(load []share) {

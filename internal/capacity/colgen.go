@@ -118,10 +118,7 @@ func (p *packer) generate(start []pattern, worth []float64, end int64) (mix mixt
 				continue
 			}
 			var v float64
-			load, v, upper[t] = p.knap.above(0, p, k, sought, have, load[:0], steps[t])
-			if len(load) == 0 {
-				upper[t] = v
-			}
+			load, v, upper[t] = p.knap.best(p, k, sought, have, load[:0], steps[t])
 			upper[t] /= k.price
 			top = max(top, upper[t])
 			asleep[t] = rounds + 1 + int(min(20, max(0, 1-v/k.price)*naps))

@@ -32,10 +32,10 @@
 // resources; the pattern that is worth most for its price is bought as often as
 // there are pods for it. Plans from several worths are made at the same time where
 // there are many shapes, each by itself, and compared in a fixed order. A time budget
-// is spent, from all patterns that they have, on the cheapest mixture of patterns, rounded to whole nodes (colgen.go), on
-// the cheapest choices of few nodes, if few will do (few.go, cover.go), and, where
-// rounding has cost something, on taking a few nodes apart and packing them anew
-// (improve.go).
+// is spent on the cheapest mixture of patterns, from all that these plans have on,
+// rounded to whole nodes (colgen.go), on the cheapest choices of few nodes, if few will
+// do (few.go, cover.go), and, where rounding has cost something, on taking a few nodes
+// apart and packing them anew (improve.go).
 //
 // Limits are left aside at first. Where the plan goes beyond one, it is made again
 // with regard to them, by the plain search alone, and where they make room scarce,

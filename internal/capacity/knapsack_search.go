@@ -1,8 +1,6 @@
 package capacity
 
-import (
-	"sort"
-)
+import "sort"
 
 // stepWork is what a step of the search takes, in units of packer.work.
 const stepWork = 5

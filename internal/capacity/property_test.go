@@ -475,3 +475,26 @@ func cheapest(s *capacity.Snapshot, known float64) float64 {
 	try(0, 0)
 	return best
 }
+
+// TestBoundsAreBelowEveryPlan: whatever the budget, no bound is above what any plan for
+// the same Snapshot costs.
+func TestBoundsAreBelowEveryPlan(t *testing.T) {
+	for _, shapes := range []int{1, 7, 40, 120} {
+		for _, types := range [][]string{{"on-demand"}, {"spot"}} {
+			s := &capacity.Snapshot{Now: time.Now(), Region: "us-west-2", Pods: mixedPods(1200, shapes),
+				Provisioners: []*capacity.Provisioner{benchProvisioner("us-west-2", types...)}}
+			var costs, bounds []float64
+			for _, s.Budget = range []time.Duration{0, 20 * time.Millisecond, 100 * time.Millisecond, 500 * time.Millisecond} {
+				p := capacity.Solve(s)
+				if len(p.Unschedulable) > 0 {
+					t.Fatalf("%d pods have no place", len(p.Unschedulable))
+				}
+				costs, bounds = append(costs, p.HourlyCost), append(bounds, p.LowerBound)
+			}
+			if slices.Max(bounds) > slices.Min(costs) {
+				t.Errorf("%d shapes, %s: bounds %v, costs %v", shapes, types[0], bounds, costs)
+			}
+			t.Logf("%d shapes, %s: bounds %.3f, costs %.3f", shapes, types[0], bounds, costs)
+		}
+	}
+}

@@ -13,8 +13,8 @@ const startsPerItem = 50
 
 // startPlan is the best that the greedy finds from several worths, with these
 // worths, and how many pods it leaves (limits only). It tries more of them until
-// p.work has reached end or many were in vain. The patterns of all of them are kept in
-// p.near.
+// p.work has reached end or many were in vain. Where there is time for that, the
+// patterns of all of them are kept in p.near.
 func (p *packer) startPlan(end int64) (best []pattern, bestPi []float64, left int) {
 	worth, improving := p.worths(), p.work < end
 	mixed := func(w float64) []float64 {
