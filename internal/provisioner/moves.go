@@ -30,9 +30,9 @@ const (
 	// claimWrites is about how often the API server is written to for a claim, events
 	// included, from its creation to its node's opening.
 	claimWrites = 12
-	// standInsAtOnce is the size of a wave of nodes taken out of use whose stand-ins are
-	// bought together.
-	standInsAtOnce = 10
+	// smallWave is up to how many nodes that leave have all that their pods need bought
+	// at once.
+	smallWave = 12
 	// spreadPause is when launches that were put off are looked at again.
 	spreadPause = 500 * time.Millisecond
 	// hurriedDrain is how near its deadline a drain is for whose pods nothing is put off.
@@ -258,7 +258,7 @@ func (d *departures) forgo(plan *capacity.Plan) {
 func leaveOut(plan *capacity.Plan, these map[types.UID]bool, stays func() bool, tell func(*corev1.Pod)) int {
 	before := len(plan.Launches)
 	plan.Launches = slices.DeleteFunc(plan.Launches, func(l capacity.Launch) bool {
-		if !onlyFor(&l, these) || stays() {
+		if slices.ContainsFunc(l.Pods, func(p *corev1.Pod) bool { return !these[p.UID] }) || stays() {
 			return false
 		}
 		for _, pod := range l.Pods {
@@ -270,11 +270,6 @@ func leaveOut(plan *capacity.Plan, these map[types.UID]bool, stays func() bool, 
 	return before - len(plan.Launches)
 }
 
-// onlyFor reports whether nobody but these pods needs a launch.
-func onlyFor(l *capacity.Launch, these map[types.UID]bool) bool {
-	return !slices.ContainsFunc(l.Pods, func(p *corev1.Pod) bool { return !these[p.UID] })
-}
-
 // hurried reports whether a node goes whether there is room for its pods or not, and soon.
 func hurried(c *v1alpha1.NodeClaim, now time.Time) bool {
 	end := c.Status.DrainDeadline
@@ -282,23 +277,15 @@ func hurried(c *v1alpha1.NodeClaim, now time.Time) bool {
 }
 
 // spread takes out of a plan what only patient stand-ins need, once the drains' pace
-// has no turns left for what a claim writes. A wave of up to standInsAtOnce, those on
-// their way included, is bought without asking. The launches that it takes are for
-// later: it returns how many they are.
-func (d *departures) spread(plan *capacity.Plan, nodes []*capacity.Node, pace *drain.Pace) int {
-	wave := 0
-	for i := range plan.Launches {
-		if onlyFor(&plan.Launches[i], d.patient) {
-			wave++
-		}
-	}
-	for _, n := range nodes {
-		if n.InFlight {
-			wave++
-		}
+// has no turns left for what a claim writes, where more than smallWave nodes leave. The
+// launches that it takes are for later: it returns how many they are.
+func (d *departures) spread(plan *capacity.Plan, pace *drain.Pace) int {
+	leaving := map[string]bool{}
+	for _, claim := range d.from {
+		leaving[claim] = true
 	}
 	turn := func() bool { return pace.Spend(claimWrites) }
-	if wave <= standInsAtOnce {
+	if len(leaving) <= smallWave {
 		turn = func() bool {
 			pace.Charge(claimWrites)
 			return true

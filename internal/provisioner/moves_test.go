@@ -97,22 +97,18 @@ func TestRoomBeforePodsGo(t *testing.T) {
 // held up by that.
 func TestStandInsAreBoughtForNoFasterThanDrainsMayWrite(t *testing.T) {
 	now := time.Unix(1e6, 0)
-	coming := []*capacity.Node{{InFlight: true}}
 	for name, tc := range map[string]struct {
 		claim v1alpha1.NodeClaim
 		with  *corev1.Pod
-		nodes []*capacity.Node
 		wave  int
 		want  int
 	}{
-		"nodes that nothing is bought for yet": {v1alpha1.NodeClaim{}, nil, nil, 20, 2},
-		"a small wave":                         {v1alpha1.NodeClaim{}, nil, nil, standInsAtOnce, standInsAtOnce},
-		"a small wave beside one on its way":   {v1alpha1.NodeClaim{}, nil, coming, standInsAtOnce, 2},
-		"a node taken out of use":              {v1alpha1.NodeClaim{}, nil, coming, 20, 2},
-		"a drain with time":                    {v1alpha1.NodeClaim{Status: v1alpha1.NodeClaimStatus{DrainDeadline: &metav1.Time{Time: now.Add(time.Hour)}}}, nil, coming, 20, 2},
-		"a drain that ends soon":               {v1alpha1.NodeClaim{Status: v1alpha1.NodeClaimStatus{DrainDeadline: &metav1.Time{Time: now.Add(time.Minute)}}}, nil, coming, 20, 20},
-		"an interruption":                      {v1alpha1.NodeClaim{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{v1alpha1.AnnotationDisruptionReason: string(v1alpha1.ReasonInterrupted)}}}, nil, coming, 20, 20},
-		"a pod waits for each of the new":      {v1alpha1.NodeClaim{}, podNamed("waits"), coming, 20, 20},
+		"nodes taken out of use":          {v1alpha1.NodeClaim{}, nil, 20, 2},
+		"a small wave":                    {v1alpha1.NodeClaim{}, nil, smallWave, smallWave},
+		"a drain with time":               {v1alpha1.NodeClaim{Status: v1alpha1.NodeClaimStatus{DrainDeadline: &metav1.Time{Time: now.Add(time.Hour)}}}, nil, 20, 2},
+		"a drain that ends soon":          {v1alpha1.NodeClaim{Status: v1alpha1.NodeClaimStatus{DrainDeadline: &metav1.Time{Time: now.Add(time.Minute)}}}, nil, 20, 20},
+		"an interruption":                 {v1alpha1.NodeClaim{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{v1alpha1.AnnotationDisruptionReason: string(v1alpha1.ReasonInterrupted)}}}, nil, 20, 20},
+		"a pod waits for each of the new": {v1alpha1.NodeClaim{}, podNamed("waits"), 20, 20},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := &departures{found: map[string]seating{}, from: map[types.UID]string{}, patient: map[types.UID]bool{}}
@@ -127,7 +123,7 @@ func TestStandInsAreBoughtForNoFasterThanDrainsMayWrite(t *testing.T) {
 				plan.Launches = append(plan.Launches, l)
 				plan.HourlyCost++
 			}
-			put := d.spread(plan, tc.nodes, drain.NewPace(drainCalls))
+			put := d.spread(plan, drain.NewPace(drainCalls))
 			if len(plan.Launches) != tc.want || put != tc.wave-tc.want || plan.HourlyCost != float64(tc.want) {
 				t.Errorf("%d launches at $%g/h, %d put off; want %d", len(plan.Launches), plan.HourlyCost, put, tc.want)
 			}

@@ -165,7 +165,7 @@ func (p *Loops) round(ctx context.Context, now time.Time) (time.Duration, error)
 	}
 	plan.SolveTime = time.Since(start)
 	v.leaving.forgo(plan)
-	if v.leaving.spread(plan, v.snapshot.Nodes, p.pace) > 0 {
+	if v.leaving.spread(plan, p.pace) > 0 {
 		time.AfterFunc(spreadPause, p.trigger)
 	}
 	p.seated(v.leaving.settle(plan))
