@@ -284,13 +284,7 @@ func (d *departures) spread(plan *capacity.Plan, pace *drain.Pace) int {
 	for _, claim := range d.from {
 		leaving[claim] = true
 	}
-	turn := func() bool { return pace.Spend(claimWrites) }
-	if len(leaving) <= smallWave {
-		turn = func() bool {
-			pace.Charge(claimWrites)
-			return true
-		}
-	}
+	turn := func() bool { return len(leaving) <= smallWave || pace.Spend(claimWrites) }
 	return leaveOut(plan, d.patient, turn, func(pod *corev1.Pod) {
 		d.note(pod, func(s *seating) { s.awaits(pod.UID) })
 	})

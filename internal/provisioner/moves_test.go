@@ -103,9 +103,9 @@ func TestStandInsAreBoughtForNoFasterThanDrainsMayWrite(t *testing.T) {
 		wave  int
 		want  int
 	}{
-		"nodes taken out of use":          {v1alpha1.NodeClaim{}, nil, 20, 2},
+		"nodes taken out of use":          {v1alpha1.NodeClaim{}, nil, 20, drainCalls / claimWrites},
 		"a small wave":                    {v1alpha1.NodeClaim{}, nil, smallWave, smallWave},
-		"a drain with time":               {v1alpha1.NodeClaim{Status: v1alpha1.NodeClaimStatus{DrainDeadline: &metav1.Time{Time: now.Add(time.Hour)}}}, nil, 20, 2},
+		"a drain with time":               {v1alpha1.NodeClaim{Status: v1alpha1.NodeClaimStatus{DrainDeadline: &metav1.Time{Time: now.Add(time.Hour)}}}, nil, 20, drainCalls / claimWrites},
 		"a drain that ends soon":          {v1alpha1.NodeClaim{Status: v1alpha1.NodeClaimStatus{DrainDeadline: &metav1.Time{Time: now.Add(time.Minute)}}}, nil, 20, 20},
 		"an interruption":                 {v1alpha1.NodeClaim{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{v1alpha1.AnnotationDisruptionReason: string(v1alpha1.ReasonInterrupted)}}}, nil, 20, 20},
 		"a pod waits for each of the new": {v1alpha1.NodeClaim{}, podNamed("waits"), 20, 20},

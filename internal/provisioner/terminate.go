@@ -29,7 +29,7 @@ const (
 	defaultDrainDeadline = time.Hour
 	// drainCalls is how often all drains together may write in a second: evictions and
 	// deletions, to claims and Nodes, and for the claims that take their place.
-	drainCalls = 28
+	drainCalls = 22
 	// endWrites is how often the API server is written to for a claim from the end of
 	// its drain on.
 	endWrites = 6
