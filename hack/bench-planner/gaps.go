@@ -39,8 +39,8 @@ var bothSizes = []sized{{5000, 300 * time.Millisecond}, {20000, time.Second}}
 // proven again with moreBudget times the budget.
 const looseGap, moreBudget = 0.01, 10
 
-// aboveBound is how far a plan is above the best bound that there is for its Snapshot: its own
-// or, where that is loose, that of another plan which had more time to prove it.
+// aboveBound is how far a plan is above the best bound that there is for its Snapshot:
+// its own or, where that is loose, that of another plan which had more time to prove it.
 func aboveBound(p *capacity.Plan, s *capacity.Snapshot) float64 {
 	if p.Gap() < looseGap {
 		return p.Gap()
@@ -80,9 +80,7 @@ func (b *bench) gaps(g gapRow) (result, error) {
 			}
 			sum += gap
 			n++
-			if t.best() > slowest[i].best() {
-				slowest[i] = t
-			}
+			slowest[i] = slower(slowest[i], t)
 			if gap > worst {
 				worst, at = gap, fmt.Sprintf("%s, %d pods", w.name, size.pods)
 			}
@@ -135,9 +133,7 @@ func (b *bench) fifty(p *capacity.Provisioner) (result, error) {
 				fmt.Printf("| | %s, seed %d | | %.4f $/h in %s, %.2f %% above the plan's own bound, %.2f %% above %.4f, proven to be the optimum: %v | |\n",
 					w.name, b.seed+i, plan.HourlyCost, t, 100*plan.Gap(), gap, bound, proven)
 			}
-			if t.best() > slowest.best() {
-				slowest = t
-			}
+			slowest = slower(slowest, t)
 			n++
 			sum += gap
 			linear += 100 * plan.Gap()

@@ -17,6 +17,14 @@ type span struct{ wall, cpu time.Duration }
 // best is the one that other work on the machine has lengthened less.
 func (s span) best() time.Duration { return min(s.wall, s.cpu) }
 
+// slower is the span that took longer.
+func slower(a, b span) span {
+	if b.best() > a.best() {
+		return b
+	}
+	return a
+}
+
 func (s span) String() string {
 	return fmt.Sprintf("%s (CPU %s)", short(s.wall), short(s.cpu))
 }

@@ -266,18 +266,20 @@ func (v *solver) patternBound(bound float64, cols []*column, seated []int, room 
 		}
 		return value
 	}
+	// With a budget, little of it goes into the first worths: most into new ones, or
+	// into the fourth proof.
 	limit := int64(boundWork)
 	first := limit
 	if v.snap.Budget > 0 {
 		limit = v.work(boundPart) + v.unspent/2
-		first = limit / 16 // There is more to come.
+		first = limit / 16
 	}
 	value := worth(pi)
 	if value > 0 {
 		bound = max(bound, value/p.dearest(pi, have, first))
 	}
 	if len(v.bins)-v.existing <= maxFew {
-		c := p.newCover(net, value, pi, have, limit)
+		c := p.newCover(net, value, pi, have, p.work+limit)
 		if x := c.next(most); x != nil {
 			return max(bound, x.price)
 		}
@@ -302,7 +304,7 @@ func (p *packer) dearest(pi []float64, have []int, end int64) float64 {
 		ratio[t] = p.knap.bound(0, p, k, pi, have, 0) / k.price
 	}
 	// The largest ratio decides; look closer at whoever has it, for contents that are
-	// worth more than what is known to fit somewhere.
+	// worth more than what is known to fit somewhere. Bounds are rounded up a little.
 	worst, known := 0, 0.0
 	for {
 		for t := range ratio {

@@ -132,7 +132,7 @@ func (v *solver) mend(shapes []*shape) {
 			list = append(list, s)
 		}
 	}
-	slices.SortStableFunc(list, func(a, b *shape) int { return cmp.Compare(bulk(a), bulk(b)) })
+	slices.SortStableFunc(list, func(a, b *shape) int { return cmp.Compare(a.bulk, b.bulk) })
 	for _, s := range list {
 		for i, c := range s.spreadCounts {
 			for {

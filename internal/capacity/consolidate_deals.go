@@ -278,7 +278,7 @@ func (c *consolidator) waitingShapes() []*shape {
 			list = append(list, s)
 		}
 	}
-	slices.SortStableFunc(list, func(a, b *shape) int { return cmp.Compare(bulk(b), bulk(a)) })
+	slices.SortStableFunc(list, func(a, b *shape) int { return cmp.Compare(b.bulk, a.bulk) })
 	return list
 }
 

@@ -75,9 +75,8 @@ func (q *coverings) Pop() any {
 // newCover is about nodes of the packer's kinds, for pods of its items, have of
 // each, that ask for demand beyond what others have room for. Beside resources, what
 // they are worth at pi is demanded, value in all: a node has of it what the pods on it
-// can be worth at most.
-func (p *packer) newCover(demand []float64, value float64, pi []float64, have []int, limit int64) *cover {
-	begin := p.work
+// can be worth at most. It may be searched until p.work, with its own, has reached end.
+func (p *packer) newCover(demand []float64, value float64, pi []float64, have []int, end int64) *cover {
 	// Room beyond whole units of the requests' common divisor is never used.
 	units := make([]int64, len(demand))
 	for r := range units {
@@ -101,7 +100,7 @@ func (p *packer) newCover(demand []float64, value float64, pi []float64, have []
 		demand = append(slices.Clip(demand), worthUnits)
 	}
 	c.open = coverings{{last: len(p.kinds) - 1, lack: demand}}
-	c.limit = limit - (p.work - begin)
+	c.limit = end - p.work
 	return c
 }
 

@@ -108,7 +108,8 @@ func TestCoverIsTheLeastThatNodesCost(t *testing.T) {
 		}
 		// Cut short, or with nothing below the most, it is still a bound.
 		for _, limit := range []int64{1, 30, 300} {
-			c := p.newCover(demand, value, pi, have, limit)
+			c := p.newCover(demand, value, pi, have, math.MaxInt64)
+			c.limit = limit
 			if y := c.next(packed); y == nil && c.bound(packed) > packed+1e-9 || y != nil && y.price > packed+1e-9 {
 				t.Errorf("seed %d: a bound of %v after %d, a plan costs %v", seed, c.bound(packed), limit, packed)
 			}

@@ -44,7 +44,7 @@ func (p *packer) few(best []pattern, pi []float64, end int64) (ps []pattern, don
 	if pods > maxFewPods || slices.ContainsFunc(p.kinds, func(k *kind) bool { return k.pen != nil }) {
 		return best, false
 	}
-	c := p.newCover(demand, value, pi, have, end-p.work)
+	c := p.newCover(demand, value, pi, have, end)
 	most := cost(best) - 1e-9
 	for failed := false; p.work < end; {
 		before := c.work

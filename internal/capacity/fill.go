@@ -18,12 +18,8 @@ func (v *solver) fill(items []*item, bins []*bin) {
 		return
 	}
 	items = slices.Clone(items)
-	size := make(map[*item]float64, len(items))
-	for _, it := range items {
-		size[it] = bulk(it.s)
-	}
 	slices.SortStableFunc(items, func(a, b *item) int {
-		return cmp.Or(cmp.Compare(b.s.priority, a.s.priority), cmp.Compare(size[b], size[a]), cmp.Compare(a.s.id, b.s.id))
+		return cmp.Or(cmp.Compare(b.s.priority, a.s.priority), cmp.Compare(b.s.bulk, a.s.bulk), cmp.Compare(a.s.id, b.s.id))
 	})
 	bins = slices.Clone(bins)
 	slices.SortStableFunc(bins, func(a, b *bin) int {
@@ -52,8 +48,8 @@ func since(b *bin) time.Time {
 }
 
 // bulk is a pod's size in one number: a core counts as much as 4 GiB.
-func bulk(s *shape) float64 {
-	return float64(s.requests[corev1.ResourceCPU])/1000 + float64(s.requests[corev1.ResourceMemory])/float64(4*gib)
+func bulk(requests Resources) float64 {
+	return float64(requests[corev1.ResourceCPU])/1000 + float64(requests[corev1.ResourceMemory])/float64(4*gib)
 }
 
 func binBulk(b *bin) float64 { return float64(b.free[0])/1000 + float64(b.free[1])/float64(4*gib) }

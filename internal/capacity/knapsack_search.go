@@ -19,9 +19,9 @@ type descent struct {
 
 // search looks for a better content depth first, densest candidates first, in
 // at most that many steps, and returns a proven upper bound of any content's
-// value; contents of up to least are of no use, and not told apart. The bound of a branch is the fractional knapsack under the surrogate
-// constraint (the resources added up at the relaxation's prices), which by weak
-// duality holds at any prices.
+// value; contents of up to least are of no use, and not told apart. The bound of a
+// branch is the fractional knapsack under the surrogate constraint (the resources added
+// up at the relaxation's prices), which by weak duality holds at any prices.
 func (k *knapsack) search(least float64, steps int) float64 {
 	d := &k.descent
 	d.value, d.steps = max(k.worthOf(), least), steps

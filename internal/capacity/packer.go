@@ -42,7 +42,7 @@ type packer struct {
 	forks []*packer
 	// work counts what knapsacks and the greedy have looked at.
 	work int64
-	// near are good patterns that were found on the way.
+	// near are good patterns that were found since the last startPlan.
 	near []pattern
 }
 
@@ -281,7 +281,6 @@ func (v *solver) chooseLevel(it *item) bool {
 // pods it holds unless limits forbid.
 func (v *solver) planNodes(items []*item) []pattern {
 	p := &v.pk
-	p.near = nil
 	v.setUp(p, items)
 	if len(p.kinds) == 0 {
 		return nil
@@ -315,18 +314,19 @@ func (v *solver) planNodes(items []*item) []pattern {
 	}
 	v.unspent += max(0, begin+budget-p.work)
 	v.learn(pi)
-	for _, pt := range p.near {
-		load := make([]share, len(pt.load))
-		for i, l := range pt.load {
-			load[i] = share{p.items[l.item].it.s.id, l.n}
-		}
-		v.near = append(v.near, load)
-	}
 	return best
 }
 
-// learn notes what pods turned out to be worth, for the lower bound.
+// learn notes what pods turned out to be worth, and the good patterns that were found,
+// for the lower bound.
 func (v *solver) learn(pi []float64) {
+	for _, pt := range v.pk.near {
+		load := make([]share, len(pt.load))
+		for i, l := range pt.load {
+			load[i] = share{v.pk.items[l.item].it.s.id, l.n}
+		}
+		v.near = append(v.near, load)
+	}
 	for j, c := range v.pk.items {
 		for _, it := range c.it.parts {
 			v.worth[it.s.id] += pi[j] * float64(it.n) / float64(len(it.s.pods))

@@ -18,8 +18,10 @@ type shape struct {
 	// priority and oldest say when the shape is served: its own, or its gang's.
 	priority int32
 	oldest   time.Time
-	gang     *gang
-	volumes  volumeNeeds
+	// bulk is a pod's size in one number.
+	bulk    float64
+	gang    *gang
+	volumes volumeNeeds
 	// limited are the volumes that other pods use too and whose number a node
 	// limits; limitedBy are the dimensions of these limits.
 	limited   []attachment
@@ -139,7 +141,7 @@ func (v *solver) groupPods() {
 			s = &shape{key: string(b), pod: p, volumes: needs, oldest: p.CreationTimestamp.Time}
 			s.need = need{pod: p, requests: PodRequests(p), ports: hostPorts(p)}
 			s.node, s.selects = v.nodeReq(p, needs.selectors), v.nodeReq(p, nil)
-			s.priority = priorityOf(p)
+			s.priority, s.bulk = priorityOf(p), bulk(s.requests)
 			if gang != nil {
 				s.gang, s.priority, s.oldest = gang, gang.priority, gang.oldest
 				if gang.Topology != "" {

@@ -16,6 +16,7 @@ const startsPerItem = 50
 // p.work has reached end or many were in vain. Where there is time for that, the
 // patterns of all of them are kept in p.near.
 func (p *packer) startPlan(end int64) (best []pattern, bestPi []float64, left int) {
+	p.near = nil
 	worth, improving := p.worths(), p.work < end
 	mixed := func(w float64) []float64 {
 		pi := make([]float64, len(p.items))

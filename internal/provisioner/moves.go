@@ -30,8 +30,8 @@ const (
 	// claimWrites is about how often the API server is written to for a claim, events
 	// included, from its creation to its node's opening.
 	claimWrites = 12
-	// smallWave is up to how many nodes that leave have all that their pods need bought
-	// at once.
+	// smallWave is up to how many nodes whose pods are to leave have all that these need
+	// bought at once.
 	smallWave = 12
 	// spreadPause is when launches that were put off are looked at again.
 	spreadPause = 500 * time.Millisecond
@@ -277,8 +277,9 @@ func hurried(c *v1alpha1.NodeClaim, now time.Time) bool {
 }
 
 // spread takes out of a plan what only patient stand-ins need, once the drains' pace
-// has no turns left for what a claim writes, where more than smallWave nodes leave. The
-// launches that it takes are for later: it returns how many they are.
+// has no turns left for what a claim writes, where more than smallWave nodes have pods
+// that are to leave. The launches that it takes are for later: it returns how many they
+// are.
 func (d *departures) spread(plan *capacity.Plan, pace *drain.Pace) int {
 	leaving := map[string]bool{}
 	for _, claim := range d.from {
