@@ -277,6 +277,7 @@ func TestKubeconfigStandsAlone(t *testing.T) {
 		"apiVersion": "v1", "kind": "Config", "current-context": "berth-dev",
 		"clusters": []any{map[string]any{"name": "berth-dev", "cluster": map[string]any{
 			"server": "https://127.0.0.1:6443", "certificate-authority-data": base64.StdEncoding.EncodeToString([]byte("ca")),
+			"disable-compression": true,
 		}}},
 		"users":    []any{map[string]any{"name": "admin", "user": map[string]any{"token": "secret"}}},
 		"contexts": []any{map[string]any{"name": "berth-dev", "context": map[string]any{"cluster": "berth-dev", "user": "admin"}}},

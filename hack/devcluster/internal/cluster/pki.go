@@ -140,7 +140,9 @@ func pemKey(key *ecdsa.PrivateKey) ([]byte, error) {
 }
 
 // kubeconfig returns a kubeconfig file, which holds all it needs (no paths).
-// It is JSON, and so YAML.
+// It is JSON, and so YAML. Its clients want nothing compressed: the API server
+// would compress each watch event for each watcher, and over loopback that only
+// costs.
 func kubeconfig(clusterName, server, user, token string, ca []byte) ([]byte, error) {
 	type object = map[string]any
 	return json.MarshalIndent(object{
@@ -149,6 +151,7 @@ func kubeconfig(clusterName, server, user, token string, ca []byte) ([]byte, err
 		"clusters": []object{{"name": clusterName, "cluster": object{
 			"server":                     server,
 			"certificate-authority-data": base64.StdEncoding.EncodeToString(ca),
+			"disable-compression":        true,
 		}}},
 		"users": []object{{"name": user, "user": object{"token": token}}},
 		"contexts": []object{{"name": clusterName, "context": object{
