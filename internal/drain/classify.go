@@ -145,7 +145,7 @@ func Classify(pods []*corev1.Pod, node NodeFacts, now, deadline time.Time) []Ver
 
 func classify(p *corev1.Pod, node NodeFacts, now, deadline time.Time) Verdict {
 	v := Verdict{Pod: p, Tier: tierOf(p)}
-	if why, skip := skipped(p, node); skip {
+	if why, skip := skipped(p, node.Name, node.UID, func() time.Time { return node.CordonedAt }); skip {
 		v.Action, v.Reason = Skip, why
 		return v
 	}
@@ -210,23 +210,36 @@ func clampGrace(left, own time.Duration) time.Duration {
 	return max(min(left, own).Truncate(time.Second), time.Second)
 }
 
-// skipped says whether a pod does not matter to the drain, and why.
-func skipped(p *corev1.Pod, node NodeFacts) (string, bool) {
+// Counts reports whether a pod has to leave before its node can go: it is on the
+// node, does not belong to it, and has neither finished nor a toleration for the
+// taint. One that is terminating counts until it is gone.
+func Counts(p *corev1.Pod, node *corev1.Node) bool {
+	_, skip := skipped(p, node.Name, node.UID, func() time.Time { return Since(node) })
+	return !skip
+}
+
+// skipped says whether a pod does not matter to the drain of a node, and why.
+// cordonedAt is when Cordon tainted the node.
+func skipped(p *corev1.Pod, node string, uid types.UID, cordonedAt func() time.Time) (string, bool) {
 	switch {
-	case p.Spec.NodeName != node.Name:
+	case p.Spec.NodeName != node:
 		return "is not on this node", true
 	case p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed:
 		return "has finished", true
 	case isDaemon(p):
 		return "belongs to a DaemonSet", true
-	case isStatic(p, node):
+	case isStatic(p, node, uid):
 		return "is a static pod of this node", true
 	}
 	named, every := tolerates(p)
 	switch {
 	case named:
 		return "tolerates " + v1alpha1.TaintDisrupted, true
-	case every && !node.CordonedAt.IsZero() && p.CreationTimestamp.After(node.CordonedAt):
+	case !every:
+		return "", false
+	}
+	at := cordonedAt()
+	if !at.IsZero() && p.CreationTimestamp.After(at) {
 		return "tolerates every taint and has come back", true
 	}
 	return "", false
@@ -239,12 +252,12 @@ func isDaemon(p *corev1.Pod) bool {
 
 // isStatic reports whether a pod mirrors a static pod of this node. Anybody can
 // write the annotation; only the node's own kubelet may own a pod by the Node.
-func isStatic(p *corev1.Pod, node NodeFacts) bool {
+func isStatic(p *corev1.Pod, node string, uid types.UID) bool {
 	if _, ok := p.Annotations[corev1.MirrorPodAnnotationKey]; !ok {
 		return false
 	}
 	for _, o := range p.OwnerReferences {
-		if o.APIVersion == "v1" && o.Kind == "Node" && o.Name == node.Name && o.UID == node.UID {
+		if o.APIVersion == "v1" && o.Kind == "Node" && o.Name == node && o.UID == uid {
 			return true
 		}
 	}

@@ -270,6 +270,21 @@ func TestPaceSpacesCalls(t *testing.T) {
 	if ahead.Spend(1) {
 		t.Error("turns in advance were given that others wait for")
 	}
+	began = time.Now()
+	debt := NewPace(10)
+	debt.Charge(25)
+	for range 5 {
+		if !debt.Borrow() {
+			t.Error("a turn was not lent though less than three seconds of them were taken")
+		}
+	}
+	if took := time.Since(began); took > 100*time.Millisecond {
+		t.Errorf("borrowing took %s", took)
+	}
+	debt.Charge(10)
+	if debt.Borrow() {
+		t.Error("a turn was lent though four seconds of them were taken")
+	}
 	ahead.Charge(1)
 	began = time.Now()
 	if !ahead.Turn(t.Context()) || time.Since(began) < 500*time.Millisecond {

@@ -11,6 +11,9 @@ import (
 // is sent away, to ask again with its next pass: a pass never waits for others.
 const paceLongest = time.Second
 
+// paceDebt is how far ahead turns are taken while Borrow still gives one.
+const paceDebt = 3 * time.Second
+
 // Pace spaces the calls of all drains, so that the API server sees no more of
 // them in a second than it was made for, however many nodes drain. Evictions and what
 // can wait as well take turns; what else a drain writes is charged.
@@ -52,6 +55,10 @@ func (p *Pace) free(now time.Time) time.Time {
 // Spend takes that many turns in advance, for calls that are to follow; false when
 // half of paceLongest is taken already. The other half is for those that wait.
 func (p *Pace) Spend(turns int) bool { return p.advance(turns, paceLongest/2) }
+
+// Borrow takes a turn at once, whoever waits, for what ends soon and takes few calls;
+// false when paceDebt is taken already.
+func (p *Pace) Borrow() bool { return p.advance(1, paceDebt) }
 
 // Charge takes that many turns for calls that wait for nobody: those to come wait
 // the longer.

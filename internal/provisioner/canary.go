@@ -14,6 +14,7 @@ import (
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/capacity"
+	"github.com/berth-dev/berth/internal/drain"
 )
 
 const (
@@ -334,7 +335,7 @@ func podsRun(pods []*corev1.Pod, node *corev1.Node, now time.Time, failsAnyway f
 				continue
 			}
 		}
-		if !workload(p, node) {
+		if !drain.Counts(p, node) {
 			if why != "" {
 				return runsIn, why
 			}

@@ -424,7 +424,7 @@ func (d *disruption) commit(ctx context.Context, p proposal, now time.Time) erro
 func (d *disruption) tellBare(c candidate) {
 	var names []string
 	for _, pod := range d.stores.podsOn(c.node.Name) {
-		if _, owned := controllerOf(pod); !owned && !terminal(pod) && pod.DeletionTimestamp == nil && workload(pod, c.node) {
+		if _, owned := controllerOf(pod); !owned && !terminal(pod) && pod.DeletionTimestamp == nil && drain.Counts(pod, c.node) {
 			names = append(names, pod.Namespace+"/"+pod.Name)
 		}
 	}
@@ -439,7 +439,7 @@ func (d *disruption) tellBare(c candidate) {
 func objection(p proposal, c candidate, pods []*corev1.Pod, now time.Time) string {
 	if p.reason == v1alpha1.ReasonEmpty {
 		for _, pod := range pods {
-			if workload(pod, c.node) {
+			if drain.Counts(pod, c.node) {
 				return "it is in use again: pod " + pod.Namespace + "/" + pod.Name
 			}
 		}

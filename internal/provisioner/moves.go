@@ -156,7 +156,7 @@ type departures struct {
 // told to go or will be, and its controller makes another. nil: it stays, goes
 // for good, or goes already.
 func mover(pod *corev1.Pod, node *corev1.Node) *corev1.Pod {
-	if _, owned := controllerOf(pod); !owned || pod.DeletionTimestamp != nil || terminal(pod) || !workload(pod, node) {
+	if _, owned := controllerOf(pod); !owned || pod.DeletionTimestamp != nil || terminal(pod) || !drain.Counts(pod, node) {
 		return nil
 	}
 	stand := *pod

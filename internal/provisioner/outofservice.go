@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/drain"
 	"github.com/berth-dev/berth/internal/ec2"
 )
 
@@ -67,7 +68,7 @@ func (r *lifecycle) vacate(ctx context.Context, claim *v1alpha1.NodeClaim, node 
 
 // occupied reports whether pods that a drain moves, or volumes, are on a node.
 func (r *lifecycle) occupied(node *corev1.Node) bool {
-	return slices.ContainsFunc(r.stores.podsOn(node.Name), func(p *corev1.Pod) bool { return workload(p, node) }) ||
+	return slices.ContainsFunc(r.stores.podsOn(node.Name), func(p *corev1.Pod) bool { return drain.Counts(p, node) }) ||
 		slices.ContainsFunc(all[*storagev1.VolumeAttachment](r.stores.attachments), func(a *storagev1.VolumeAttachment) bool {
 			return a.Spec.NodeName == node.Name
 		})

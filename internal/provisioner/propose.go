@@ -141,7 +141,7 @@ func (p *Loops) makers(now time.Time) map[types.UID]bool {
 func (p *Loops) emptyIn(c candidate, now time.Time) (idle bool, in time.Duration) {
 	for _, pod := range p.stores.podsOn(c.node.Name) {
 		switch {
-		case !workload(pod, c.node):
+		case !drain.Counts(pod, c.node):
 		case pod.DeletionTimestamp == nil:
 			return false, 0
 		default:
@@ -149,13 +149,6 @@ func (p *Loops) emptyIn(c candidate, now time.Time) (idle bool, in time.Duration
 		}
 	}
 	return true, in
-}
-
-// workload reports whether a pod counts against a node being empty. A pod on
-// its way out counts until it is gone.
-func workload(p *corev1.Pod, node *corev1.Node) bool {
-	v := drain.Classify([]*corev1.Pod{p}, drain.Facts(node, time.Time{}), time.Time{}, time.Time{})
-	return v[0].Action != drain.Skip
 }
 
 const (

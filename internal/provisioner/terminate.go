@@ -127,7 +127,7 @@ func (r *lifecycle) drain(ctx context.Context, claim *v1alpha1.NodeClaim, node *
 		r.log.Info("node cordoned", "node", node.Name, "claim", claim.Name, "reason", claim.Annotations[v1alpha1.AnnotationDisruptionReason])
 		return ctrl.Result{}, false, nil // The watch shows the taint and brings us back.
 	}
-	if claim.Status.DrainDeadline == nil && !r.pace.Turn(ctx) {
+	if claim.Status.DrainDeadline == nil && !r.mayBegin(ctx, node) {
 		return ctrl.Result{RequeueAfter: time.Second}, false, nil
 	}
 	now := time.Now()
@@ -166,6 +166,15 @@ func (r *lifecycle) drain(ctx context.Context, claim *v1alpha1.NodeClaim, node *
 		return ctrl.Result{}, false, err
 	}
 	return ctrl.Result{RequeueAfter: res.NextTry}, res.Done, nil
+}
+
+// mayBegin reports whether it is a node's turn to be drained. One that nothing has to
+// leave does not wait behind those that take long, nor behind a few of its own kind.
+func (r *lifecycle) mayBegin(ctx context.Context, node *corev1.Node) bool {
+	if r.occupied(node) {
+		return r.pace.Turn(ctx)
+	}
+	return r.pace.Borrow()
 }
 
 // taintSeen is when our watch first showed the claim's node with the taint; it
