@@ -390,8 +390,8 @@ type Drain struct {
 type Binding string
 
 const (
-	// BindingNominate writes status.nominatedNodeName, so that kube-scheduler
-	// holds the seat.
+	// BindingNominate writes status.nominatedNodeName as the node opens, so that
+	// kube-scheduler holds the seat.
 	BindingNominate Binding = "Nominate"
 	// BindingImmediate creates the Node object and binds pods before the
 	// kubelet joins, for pods that may safely skip the scheduler.

@@ -110,6 +110,11 @@ func (n *nominator) seatPod(ctx context.Context, claim *v1alpha1.NodeClaim, pod 
 		// already: holding the seat would cost a write and win nothing.
 		return nil
 	}
+	if n.doors.hold(claim) {
+		// The scheduler would try the pod, forget the nomination, and try all others for
+		// it. It is written when the node opens.
+		return nil
+	}
 	patch, err := json.Marshal(map[string]any{
 		"metadata": map[string]any{"uid": pod.UID},
 		"status":   map[string]any{"nominatedNodeName": claim.Status.NodeName},

@@ -26,9 +26,12 @@ const (
 	// seatingFor is how long a node that is ready waits for its seats to be shown while
 	// none of them is.
 	seatingFor = time.Second
+	// quietFor is how long kube-scheduler has forgotten no seat when nodes open: longer than it
+	// takes from one pod to the next while it tries them in vain.
+	quietFor = 60 * time.Millisecond
 	// settleFor is how long a node that is ready waits for kube-scheduler to have tried
-	// the pods of nodes that are closed, while it tries none of them. By default it writes
-	// 50 times a second, and once for each pod that it finds no room for.
+	// the pods of the nodes that were opened before, while it tries none of them: it tries
+	// those of nodes that are closed in between. By default it writes 50 times a second.
 	settleFor = 3 * time.Second
 	// settleMost bounds each of the two while there is progress.
 	settleMost = 10 * time.Second
@@ -41,20 +44,25 @@ const (
 	doorsPatience = time.Second
 )
 
-// doors open nodes to pods. With each node that opens, kube-scheduler tries all pods
-// that wait, and forgets the nominations of those whose own node is still closed.
-// So a node on which seats are held stays closed until it is ready, those that are
-// ready at about the same time open together, and the next ones when the seats that
-// were forgotten are written again.
+// doors open nodes to pods. With each node that joins or opens, and with each nomination
+// that it forgets, kube-scheduler tries all pods that wait, and forgets the nominations
+// of those whose own node is still closed. So a node on which seats are held stays
+// closed until it is ready, those that are ready at about the same time open together,
+// right after all their seats were written, and the next ones when kube-scheduler has
+// been through the pods of these.
 type doors struct {
 	*Loops
 	mu sync.Mutex
 	// asked are the claims whose nodes are ready to open.
 	asked map[string]bool
-	// untried are the pods with seats on closed nodes that kube-scheduler has not
-	// tried since nodes were opened last.
+	// opening are the claims whose nodes are being opened, or were last.
+	opening map[string]bool
+	// untried are the pods with seats on nodes that were opened last, while others are closed:
+	// kube-scheduler has not tried them since.
 	untried map[types.UID]bool
-	ready   chan struct{}
+	// forgotten is when kube-scheduler last forgot a seat.
+	forgotten time.Time
+	ready     chan struct{}
 }
 
 func newDoors(p *Loops) *doors {
@@ -194,27 +202,19 @@ func (d *doors) open(ctx context.Context, names []string) {
 	if len(batch) == 0 {
 		return
 	}
+	d.mu.Lock()
+	d.opening = opening
+	d.mu.Unlock()
 	for _, c := range batch {
 		d.nominator.seatPods(ctx, c)
 	}
-	d.until(ctx, seatingFor, settleMost, func() int {
-		n := 0
+	d.until(ctx, seatingFor, settleMost, func() int { return d.unseated(batch) })
+	untried := map[types.UID]bool{}
+	if slices.ContainsFunc(d.closed(), func(c *v1alpha1.NodeClaim) bool {
+		return !opening[c.Name] && slices.ContainsFunc(d.nominator.seatHolders(c), forgetful)
+	}) {
 		for _, c := range batch {
 			for _, p := range d.nominator.seatHolders(c) {
-				if p.Status.NominatedNodeName != c.Status.NodeName {
-					n++
-				}
-			}
-		}
-		return n
-	})
-	untried := map[types.UID]bool{}
-	for _, c := range d.closed() {
-		if opening[c.Name] {
-			continue
-		}
-		for _, p := range d.nominator.seatHolders(c) {
-			if forgetful(p) {
 				untried[p.UID] = true
 			}
 		}
@@ -234,7 +234,46 @@ func (d *doors) open(ctx context.Context, names []string) {
 			d.log.V(1).Info("a node will be opened again", "node", node.Name, "reason", err.Error()) // Its claim asks again.
 		}
 	})
-	d.log.Info("nodes opened", "nodes", len(batch), "podsOfClosed", len(untried), "took", time.Since(began).String())
+	d.log.Info("nodes opened", "nodes", len(batch), "podsAwaited", len(untried), "took", time.Since(began).String())
+}
+
+// unseated counts the seats of claims that are not written; one more where
+// kube-scheduler has forgotten a seat just now.
+func (d *doors) unseated(claims []*v1alpha1.NodeClaim) int {
+	n := 0
+	for _, c := range claims {
+		for _, p := range d.nominator.seatHolders(c) {
+			if p.Status.NominatedNodeName != c.Status.NodeName {
+				n++
+			}
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if n == 0 && time.Since(d.forgotten) < quietFor {
+		n++
+	}
+	return n
+}
+
+// hold reports whether a claim's node is closed, and its seats are written when it
+// opens.
+func (d *doors) hold(c *v1alpha1.NodeClaim) bool {
+	d.mu.Lock()
+	opening := d.opening[c.Name]
+	d.mu.Unlock()
+	if opening || len(c.Spec.StartupTaints) > 0 {
+		return false
+	}
+	node, ok := one[*corev1.Node](d.stores.nodes, c.Status.NodeName)
+	return !ok || hasTaint(node.Spec.Taints, v1alpha1.TaintUnregistered)
+}
+
+// forgot notes that kube-scheduler has forgotten a seat.
+func (d *doors) forgot(at time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.forgotten = at
 }
 
 // tried notes that kube-scheduler has found no room for a pod, has bound it, or that

@@ -81,6 +81,7 @@ func newQuay(t *testing.T, names ...string) *quay {
 	}
 	p.nominator = newNominator(p)
 	q.doors = newDoors(p)
+	p.doors = q.doors
 	return q
 }
 
@@ -120,7 +121,8 @@ func TestNodesWithSeatsOpenTogether(t *testing.T) {
 				want := gatherFor + settleFor
 				if triedAt > 0 {
 					time.Sleep(triedAt - time.Since(q.began))
-					q.tried("pod-c")
+					q.tried("pod-a")
+					q.tried("pod-b")
 					want = triedAt
 				}
 				time.Sleep(10 * time.Second)
@@ -134,6 +136,55 @@ func TestNodesWithSeatsOpenTogether(t *testing.T) {
 					if hasTaint(q.node(t, name).Spec.Taints, v1alpha1.TaintUnregistered) {
 						t.Errorf("%s is closed", name)
 					}
+				}
+			})
+		})
+	}
+}
+
+func TestSeatsAreWrittenWhenTheirNodeOpens(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change func(*quay)
+		want   bool
+	}{
+		"the node is closed":         {func(*quay) {}, false},
+		"it has not joined":          {func(q *quay) { q.claims["a"].Status.NodeName = "later" }, false},
+		"it is being opened":         {func(q *quay) { q.opening = map[string]bool{"a": true} }, true},
+		"its owner opens it":         {func(q *quay) { q.claims["a"].Spec.StartupTaints = []corev1.Taint{{Key: "cni"}} }, true},
+		"it was opened before ready": {func(q *quay) { n, _ := one[*corev1.Node](q.stores.nodes, "node-a"); n.Spec.Taints = nil }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			q := newQuay(t, "a")
+			tc.change(q)
+			q.nominator.seatPods(t.Context(), q.claims["a"])
+			pod, _ := one[*corev1.Pod](q.stores.pods, "default/pod-a")
+			if got := pod.Status.NominatedNodeName != ""; got != tc.want {
+				t.Errorf("written: %t", got)
+			}
+		})
+	}
+}
+
+func TestNodesOpenWhenNoSeatWasForgottenJustNow(t *testing.T) {
+	for name, c := range map[string]struct{ forgets, want time.Duration }{
+		"never":      {0, 0},
+		"for a time": {400 * time.Millisecond, 380*time.Millisecond + quietFor},
+		"all along":  {5 * time.Second, seatingFor},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				q := newQuay(t, "a")
+				ctx, stop := context.WithCancel(t.Context())
+				defer stop()
+				go func() { _ = q.run(ctx) }()
+				q.asks(t, "a", 0)
+				for time.Since(q.began) < c.forgets {
+					q.forgot(time.Now())
+					time.Sleep(20 * time.Millisecond)
+				}
+				time.Sleep(2 * time.Second)
+				if d := q.openedAt("a") - c.want; d < 0 || d > 100*time.Millisecond {
+					t.Errorf("opened after %s, want %s", q.openedAt("a"), c.want)
 				}
 			})
 		})

@@ -101,6 +101,9 @@ func (r *lifecycle) join(ctx context.Context, claim *v1alpha1.NodeClaim) (ctrl.R
 	if err := r.register(ctx, claim, node, !kept); err != nil {
 		return ctrl.Result{}, err
 	}
+	if !kept && claim.Spec.Binding == v1alpha1.BindingNominate {
+		r.nominator.enqueue(claim.Name) // What was forgotten while it was closed.
+	}
 	reason, message := notInitialized(claim, node)
 	if reason == "" {
 		r.learn(claim, node)

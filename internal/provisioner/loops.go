@@ -312,6 +312,7 @@ func (p *Loops) watch() error {
 				// kube-scheduler clears a nomination when it finds no room by
 				// preemption; the seat is still meant for the pod.
 				p.doors.tried(is.UID)
+				p.doors.forgot(time.Now())
 				if claim, ok := p.book.of(is.UID); ok {
 					p.nominator.enqueue(claim)
 				}
