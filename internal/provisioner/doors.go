@@ -166,9 +166,14 @@ func (d *doors) closed() []*v1alpha1.NodeClaim {
 		if launched == nil || time.Since(launched.LastTransitionTime.Time) > comesWithin || c.DeletionTimestamp != nil || c.Status.NodeName == "" || isTrue(c.Status.Conditions, v1alpha1.ConditionInitialized) {
 			return true
 		}
-		node, ok := one[*corev1.Node](d.stores.nodes, c.Status.NodeName)
-		return ok && !hasTaint(node.Spec.Taints, v1alpha1.TaintUnregistered) || !d.holdsSeats(c)
+		return !d.shut(c) || !d.holdsSeats(c)
 	})
+}
+
+// shut reports whether a claim's node has not joined or has not been opened.
+func (d *doors) shut(c *v1alpha1.NodeClaim) bool {
+	node, ok := one[*corev1.Node](d.stores.nodes, c.Status.NodeName)
+	return !ok || hasTaint(node.Spec.Taints, v1alpha1.TaintUnregistered)
 }
 
 // othersCome counts the closed nodes that are not ready to open.
@@ -256,17 +261,13 @@ func (d *doors) unseated(claims []*v1alpha1.NodeClaim) int {
 	return n
 }
 
-// hold reports whether a claim's node is closed, and its seats are written when it
+// hold reports whether a claim's node is shut, and its seats are written when it
 // opens.
 func (d *doors) hold(c *v1alpha1.NodeClaim) bool {
 	d.mu.Lock()
 	opening := d.opening[c.Name]
 	d.mu.Unlock()
-	if opening || len(c.Spec.StartupTaints) > 0 {
-		return false
-	}
-	node, ok := one[*corev1.Node](d.stores.nodes, c.Status.NodeName)
-	return !ok || hasTaint(node.Spec.Taints, v1alpha1.TaintUnregistered)
+	return !opening && len(c.Spec.StartupTaints) == 0 && d.shut(c)
 }
 
 // forgot notes that kube-scheduler has forgotten a seat.

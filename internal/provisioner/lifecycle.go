@@ -102,7 +102,7 @@ func (r *lifecycle) join(ctx context.Context, claim *v1alpha1.NodeClaim) (ctrl.R
 		return ctrl.Result{}, err
 	}
 	if !kept && claim.Spec.Binding == v1alpha1.BindingNominate {
-		r.nominator.enqueue(claim.Name) // What was forgotten while it was closed.
+		r.nominator.enqueue(claim.Name) // What was not written while it was shut.
 	}
 	reason, message := notInitialized(claim, node)
 	if reason == "" {

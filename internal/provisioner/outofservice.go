@@ -66,9 +66,14 @@ func (r *lifecycle) vacate(ctx context.Context, claim *v1alpha1.NodeClaim, node 
 	return false, nil
 }
 
+// populated reports whether pods that a drain waits for are on a node.
+func (p *Loops) populated(node *corev1.Node) bool {
+	return slices.ContainsFunc(p.stores.podsOn(node.Name), func(pod *corev1.Pod) bool { return drain.Counts(pod, node) })
+}
+
 // occupied reports whether pods that a drain moves, or volumes, are on a node.
 func (r *lifecycle) occupied(node *corev1.Node) bool {
-	return slices.ContainsFunc(r.stores.podsOn(node.Name), func(p *corev1.Pod) bool { return drain.Counts(p, node) }) ||
+	return r.populated(node) ||
 		slices.ContainsFunc(all[*storagev1.VolumeAttachment](r.stores.attachments), func(a *storagev1.VolumeAttachment) bool {
 			return a.Spec.NodeName == node.Name
 		})

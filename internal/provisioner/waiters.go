@@ -104,7 +104,7 @@ func (p *Loops) budgetChanged(o any) {
 // podLeft wakes the drain of a node once the last pod that it waited for is gone.
 func (p *Loops) podLeft(pod *corev1.Pod) {
 	node, ok := one[*corev1.Node](p.stores.nodes, pod.Spec.NodeName)
-	if !ok || !drain.Cordoned(node) || slices.ContainsFunc(p.stores.podsOn(node.Name), func(o *corev1.Pod) bool { return drain.Counts(o, node) }) {
+	if !ok || !drain.Cordoned(node) || p.populated(node) {
 		return
 	}
 	if claim := node.Labels[v1alpha1.LabelNodeClaim]; claim != "" {
