@@ -179,12 +179,19 @@ func (w *world) scenario() {
 // is ready, a Node, an instance with the claim's tags, and a pod on it.
 func (w *world) settled(n int) bool {
 	// The watch is asked first: it costs the API server nothing.
-	var seen v1alpha1.NodeClaimList
-	if err := view.List(w.ctx, &seen); err != nil || !allUp(seen.Items, n) {
-		return false
+	return w.settledIn(view, n) && w.settledIn(plane.Client, n)
+}
+
+func (w *world) settledIn(cluster client.Reader, n int) bool {
+	var claims v1alpha1.NodeClaimList
+	var nodes corev1.NodeList
+	var list corev1.PodList
+	for _, err := range []error{cluster.List(w.ctx, &claims), cluster.List(w.ctx, &nodes), cluster.List(w.ctx, &list, inNamespace)} {
+		if err != nil {
+			return false // The next look may succeed; none that does is a timeout.
+		}
 	}
-	claims := w.claims()
-	if !allUp(claims, n) {
+	if !allUp(claims.Items, n) || len(nodes.Items) != n {
 		return false
 	}
 	byID := map[string]ec2sim.InstanceState{}
@@ -195,22 +202,15 @@ func (w *world) settled(n int) bool {
 			live++
 		}
 	}
-	if live != n {
-		return false
-	}
-	var nodes corev1.NodeList
-	if err := plane.Client.List(w.ctx, &nodes); err != nil || len(nodes.Items) != n {
-		return false
-	}
 	labels := map[string]map[string]string{}
 	for _, node := range nodes.Items {
 		labels[node.Name] = node.Labels
 	}
 	pods := map[string]int{}
-	for _, p := range w.podList() {
+	for _, p := range list.Items {
 		pods[p.Spec.NodeName]++
 	}
-	for _, c := range claims {
+	for _, c := range claims.Items {
 		i := byID[c.Status.InstanceID]
 		switch {
 		case i.Tags[v1alpha1.TagNodeClaimUID] != string(c.UID):
@@ -221,7 +221,7 @@ func (w *world) settled(n int) bool {
 			return false
 		}
 	}
-	return true
+	return live == n
 }
 
 // allUp reports whether there are n claims, all initialized and to stay.

@@ -44,7 +44,7 @@ const (
 	patience = 60 * time.Second
 )
 
-// plane is the control plane of all runs, view its claims.
+// plane is the control plane of all runs, view its claims, Nodes and pods.
 var (
 	plane *cluster.Cluster
 	view  client.Reader
@@ -63,7 +63,7 @@ func TestMain(m *testing.M) {
 	plane = c
 	watching, stop := context.WithCancel(context.Background())
 	code := 1
-	if view, err = c.View(watching, &v1alpha1.NodeClaim{}); err != nil {
+	if view, err = c.View(watching, &v1alpha1.NodeClaim{}, &corev1.Node{}, &corev1.Pod{}); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 	} else {
 		code = m.Run()
@@ -368,7 +368,7 @@ func (w *world) awsCalls() (counts, errs map[string]int) {
 
 func (w *world) writeKubeconfig() {
 	cfg := clientcmdapi.NewConfig()
-	cfg.Clusters["c"] = &clientcmdapi.Cluster{Server: w.api.URL, CertificateAuthorityData: w.ca}
+	cfg.Clusters["c"] = &clientcmdapi.Cluster{Server: w.api.URL, CertificateAuthorityData: w.ca, DisableCompression: true}
 	cfg.AuthInfos["u"] = &clientcmdapi.AuthInfo{}
 	cfg.Contexts["x"] = &clientcmdapi.Context{Cluster: "c", AuthInfo: "u"}
 	cfg.CurrentContext = "x"
