@@ -87,6 +87,10 @@ func newBook() *book {
 func (b *book) give(pod types.UID, claim string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.giveLocked(pod, claim)
+}
+
+func (b *book) giveLocked(pod types.UID, claim string) {
 	b.takeLocked(pod)
 	b.seats[pod] = seat{claim: claim}
 	if b.byClaim[claim] == nil {
@@ -130,6 +134,17 @@ func (b *book) takeLocked(pod types.UID) {
 	delete(b.byClaim[s.claim], pod)
 	if len(b.byClaim[s.claim]) == 0 {
 		delete(b.byClaim, s.claim)
+	}
+}
+
+// exchange moves pods that have seats to other claims.
+func (b *book) exchange(claims map[types.UID]string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for pod, claim := range claims {
+		if s, ok := b.seats[pod]; ok && s.claim != claim {
+			b.giveLocked(pod, claim)
+		}
 	}
 }
 

@@ -20,9 +20,9 @@ import (
 const (
 	// gatherFor is how long a node that is ready waits for others that are not.
 	gatherFor = time.Second
-	// openers is the number of nodes that are opened at once. Whoever opens after the
-	// others does so when kube-scheduler has begun to forget its seats.
-	openers = 100
+	// openers is the number of nodes that are opened at once: few, so that they open in
+	// order.
+	openers = 8
 	// seatingFor is how long a node that is ready waits for its seats to be shown while
 	// none of them is.
 	seatingFor = time.Second
@@ -207,6 +207,7 @@ func (d *doors) open(ctx context.Context, names []string) {
 	if len(batch) == 0 {
 		return
 	}
+	batch = d.arrange(batch)
 	d.mu.Lock()
 	d.opening = opening
 	d.mu.Unlock()

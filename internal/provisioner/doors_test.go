@@ -48,6 +48,7 @@ func newQuay(t *testing.T, names ...string) *quay {
 		dress(n, c, false)
 		n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
 		pod := podNamed("pod-" + name)
+		pod.Labels = map[string]string{"app": name} // None has the seat of another.
 		q.claims[name] = c
 		claims, nodes, pods, objects = append(claims, c), append(nodes, n), append(pods, pod), append(objects, n)
 		p.book.give(pod.UID, name)
