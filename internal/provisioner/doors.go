@@ -22,7 +22,7 @@ const (
 	gatherFor = time.Second
 	// openers is the number of nodes that are opened at once: few, so that they open in
 	// order.
-	openers = 8
+	openers = 3
 	// seatingFor is how long a node that is ready waits for its seats to be shown while
 	// none of them is.
 	seatingFor = time.Second
@@ -211,7 +211,8 @@ func (d *doors) open(ctx context.Context, names []string) {
 	d.mu.Lock()
 	d.opening = opening
 	d.mu.Unlock()
-	for _, c := range batch {
+	// Those last that are tried first: until their node is open, a try costs them the seat.
+	for _, c := range slices.Backward(batch) {
 		d.nominator.seatPods(ctx, c)
 	}
 	d.until(ctx, seatingFor, settleMost, func() int { return d.unseated(batch) })
@@ -236,7 +237,12 @@ func (d *doors) open(ctx context.Context, names []string) {
 		}
 		after := node.DeepCopy()
 		dress(after, c, true)
-		if err := d.patchNode(ctx, node, after, "opening"); err != nil && ctx.Err() == nil {
+		err := d.patchNode(ctx, node, after, "opening")
+		if err == nil {
+			d.mu.Lock()
+			delete(d.asked, c.Name) // It may have asked once more while it was waited for.
+			d.mu.Unlock()
+		} else if ctx.Err() == nil {
 			d.log.V(1).Info("a node will be opened again", "node", node.Name, "reason", err.Error()) // Its claim asks again.
 		}
 	})
