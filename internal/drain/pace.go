@@ -2,7 +2,6 @@ package drain
 
 import (
 	"context"
-	"math"
 	"sync"
 	"time"
 )
@@ -11,16 +10,23 @@ import (
 // is sent away, to ask again with its next pass: a pass never waits for others.
 const paceLongest = time.Second
 
-// paceDebt is how far ahead turns are taken while Borrow still gives one.
+// paceDebt is for how long calls are owed while Borrow still gives a turn.
 const paceDebt = 3 * time.Second
+
+// paceBack is how many calls that are owed each turn pays back.
+const paceBack = 2
 
 // Pace spaces the calls of all drains, so that the API server sees no more of
 // them in a second than it was made for, however many nodes drain. Evictions and what
-// can wait as well take turns; what else a drain writes is charged.
+// can wait as well take turns; what else a drain writes is owed. Turns that nobody takes
+// pay that back, and paceBack beside each that somebody takes: whoever waits for turns
+// gets a third of them at least, whatever is owed.
 type Pace struct {
 	every time.Duration
 	mu    sync.Mutex
 	next  time.Time
+	// owed are calls that waited for no turn.
+	owed int
 }
 
 // NewPace allows that many calls a second, evenly spaced.
@@ -39,45 +45,80 @@ func (p *Pace) Rest(d time.Duration) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if until := time.Now().Add(min(d, paceRest)); until.After(p.next) {
+	now := time.Now()
+	if until := now.Add(min(d, paceRest)); until.After(p.free(now)) {
 		p.next = until
 	}
 }
 
-// free is when the next turn is that nobody has taken.
+// free is when the next turn is that nobody has taken. Those that have passed have
+// paid back what was owed.
 func (p *Pace) free(now time.Time) time.Time {
 	if p.next.After(now) {
 		return p.next
 	}
+	if idle := int64(now.Sub(p.next) / p.every); idle < int64(p.owed) {
+		p.owed -= int(idle)
+		p.next = p.next.Add(time.Duration(idle) * p.every)
+	} else {
+		p.owed, p.next = 0, now
+	}
 	return now
 }
 
+// take takes turns from one on that is free.
+func (p *Pace) take(free time.Time, turns int) {
+	back := min(p.owed, turns*paceBack)
+	p.owed -= back
+	p.next = free.Add(time.Duration(turns+back) * p.every)
+}
+
+// debt is how long it takes until all turns that are taken have passed and what is
+// owed is paid back.
+func (p *Pace) debt(now time.Time) time.Duration {
+	return p.free(now).Sub(now) + time.Duration(p.owed)*p.every
+}
+
 // Spend takes that many turns in advance, for calls that are to follow; false when
-// half of paceLongest is taken already. The other half is for those that wait.
-func (p *Pace) Spend(turns int) bool { return p.advance(turns, paceLongest/2) }
-
-// Borrow takes a turn at once, whoever waits, for what ends soon and takes few calls;
-// false when paceDebt is taken already.
-func (p *Pace) Borrow() bool { return p.advance(1, paceDebt) }
-
-// Charge takes that many turns for calls that wait for nobody: those to come wait
-// the longer.
-func (p *Pace) Charge(turns int) { p.advance(turns, math.MaxInt64) }
-
-// advance takes turns, unless more than most is taken already.
-func (p *Pace) advance(turns int, most time.Duration) bool {
+// half of paceLongest is taken or owed already. The other half is for those that wait.
+func (p *Pace) Spend(turns int) bool {
 	if p == nil {
 		return true
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
-	turn := p.free(now)
-	if turn.Sub(now) > most {
+	if p.debt(now) > paceLongest/2 {
 		return false
 	}
-	p.next = turn.Add(time.Duration(turns) * p.every)
+	p.take(p.free(now), turns)
 	return true
+}
+
+// Borrow lets a call go at once, whoever waits, for what ends soon and takes few calls;
+// false when paceDebt is taken or owed already.
+func (p *Pace) Borrow() bool {
+	if p == nil {
+		return true
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.debt(time.Now()) > paceDebt {
+		return false
+	}
+	p.owed++
+	return true
+}
+
+// Charge counts calls that wait for nobody: turns to come are the farther apart.
+func (p *Pace) Charge(calls int) {
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.free(time.Now()) // What has passed so far pays for what was owed so far.
+	p.owed += calls
 }
 
 // Turn takes a turn and waits for it; false when none is near.
@@ -92,7 +133,7 @@ func (p *Pace) Turn(ctx context.Context) bool {
 		p.mu.Unlock()
 		return false
 	}
-	p.next = turn.Add(p.every)
+	p.take(turn, 1)
 	p.mu.Unlock()
 	if turn.Equal(now) {
 		return true

@@ -31,6 +31,9 @@ const (
 	// budgetRetryMax is the longest pause between attempts at pods that their
 	// disruption budget holds.
 	budgetRetryMax = 10 * time.Second
+	// hurryFor is how long before its deletion a pod's eviction waits for no turn any
+	// more. A spot notice leaves less than that, any other drain has had its turns.
+	hurryFor = 2 * time.Minute
 	// throttlePause is the least pause when the API server is busy.
 	throttlePause = 2 * time.Second
 	// slow is the pause where only a person, or the deadline, can help.
@@ -336,7 +339,9 @@ func tell(ctx context.Context, api evictor, verdicts []Verdict, in Input) []answ
 				continue
 			}
 		}
-		if !in.Pace.Turn(ctx) {
+		if hurried(v, in.Now) {
+			in.Pace.Charge(1)
+		} else if !in.Pace.Turn(ctx) {
 			if asked != nil {
 				in.Ledger.refund(asked, v.Pod)
 			}
@@ -363,6 +368,12 @@ func tell(ctx context.Context, api evictor, verdicts []Verdict, in Input) []answ
 	}
 	wait.Wait()
 	return answers
+}
+
+// hurried reports whether a pod's call waits for no turn: its time is up, or so nearly
+// that it would be lost in the queue.
+func hurried(v Verdict, now time.Time) bool {
+	return v.Action == Delete || !v.Until.IsZero() && v.Until.Sub(now) < hurryFor
 }
 
 func tellOne(ctx context.Context, api evictor, v Verdict) answer {

@@ -28,7 +28,8 @@ const (
 	// defaultDrainDeadline holds where the Provisioner is gone or names none.
 	defaultDrainDeadline = time.Hour
 	// drainCalls is how often all drains together may write in a second: evictions and
-	// deletions, to claims and Nodes, and for the claims that take their place.
+	// deletions, to claims and Nodes, and for the claims that take their place. What
+	// cannot wait is written all the same, and the rest waits for it.
 	drainCalls = 22
 	// endWrites is how often the API server is written to for a claim from the end of
 	// its drain on.
@@ -116,7 +117,9 @@ func (f *fleet) stateOf(ctx context.Context, id string, nodeLives bool) (string,
 // drain makes one pass over the node's pods.
 func (r *lifecycle) drain(ctx context.Context, claim *v1alpha1.NodeClaim, node *corev1.Node) (ctrl.Result, bool, error) {
 	if !drain.Cordoned(node) || !drain.Excluded(node) {
-		if !r.pace.Turn(ctx) {
+		if hurried(claim, time.Now()) {
+			r.pace.Charge(1)
+		} else if !r.pace.Turn(ctx) {
 			return ctrl.Result{RequeueAfter: time.Second}, false, nil // A hundred others come first.
 		}
 		after := node.DeepCopy()

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/events"
 
@@ -43,5 +44,27 @@ func TestDrainsSayWhatHoldsThem(t *testing.T) {
 	}
 	if !r.worthTelling(t.Context(), claim, drain.Result{Done: true}, start.Add(2*time.Minute)) {
 		t.Error("the end was not told of")
+	}
+}
+
+// TestANodeThatGoesSoonIsCordonedAtOnce: one that EC2 takes away does not wait behind
+// the writes of others.
+func TestANodeThatGoesSoonIsCordonedAtOnce(t *testing.T) {
+	for why, want := range map[v1alpha1.DisruptionReason]bool{v1alpha1.ReasonInterrupted: true, v1alpha1.ReasonDeleted: false} {
+		y := newYard(t, 1, v1alpha1.ProvisionerSpec{})
+		y.pace = drain.NewPace(drainCalls)
+		r, claim, node := y.leave("a", why)
+		drain.Uncordon(node)
+		if err := y.api.Update(t.Context(), node); err != nil {
+			t.Fatal(err)
+		}
+		y.pace.Rest(time.Minute)
+		if _, _, err := r.drain(t.Context(), claim, node); err != nil {
+			t.Fatal(err)
+		}
+		y.watch()
+		if got, _ := one[*corev1.Node](y.stores.nodes, "a"); drain.Cordoned(got) != want {
+			t.Errorf("%s: cordoned %t, want %t", why, !want, want)
+		}
 	}
 }
