@@ -149,3 +149,20 @@ func Deadline(recorded, wanted time.Time) time.Time {
 		return recorded
 	}
 }
+
+// askFor is how long budgets are asked at least before a drain's deadline has pods
+// deleted.
+const askFor = time.Minute
+
+// Soonest is the earliest deadline that a drain may be given now: its pods are asked to
+// go for a while first, and each keeps its own grace period. No later than patience from
+// now.
+func Soonest(pods []*corev1.Pod, node *corev1.Node, now time.Time, patience time.Duration) time.Time {
+	var grace time.Duration
+	for _, p := range pods {
+		if Counts(p, node) {
+			grace = max(grace, graceOf(p))
+		}
+	}
+	return now.Add(min(patience, askFor+grace))
+}

@@ -172,10 +172,10 @@ func TestJobsMayFinishWhenNobodyIsInAHurry(t *testing.T) {
 // holds when the Provisioner goes.
 func TestADrainKeepsItsTimeWithoutItsProvisioner(t *testing.T) {
 	y := newYard(t, 1, v1alpha1.ProvisionerSpec{Drain: &v1alpha1.Drain{Deadline: metav1.Duration{Duration: 6 * time.Hour}}})
-	r, claim, _ := y.leave("a", v1alpha1.ReasonDeleted)
+	r, claim, node := y.leave("a", v1alpha1.ReasonDeleted)
 	want := claim.DeletionTimestamp.Add(6 * time.Hour)
 	for range 2 {
-		if err := r.recordDeadline(t.Context(), claim, y.now); err != nil || !claim.Status.DrainDeadline.Time.Equal(want) {
+		if err := r.recordDeadline(t.Context(), claim, node, y.now); err != nil || !claim.Status.DrainDeadline.Time.Equal(want) {
 			t.Fatalf("deadline %v, want %v (%v)", claim.Status.DrainDeadline, want, err)
 		}
 		pr, _ := one[*v1alpha1.Provisioner](y.stores.provisioners, "p")
@@ -184,6 +184,51 @@ func TestADrainKeepsItsTimeWithoutItsProvisioner(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+	}
+}
+
+// TestNoDrainIsGivenLessTimeThanItsPodsNeed: a deadline that is shortened, or was over
+// before Berth came back, leaves pods the time to be asked and to end.
+func TestNoDrainIsGivenLessTimeThanItsPodsNeed(t *testing.T) {
+	for name, tc := range map[string]struct {
+		// recorded and want count from the deletion, now does too.
+		recorded, patience, now, want time.Duration
+	}{
+		"an ordinary drain":                        {0, time.Hour, time.Second, time.Hour},
+		"shortened in time":                        {time.Hour, 20 * time.Minute, time.Minute, 20 * time.Minute},
+		"shortened to what is past":                {time.Hour, 5 * time.Minute, 30 * time.Minute, 33 * time.Minute},
+		"shortened to what is nearly past":         {time.Hour, 31 * time.Minute, 30 * time.Minute, 33 * time.Minute},
+		"shortened to less than pods need":         {time.Hour, 30 * time.Second, 30 * time.Minute, 30*time.Minute + 30*time.Second},
+		"nearly over already":                      {time.Hour, 5 * time.Minute, 59 * time.Minute, time.Hour},
+		"over already":                             {time.Hour, 5 * time.Minute, 2 * time.Hour, time.Hour},
+		"Berth was away for longer":                {0, time.Hour, 3 * time.Hour, 4 * time.Hour},
+		"Berth was away for nearly as long":        {0, time.Hour, 58 * time.Minute, 61 * time.Minute},
+		"Berth was away, and enough of it is left": {0, time.Hour, 57 * time.Minute, time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			y := newYard(t, 1, v1alpha1.ProvisionerSpec{Drain: &v1alpha1.Drain{Deadline: metav1.Duration{Duration: tc.patience}}})
+			long := ownedPod("long", "rs", "a")
+			long.Namespace, long.Spec.TerminationGracePeriodSeconds = "default", ptr(int64(120))
+			y.create(long)
+			y.pod("web", "rs", "a")
+			r, claim, node := y.leave("a", v1alpha1.ReasonDeleted)
+			began := claim.DeletionTimestamp.Time
+			if tc.recorded > 0 {
+				claim.Status.DrainDeadline = &metav1.Time{Time: began.Add(tc.recorded)}
+				claim.Status.Conditions = append(claim.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionDrained,
+					Status: metav1.ConditionFalse, Reason: "Draining", LastTransitionTime: metav1.Time{Time: began}})
+			}
+			now := began.Add(tc.now)
+			for range 3 { // It does not move with time.
+				if err := r.recordDeadline(t.Context(), claim, node, now); err != nil {
+					t.Fatal(err)
+				}
+				now = now.Add(10 * time.Second)
+			}
+			if got := claim.Status.DrainDeadline.Sub(began); got != tc.want {
+				t.Errorf("deadline %s after the deletion, want %s", got, tc.want)
+			}
+		})
 	}
 }
 

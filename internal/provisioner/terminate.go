@@ -135,7 +135,7 @@ func (r *lifecycle) drain(ctx context.Context, claim *v1alpha1.NodeClaim, node *
 	}
 	now := time.Now()
 	seen := r.taintSeen(claim, now)
-	if err := r.recordDeadline(ctx, claim, now); err != nil {
+	if err := r.recordDeadline(ctx, claim, node, now); err != nil {
 		return ctrl.Result{}, false, err
 	}
 	in := r.drainInput(claim, node, seen, now)
@@ -188,8 +188,10 @@ func (p *Loops) taintSeen(claim *v1alpha1.NodeClaim, now time.Time) time.Time {
 }
 
 // recordDeadline stores when the drain ends at the latest, and at first that it has
-// begun. It only ever moves earlier, and not because its Provisioner is gone.
-func (r *lifecycle) recordDeadline(ctx context.Context, claim *v1alpha1.NodeClaim, now time.Time) error {
+// begun. It only ever moves earlier, never so early that pods could not be asked first,
+// and not because its Provisioner is gone. A drain whose time was over before it began,
+// because Berth was not there, has all of it.
+func (r *lifecycle) recordDeadline(ctx context.Context, claim *v1alpha1.NodeClaim, node *corev1.Node, now time.Time) error {
 	patience := defaultDrainDeadline
 	pr, ok := one[*v1alpha1.Provisioner](r.stores.provisioners, claim.Spec.Provisioner.Name)
 	switch {
@@ -202,19 +204,32 @@ func (r *lifecycle) recordDeadline(ctx context.Context, claim *v1alpha1.NodeClai
 	if claim.DeletionTimestamp != nil {
 		began = claim.DeletionTimestamp.Time
 	}
+	first := now
+	said := meta.FindStatusCondition(claim.Status.Conditions, v1alpha1.ConditionDrained)
+	if said != nil {
+		first = said.LastTransitionTime.Time
+	}
+	wanted := began.Add(patience)
+	if !wanted.After(first) {
+		wanted = first.Add(patience)
+	}
+	if soonest := drain.Soonest(r.stores.podsOn(node.Name), node, now, patience); wanted.Before(soonest) {
+		wanted = soonest
+	}
 	var recorded time.Time
 	if claim.Status.DrainDeadline != nil {
 		recorded = claim.Status.DrainDeadline.Time
 	}
-	deadline := drain.Deadline(recorded, began.Add(patience))
+	deadline := drain.Deadline(recorded, wanted)
 	if deadline.Equal(recorded) {
 		return nil
 	}
 	r.told.LoadOrStore(claim.UID, drainTold{at: now, moved: now})
 	return r.patchStatus(ctx, claim, func(c *v1alpha1.NodeClaim) {
 		c.Status.DrainDeadline = &metav1.Time{Time: deadline}
-		if meta.FindStatusCondition(c.Status.Conditions, v1alpha1.ConditionDrained) == nil {
-			setCondition(c, v1alpha1.ConditionDrained, metav1.ConditionFalse, "Draining", "the drain has begun")
+		if said == nil {
+			meta.SetStatusCondition(&c.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionDrained, Status: metav1.ConditionFalse,
+				Reason: "Draining", Message: "the drain has begun", ObservedGeneration: c.Generation, LastTransitionTime: metav1.Time{Time: now}})
 		}
 	})
 }
