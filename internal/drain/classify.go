@@ -189,6 +189,12 @@ func classify(p *corev1.Pod, node NodeFacts, now, deadline time.Time) Verdict {
 	return v
 }
 
+// Stuck reports whether a pod is still there so long after its own deletion time that no
+// drain waits for it any more.
+func Stuck(p *corev1.Pod, now time.Time) bool {
+	return p.DeletionTimestamp != nil && !now.Before(p.DeletionTimestamp.Add(stuckAfter))
+}
+
 // toldAt is when a terminating pod was told to go: its deletion time is later by
 // its grace.
 func toldAt(p *corev1.Pod) time.Time {

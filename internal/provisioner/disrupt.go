@@ -439,7 +439,7 @@ func (d *disruption) tellBare(c candidate) {
 func objection(p proposal, c candidate, pods []*corev1.Pod, now time.Time) string {
 	if p.reason == v1alpha1.ReasonEmpty {
 		for _, pod := range pods {
-			if drain.Counts(pod, c.node) {
+			if drain.Counts(pod, c.node) && !drain.Stuck(pod, now) {
 				return "it is in use again: pod " + pod.Namespace + "/" + pod.Name
 			}
 		}

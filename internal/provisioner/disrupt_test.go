@@ -340,3 +340,31 @@ func TestNoGraceBeginsWhileDisruptionIsPaused(t *testing.T) {
 		}
 	}
 }
+
+// TestAPodThatDoesNotEndKeepsNoNode: a node whose last pod should have been gone for a
+// minute is empty, with or without ttlSecondsAfterEmpty.
+func TestAPodThatDoesNotEndKeepsNoNode(t *testing.T) {
+	for _, ttl := range []int64{0, 30} {
+		y := newYard(t, 1, v1alpha1.ProvisionerSpec{TTLSecondsAfterEmpty: ptr(ttl)})
+		y.proposers = []proposer{newEmptiness(y.Loops)}
+		stuck := ownedPod("stuck", "rs", "a")
+		stuck.Namespace, stuck.Finalizers = "default", []string{"example.com/never"}
+		y.create(stuck)
+		if err := y.api.Delete(t.Context(), stuck); err != nil {
+			t.Fatal(err)
+		}
+		y.watch()
+		y.now = y.stores.podsOn("a")[0].DeletionTimestamp.Time
+		y.turn(time.Second)
+		y.turn(58 * time.Second)
+		if _, going := y.out(); len(going) > 0 {
+			t.Fatalf("ttl %d: a node with a pod that may still end goes", ttl)
+		}
+		y.turn(time.Second)
+		for range 4 {
+			y.turn(10 * time.Second)
+		}
+		y.turn(drain.MinDrain)
+		y.expect("a", "a")
+	}
+}

@@ -137,11 +137,13 @@ func (p *Loops) makers(now time.Time) map[types.UID]bool {
 }
 
 // emptyIn reports whether nothing but what belongs to the node itself runs on it,
-// or will in a while because the rest has been told to go.
+// or will in a while because the rest has been told to go. What should have been gone for
+// long does not count: its container cannot be killed, nobody waits for it, and the node
+// would be kept out of use, or kept, for ever.
 func (p *Loops) emptyIn(c candidate, now time.Time) (idle bool, in time.Duration) {
 	for _, pod := range p.stores.podsOn(c.node.Name) {
 		switch {
-		case !drain.Counts(pod, c.node):
+		case !drain.Counts(pod, c.node) || drain.Stuck(pod, now):
 		case pod.DeletionTimestamp == nil:
 			return false, 0
 		default:
