@@ -37,36 +37,39 @@ type allowance map[budgetKey]int
 
 // take uses the budget for all nodes of a proposal that were not begun yet, or
 // for none where it is not enough for all. A node that is not ready uses none, but
-// goes only where those that do not work are no more than the budget allows.
+// goes only where those that do not work are no more than the budget allows. Of
+// forcedShare each node uses one, ready or not.
 func (r allowance) take(p proposal) bool {
-	need := map[string]int{}
+	begins, need := map[string]int{}, map[string]int{}
 	for _, c := range p.nodes {
-		switch name := c.provisioner.Name; {
-		case drain.Cordoned(c.node):
-		case !nodeReady(c.node):
-			need[name] += 0 // It is counted already, and still has to ask.
-		default:
+		if drain.Cordoned(c.node) {
+			continue
+		}
+		name := c.provisioner.Name
+		begins[name]++
+		need[name] += 0 // It may be counted already, and still has to ask.
+		if nodeReady(c.node) {
 			need[name]++
 		}
 	}
-	asks := p.reason
+	asks, of := p.reason, need
 	if p.forced {
-		asks = forcedShare
+		asks, of = forcedShare, begins
 	}
 	if slices.Contains(budgeted, p.reason) {
-		for name, n := range need {
+		for name, n := range of {
 			if r[budgetKey{name, asks}] < n {
 				return false
 			}
 		}
 	}
-	// A node on its way out counts for every reason.
 	for name, n := range need {
+		// A node on its way out counts for every reason.
 		for _, why := range budgeted {
 			r[budgetKey{name, why}] -= n
 		}
 		if p.reason == v1alpha1.ReasonExpired {
-			r[budgetKey{name, forcedShare}] -= n
+			r[budgetKey{name, forcedShare}] -= begins[name]
 		}
 	}
 	return true
