@@ -36,19 +36,19 @@ type budgetKey struct {
 type allowance map[budgetKey]int
 
 // take uses the budget for all nodes of a proposal that were not begun yet, or
-// for none where it is not enough for all. A node that is not ready uses none, but
-// goes only where those that do not work are no more than the budget allows. Of
-// forcedShare each node uses one, ready or not.
+// for none where it is not enough for all. A node that is not ready, or was taken out of
+// use for another reason, uses none, but goes only where those that do not work are no
+// more than the budget allows. Of forcedShare each node uses one.
 func (r allowance) take(p proposal) bool {
 	begins, need := map[string]int{}, map[string]int{}
 	for _, c := range p.nodes {
-		if drain.Cordoned(c.node) {
+		if c.leaving() == p.reason {
 			continue
 		}
 		name := c.provisioner.Name
 		begins[name]++
 		need[name] += 0 // It may be counted already, and still has to ask.
-		if nodeReady(c.node) {
+		if nodeReady(c.node) && !drain.Cordoned(c.node) {
 			need[name]++
 		}
 	}

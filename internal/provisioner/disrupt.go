@@ -174,7 +174,7 @@ func (d *disruption) pass(ctx context.Context, now time.Time) time.Duration {
 		case held != "":
 			d.tellHeld(p, held)
 			continue
-		case !cordoned(p):
+		case !begun(p):
 			// Budgets are about nodes that work.
 			if !p.nodes[0].opening() && !budgets.take(p) {
 				d.metrics.blocked.WithLabelValues(p.nodes[0].provisioner.Name, string(p.reason)).Inc()
@@ -279,14 +279,10 @@ func claimed(p proposal, kept map[string]bool) bool {
 	return false
 }
 
-// cordoned reports whether the proposal was begun with all of its nodes.
-func cordoned(p proposal) bool {
-	for _, c := range p.nodes {
-		if !drain.Cordoned(c.node) {
-			return false
-		}
-	}
-	return true
+// begun reports whether all nodes of the proposal were taken out of use for it. One that
+// was for another reason has to ask the budget of this one.
+func begun(p proposal) bool {
+	return !slices.ContainsFunc(p.nodes, func(c candidate) bool { return c.leaving() != p.reason })
 }
 
 // step is what is to be done about a proposal that was begun.
@@ -366,10 +362,11 @@ func (d *disruption) forget(nodes []candidate, now time.Time) {
 // begin taints the nodes of a proposal.
 func (d *disruption) begin(ctx context.Context, p proposal, now time.Time) error {
 	for _, c := range p.nodes {
-		if drain.Cordoned(c.node) {
+		if c.leaving() == p.reason {
 			continue
 		}
 		after := c.node.DeepCopy()
+		drain.Uncordon(after) // What it was taken out of use for before marked it otherwise.
 		if p.reason == v1alpha1.ReasonEmpty {
 			drain.Cordon(after, now) // Nothing runs there that clients could lose.
 		} else {

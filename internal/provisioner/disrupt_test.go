@@ -368,3 +368,62 @@ func TestAPodThatDoesNotEndKeepsNoNode(t *testing.T) {
 		y.expect("a", "a")
 	}
 }
+
+// TestAnotherReasonAsksItsOwnBudget: a node that was taken out of use for one reason
+// goes on for another only within the budget of that one. Else it is put back into use.
+func TestAnotherReasonAsksItsOwnBudget(t *testing.T) {
+	only := func(nodes string, why ...v1alpha1.DisruptionReason) v1alpha1.Budget {
+		return v1alpha1.Budget{Nodes: nodes, Reasons: why}
+	}
+	for name, tc := range map[string]struct {
+		first, then v1alpha1.DisruptionReason
+		budgets     []v1alpha1.Budget
+		want        string
+	}{
+		"nothing is allowed for it":                       {v1alpha1.ReasonEmpty, v1alpha1.ReasonDrifted, []v1alpha1.Budget{only("0", v1alpha1.ReasonDrifted)}, ""},
+		"it is allowed, and not counted twice":            {v1alpha1.ReasonEmpty, v1alpha1.ReasonDrifted, []v1alpha1.Budget{only("1", v1alpha1.ReasonDrifted)}, "a"},
+		"from one that had a budget to one that has none": {v1alpha1.ReasonConsolidated, v1alpha1.ReasonExpired, []v1alpha1.Budget{only("0", v1alpha1.ReasonExpired)}, ""},
+		"to being empty":                                  {v1alpha1.ReasonDrifted, v1alpha1.ReasonEmpty, []v1alpha1.Budget{only("1", v1alpha1.ReasonDrifted)}, "a"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := &wants{tc.first, []string{"a"}}
+			y := newYard(t, 3, v1alpha1.ProvisionerSpec{Disruption: &v1alpha1.Disruption{Budgets: tc.budgets}}, w)
+			y.turn(0)
+			y.turn(time.Second)
+			y.expect("a", "")
+			w.reason = tc.then
+			y.turn(time.Second)
+			y.expect(tc.want, "")
+			if tc.want == "" {
+				return
+			}
+			n, _ := one[*corev1.Node](y.stores.nodes, "a")
+			if got := reasonOn(n); got != string(tc.then) {
+				t.Errorf("the node says that it goes because it is %s", got)
+			}
+			if drain.Excluded(n) != (tc.then == v1alpha1.ReasonEmpty) {
+				t.Errorf("out of load balancers: %t", drain.Excluded(n))
+			}
+			y.room(seating{})
+			y.turn(drain.MinDrain)
+			y.expect("a", "a")
+		})
+	}
+}
+
+// TestARefusedReasonLeavesTheFirst: a node that goes within one budget still does when
+// it might go for another reason as well, and may not.
+func TestARefusedReasonLeavesTheFirst(t *testing.T) {
+	drifted, expired := &wants{v1alpha1.ReasonDrifted, []string{"a"}}, &wants{v1alpha1.ReasonExpired, nil}
+	y := newYard(t, 3, v1alpha1.ProvisionerSpec{Disruption: &v1alpha1.Disruption{Budgets: []v1alpha1.Budget{{Nodes: "0", Reasons: []v1alpha1.DisruptionReason{v1alpha1.ReasonExpired}}}}}, expired, drifted)
+	y.turn(0)
+	expired.claims = []string{"a"}
+	y.turn(time.Second)
+	y.room(seating{})
+	y.turn(drain.MinDrain)
+	y.expect("a", "a")
+	claim, _ := one[*v1alpha1.NodeClaim](y.stores.claims, "a")
+	if why := claim.Annotations[v1alpha1.AnnotationDisruptionReason]; why != string(v1alpha1.ReasonDrifted) {
+		t.Errorf("it goes because it is %s", why)
+	}
+}
