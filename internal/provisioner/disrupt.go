@@ -3,6 +3,7 @@ package provisioner
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -99,6 +100,8 @@ type disruption struct {
 	proposers []proposer
 	refused   map[string]refusal
 	held      map[string]string
+	// failed is until when nothing is tried with a node, by claim: the API server refused.
+	failed map[string]time.Time
 	// taken are the nodes that this pass has chosen so far, by name.
 	taken map[string]bool
 	// orphans are the claims without a Provisioner that were told of.
@@ -118,6 +121,7 @@ func newDisruption(p *Loops, more ...proposer) *disruption {
 		proposers: append([]proposer{newEmptiness(p), expiry{}}, more...),
 		refused:   map[string]refusal{},
 		held:      map[string]string{},
+		failed:    map[string]time.Time{},
 		taken:     map[string]bool{},
 		orphans:   map[string]bool{},
 	}
@@ -196,15 +200,16 @@ func (d *disruption) pass(ctx context.Context, now time.Time) time.Duration {
 		}
 	}
 	d.retiring.Store(true)
-	d.act(begin, &soon, func(p proposal) error { return d.begin(ctx, p, now) })
+	d.act(begin, now, &soon, func(p proposal) error { return d.begin(ctx, p, now) })
 	d.retiring.Store(false)
-	d.act(commit, &soon, func(p proposal) error { return d.commit(ctx, p, now) })
-	d.release(ctx, nodes, kept, &soon)
+	d.act(commit, now, &soon, func(p proposal) error { return d.commit(ctx, p, now) })
+	d.release(ctx, nodes, kept, now, &soon)
 	return soon.next
 }
 
 // act carries out a step of several proposals at the same time.
-func (d *disruption) act(ps []proposal, soon *agenda, step func(proposal) error) {
+func (d *disruption) act(ps []proposal, now time.Time, soon *agenda, step func(proposal) error) {
+	ps = slices.DeleteFunc(ps, func(p proposal) bool { return now.Before(d.failed[p.nodes[0].claim.Name]) })
 	var mu sync.Mutex
 	each(ps, writers, func(_ int, p proposal) {
 		err := step(p)
@@ -216,8 +221,19 @@ func (d *disruption) act(ps []proposal, soon *agenda, step func(proposal) error)
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		soon.in(100 * time.Millisecond)
+		d.fail(p.nodes[0], err, now, soon)
 	})
+}
+
+// fail has a step that failed tried again: soon where somebody else was faster, else
+// after a pause, whatever wakes the loop before.
+func (d *disruption) fail(c candidate, err error, now time.Time, soon *agenda) {
+	if apierrors.IsConflict(err) {
+		soon.in(100 * time.Millisecond)
+		return
+	}
+	d.failed[c.claim.Name] = now.Add(disruptEvery)
+	soon.in(disruptEvery)
 }
 
 // candidates are the nodes of live claims that have joined.
@@ -357,6 +373,7 @@ func (d *disruption) forget(nodes []candidate, now time.Time) {
 			delete(d.held, name)
 		}
 	}
+	maps.DeleteFunc(d.failed, func(_ string, until time.Time) bool { return !now.Before(until) })
 }
 
 // begin taints the nodes of a proposal.
@@ -450,16 +467,16 @@ func objection(p proposal, c candidate, pods []*corev1.Pod, now time.Time) strin
 
 // release puts nodes back into use whose removal nobody proposes any more: a
 // pod came, the Provisioner has changed, something objects.
-func (d *disruption) release(ctx context.Context, nodes []candidate, kept map[string]bool, soon *agenda) {
+func (d *disruption) release(ctx context.Context, nodes []candidate, kept map[string]bool, now time.Time, soon *agenda) {
 	for _, c := range nodes {
-		if _, ok := d.noticed.Load(c.claim.UID); ok || kept[c.claim.Name] || !drain.Cordoned(c.node) {
+		if _, ok := d.noticed.Load(c.claim.UID); ok || kept[c.claim.Name] || !drain.Cordoned(c.node) || now.Before(d.failed[c.claim.Name]) {
 			continue
 		}
 		if err := d.uncordon(ctx, c); err != nil {
 			if !apierrors.IsConflict(err) && ctx.Err() == nil {
 				d.log.Error(err, "putting a node back into use failed; tried again", "node", c.node.Name)
 			}
-			soon.in(100 * time.Millisecond)
+			d.fail(c, err, now, soon)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package provisioner
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -41,13 +42,25 @@ func (p *Loops) patchNode(ctx context.Context, before, after *corev1.Node, act s
 	target := &corev1.Node{}
 	target.Name = before.Name
 	err = p.cfg.Client.Patch(ctx, target, client.RawPatch(types.JSONPatchType, data))
-	if apierrors.IsInvalid(err) {
+	if lostRace(err) {
 		err = apierrors.NewConflict(v1alpha1.GroupVersion.WithResource("nodes").GroupResource(), before.Name, err)
 	}
 	if err != nil {
 		return fmt.Errorf("%s node %s: %w", act, before.Name, err)
 	}
 	return nil
+}
+
+// lostRace reports whether the API server could not apply a patch, because a test in it
+// failed. Its answer is 422 about no kind and without causes; the same code from
+// validation or an admission policy names what it refuses, and stays refused.
+func lostRace(err error) bool {
+	var status apierrors.APIStatus
+	if !apierrors.IsInvalid(err) || !errors.As(err, &status) {
+		return false
+	}
+	d := status.Status().Details
+	return d != nil && d.Kind == "" && len(d.Causes) == 0
 }
 
 // nodePatch is the difference as operations, in a fixed order.
