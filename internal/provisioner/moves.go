@@ -231,16 +231,34 @@ func (p *Loops) movedTo(stand *corev1.Pod, nodes *nodeSet) *capacity.Node {
 	return n
 }
 
-// alone reports whether a pod, or the node with it, is all that there is of its
-// workload: its controller has no other pod that runs elsewhere.
-func (p *Loops) alone(pod *corev1.Pod, node string) bool {
+// alone reports whether a pod, or those that leave with it, are all that there is of its
+// workload: its controller has no other pod that runs on a node which stays. stays has
+// the names of those.
+func (p *Loops) alone(pod *corev1.Pod, node string, stays map[string]bool) bool {
 	uid, _ := controllerOf(pod)
 	for _, other := range p.stores.podsBy(controllerIndex, string(uid)) {
-		if other.Spec.NodeName != "" && other.Spec.NodeName != node && other.DeletionTimestamp == nil && !terminal(other) {
+		if other.Spec.NodeName != node && stays[other.Spec.NodeName] && other.DeletionTimestamp == nil && !terminal(other) {
 			return false
 		}
 	}
 	return true
+}
+
+// staying are the nodes, by name, that are not on their way out. One whose claim is
+// being removed is, though it may not have the taint yet.
+func (p *Loops) staying() map[string]bool {
+	out := map[string]bool{}
+	for _, n := range all[*corev1.Node](p.stores.nodes) {
+		if n.DeletionTimestamp == nil && !drain.Cordoned(n) {
+			out[n.Name] = true
+		}
+	}
+	for _, c := range all[*v1alpha1.NodeClaim](p.stores.claims) {
+		if c.DeletionTimestamp != nil {
+			delete(out, c.Status.NodeName)
+		}
+	}
+	return out
 }
 
 // forgo takes launches out of a plan that nobody needs but pods which are to

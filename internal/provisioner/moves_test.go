@@ -160,11 +160,27 @@ func TestAlone(t *testing.T) {
 		"a sibling runs elsewhere":           {[]*corev1.Pod{ownedPod("b", "rs", "m")}, false},
 		"a sibling waits":                    {[]*corev1.Pod{ownedPod("b", "rs", "")}, true},
 		"somebody else's pod runs elsewhere": {[]*corev1.Pod{ownedPod("b", "other", "m")}, true},
+		"a sibling is on a node that leaves": {[]*corev1.Pod{ownedPod("b", "rs", "tainted")}, true},
+		"a sibling's node is deleted":        {[]*corev1.Pod{ownedPod("b", "rs", "deleted")}, true},
+		"a sibling's claim is deleted":       {[]*corev1.Pod{ownedPod("b", "rs", "claimed")}, true},
+		"a sibling's node is gone":           {[]*corev1.Pod{ownedPod("b", "rs", "gone")}, true},
+		"one of two siblings leaves too":     {[]*corev1.Pod{ownedPod("b", "rs", "tainted"), ownedPod("c", "rs", "m")}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			web := ownedPod("web", "rs", "n")
-			p := &Loops{stores: &stores{pods: informerOf(t, append(tc.others, web))}}
-			if got := p.alone(web, "n"); got != tc.want {
+			names := func(names ...string) (out []*corev1.Node) {
+				for _, n := range names {
+					out = append(out, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n}})
+				}
+				return out
+			}
+			nodes := names("n", "m", "claimed", "deleted", "tainted")
+			nodes[3].DeletionTimestamp = &metav1.Time{Time: time.Unix(1e6, 0)}
+			drain.Hold(nodes[0], time.Unix(1e6, 0))
+			drain.Hold(nodes[4], time.Unix(1e6, 0))
+			claim := &v1alpha1.NodeClaim{ObjectMeta: metav1.ObjectMeta{Name: "c", DeletionTimestamp: nodes[3].DeletionTimestamp}, Status: v1alpha1.NodeClaimStatus{NodeName: "claimed"}}
+			p := &Loops{stores: &stores{pods: informerOf(t, append(tc.others, web)), nodes: informerOf(t, nodes), claims: informerOf(t, []*v1alpha1.NodeClaim{claim})}}
+			if got := p.alone(web, "n", p.staying()); got != tc.want {
 				t.Errorf("alone: %t", got)
 			}
 		})

@@ -150,6 +150,40 @@ func TestOneStuckPodTakesNothingFromTheOthers(t *testing.T) {
 	}
 }
 
+// TestSiblingsOnLeavingNodesWaitForRoom: where all nodes of a workload leave at once, each
+// of its pods goes when there is room for it; none waits for another's room.
+func TestSiblingsOnLeavingNodesWaitForRoom(t *testing.T) {
+	y := newYard(t, 3, v1alpha1.ProvisionerSpec{})
+	y.pod("one", "rs", "a")
+	y.pod("two", "rs", "b")
+	for _, on := range []string{"a", "b", "c"} { // One of these stays.
+		y.pod("many-"+on, "many", on)
+	}
+	r, claimA, nodeA := y.leave("a", v1alpha1.ReasonDeleted)
+	_, claimB, nodeB := y.leave("b", v1alpha1.ReasonDeleted)
+	expect := func(a, b string) {
+		t.Helper()
+		held := func(claim *v1alpha1.NodeClaim, node *corev1.Node) string {
+			var names []string
+			for uid := range r.heldBack(claim, node, claim.DeletionTimestamp.Add(time.Second)) {
+				names = append(names, string(uid))
+			}
+			return strings.Join(names, " ")
+		}
+		if ga, gb := held(claimA, nodeA), held(claimB, nodeB); ga != a || gb != b {
+			t.Fatalf("held are %q and %q, want %q and %q", ga, gb, a, b)
+		}
+	}
+	expect("uid-one", "uid-two")
+	var coming seating
+	coming.awaits("uid-two" + movingMark)
+	y.moves.replace(map[string]seating{"a": {}, "b": coming})
+	expect("", "uid-two")
+	y.pod("one-again", "rs", "c")
+	y.watch()
+	expect("", "")
+}
+
 // TestJobsMayFinishWhenNobodyIsInAHurry: for voluntary reasons a Job's pods keep
 // the time that the drain has.
 func TestJobsMayFinishWhenNobodyIsInAHurry(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -307,6 +308,7 @@ func (r *lifecycle) heldBack(claim *v1alpha1.NodeClaim, node *corev1.Node, now t
 	held := map[types.UID]string{}
 	s, known := r.moves.of(claim.Name)
 	lastOwn := r.lastOwn(node.Name, nil)
+	stays := sync.OnceValue(r.staying)
 	voluntary := slices.Contains(budgeted, v1alpha1.DisruptionReason(claim.Annotations[v1alpha1.AnnotationDisruptionReason]))
 	// What has no room now may have some in a moment: half of the drain, at most.
 	patience := forcedPatience
@@ -320,7 +322,7 @@ func (r *lifecycle) heldBack(claim *v1alpha1.NodeClaim, node *corev1.Node, now t
 		case mover(pod, node) == nil:
 		case voluntary && metav1.GetControllerOfNoCopy(pod).Kind == "Job":
 			held[pod.UID] = "is a Job's, and would begin again: has the time until it has to be deleted"
-		case !last && !r.alone(pod, node.Name):
+		case !last && !r.alone(pod, node.Name, stays()):
 		case !known || lacks && why == "":
 			held[pod.UID] = "the only one of its workload: waits for room elsewhere"
 		case lacks && now.Sub(claim.DeletionTimestamp.Time) < patience:
