@@ -308,6 +308,34 @@ func TestPassDoesNothingBeforeTheTaintIsSeen(t *testing.T) {
 	}
 }
 
+// TestNodesLeaveLoadBalancersBeforeTheyEnd: a node that was held before is taken out of
+// load balancers when its drain begins, and stays for MinDrain after that.
+func TestNodesLeaveLoadBalancersBeforeTheyEnd(t *testing.T) {
+	for name, tc := range map[string]struct {
+		excluded time.Duration // Before now; 0: somebody else did, long ago.
+		deadline time.Duration
+		left     time.Duration
+	}{
+		"just now":                    {time.Second, time.Hour, MinDrain - time.Second},
+		"long enough ago":             {MinDrain, time.Hour, 0},
+		"just now, past its deadline": {time.Second, -time.Minute, MinDrain - time.Second},
+		"by somebody else":            {0, time.Hour, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}
+			Hold(n, start.Add(-time.Hour))
+			if tc.excluded == 0 {
+				n.Labels = map[string]string{corev1.LabelNodeExcludeBalancers: ""}
+			}
+			Cordon(n, start.Add(-tc.excluded))
+			r := Pass(t.Context(), nil, Input{Node: Facts(n, start.Add(-time.Hour)), Now: start, Started: start.Add(-time.Hour), Deadline: start.Add(tc.deadline)})
+			if r.Done != (tc.left == 0) || r.NextTry != tc.left {
+				t.Errorf("done %t, next try %s; want %s", r.Done, r.NextTry, tc.left)
+			}
+		})
+	}
+}
+
 func TestPassEndsWhenCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -214,6 +214,52 @@ func TestNoDrainAsksInVain(t *testing.T) {
 	}
 }
 
+// TestUnreadyPodsGoAsTheirBudgetSays: with a status that is exact, all pods go that the
+// API server would let go although they are not ready, and none is asked for in vain.
+func TestUnreadyPodsGoAsTheirBudgetSays(t *testing.T) {
+	always, ifHealthy := policyv1.AlwaysAllow, policyv1.IfHealthyBudget
+	for name, tc := range map[string]struct {
+		policy                  *policyv1.UnhealthyPodEvictionPolicyType
+		ready, unready, desired int
+		// evicted are how many of both.
+		evicted int
+	}{
+		"too few are healthy":                  {nil, 1, 2, 2, 0},
+		"too few are healthy, and it is named": {&ifHealthy, 1, 2, 2, 0},
+		"too few are healthy, always":          {&always, 1, 2, 2, 2},
+		"just enough are healthy":              {nil, 2, 2, 2, 2},
+		"more than enough are healthy":         {&ifHealthy, 3, 2, 2, 3},
+		"more than enough are healthy, always": {&always, 3, 2, 2, 3},
+		"none is, and none has to be":          {nil, 0, 2, 0, 0},
+		"none is, and none has to be, always":  {&always, 0, 2, 0, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := &model{now: start, node: NodeFacts{Name: "n1", UID: "n1", CordonedAt: start, TaintSeen: start}, deadline: start.Add(time.Hour),
+				pods: map[types.NamespacedName]*corev1.Pod{}, ending: map[string]bool{}}
+			for i := range tc.ready + tc.unready {
+				p := pod(fmt.Sprint("p", i), labelled("app", "x"))
+				if i < tc.ready {
+					ready(p)
+				}
+				m.pods[types.NamespacedName{Namespace: p.Namespace, Name: p.Name}] = p
+			}
+			least := intstr.FromInt32(int32(tc.desired))
+			b := pdb("b", map[string]string{"app": "x"})
+			b.Spec.MinAvailable, b.Spec.UnhealthyPodEvictionPolicy = &least, tc.policy
+			b.Status.CurrentHealthy, b.Status.DesiredHealthy = int32(tc.ready), int32(tc.desired)
+			b.Status.DisruptionsAllowed = int32(max(tc.ready-tc.desired, 0))
+			m.pdbs, m.listed = []*policyv1.PodDisruptionBudget{b}, m.list()
+			r := Pass(t.Context(), m, Input{Node: m.node, Pods: m.listed, PDBs: m.pdbs, Now: start, Started: start, Deadline: m.deadline, Ledger: &Ledger{}})
+			if len(r.Evicted) != tc.evicted || len(r.Evicted)+len(r.Blocked) != tc.ready+tc.unready {
+				t.Errorf("evicted %v, blocked %v; want %d evicted", r.Evicted, r.Blocked, tc.evicted)
+			}
+			if m.refused > 0 || len(m.faults) > 0 {
+				t.Errorf("%d asked for in vain; %v", m.refused, m.faults)
+			}
+		})
+	}
+}
+
 // TestHeldPodsWaitUntilTheyMayWaitNoLonger: a held pod is not evicted, and is
 // deleted when the deadline leaves it no more time.
 func TestHeldPodsWaitUntilTheyMayWaitNoLonger(t *testing.T) {

@@ -195,7 +195,12 @@ func (m *model) Evict(_ context.Context, name types.NamespacedName, uid types.UI
 	switch len(mine) {
 	case 0:
 	case 1:
-		if healthy, desired := m.health(mine[0]); healthy <= desired {
+		healthy, desired := m.health(mine[0])
+		policy := mine[0].Spec.UnhealthyPodEvictionPolicy
+		if !isReady(p) && (policy != nil && *policy == policyv1.AlwaysAllow || desired > 0 && healthy >= desired) {
+			break // It does not count.
+		}
+		if healthy <= desired {
 			m.refused++
 			return statusErr(http.StatusTooManyRequests, metav1.StatusReasonTooManyRequests, metav1.StatusCause{Type: policyv1.DisruptionBudgetCause})
 		}

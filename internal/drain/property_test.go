@@ -60,6 +60,12 @@ func (m *model) drawPod(t *rapid.T, node string) *corev1.Pod {
 	return p
 }
 
+// drawPolicy draws what a budget says of pods that are not ready.
+func drawPolicy(t *rapid.T) *policyv1.UnhealthyPodEvictionPolicyType {
+	always, healthy := policyv1.AlwaysAllow, policyv1.IfHealthyBudget
+	return rapid.SampledFrom([]*policyv1.UnhealthyPodEvictionPolicyType{nil, &healthy, &always}).Draw(t, "unhealthyPodEvictionPolicy")
+}
+
 // TestDrainKeepsItsPromises runs drains against the model under random events
 // and checks D1 to D6, D10, D13, D14 and, as far as pods go, D16 after each.
 func TestDrainKeepsItsPromises(t *testing.T) {
@@ -89,8 +95,9 @@ func TestDrainKeepsItsPromises(t *testing.T) {
 			m.pdbs = append(m.pdbs, &policyv1.PodDisruptionBudget{
 				ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: fmt.Sprintf("b%d", i)},
 				Spec: policyv1.PodDisruptionBudgetSpec{
-					MinAvailable: &few,
-					Selector:     &metav1.LabelSelector{MatchLabels: map[string]string{"app": rapid.SampledFrom([]string{"x", "y"}).Draw(t, "selects")}},
+					MinAvailable:               &few,
+					UnhealthyPodEvictionPolicy: drawPolicy(t),
+					Selector:                   &metav1.LabelSelector{MatchLabels: map[string]string{"app": rapid.SampledFrom([]string{"x", "y"}).Draw(t, "selects")}},
 				},
 			})
 		}
