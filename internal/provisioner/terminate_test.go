@@ -68,3 +68,27 @@ func TestANodeThatGoesSoonIsCordonedAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// TestTheLabelComesBeforeTheFirstEviction: a node that was held is out of load balancers
+// before any of its pods is told to go. There is nobody here who could tell one.
+func TestTheLabelComesBeforeTheFirstEviction(t *testing.T) {
+	y := newYard(t, 1, v1alpha1.ProvisionerSpec{})
+	y.pod("web", "rs", "a")
+	r, claim, node := y.leave("a", v1alpha1.ReasonDrifted)
+	y.room(seating{})
+	drain.Uncordon(node)
+	drain.Hold(node, y.now)
+	if err := y.api.Update(t.Context(), node); err != nil {
+		t.Fatal(err)
+	}
+	if _, done, err := r.drain(t.Context(), claim, node); done || err != nil {
+		t.Fatal(done, err)
+	}
+	y.watch()
+	if n, _ := one[*corev1.Node](y.stores.nodes, "a"); !drain.Excluded(n) || drain.Facts(n, y.now).ExcludedAt.IsZero() {
+		t.Error("not out of load balancers, or nobody knows since when")
+	}
+	if claim.Status.DrainDeadline != nil {
+		t.Error("the drain has begun already")
+	}
+}
