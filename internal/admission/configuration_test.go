@@ -1,6 +1,7 @@
 package admission
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -9,6 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	"sigs.k8s.io/yaml"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
 )
 
 // TestDeployedConfigurationsAreTheRegisteredOnes keeps deploy/webhook, for those
@@ -35,6 +38,21 @@ func TestDeployedConfigurationsAreTheRegisteredOnes(t *testing.T) {
 		_, got, _ := strings.Cut(string(data), "\n")
 		if diff := cmp.Diff(string(want), got); diff != "" {
 			t.Errorf("%s differs from what is registered (-registered +file):\n%s", path, diff)
+		}
+	}
+}
+
+// TestThePolicyDefaultsWhatTheWebhookDoes: with either, a stored Provisioner means
+// the same.
+func TestThePolicyDefaultsWhatTheWebhookDoes(t *testing.T) {
+	policy, err := os.ReadFile(filepath.Join("..", "..", "deploy", "policies", "mutating.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range defaultRequirements(nil)[0].Value.([]v1alpha1.Requirement) {
+		want := fmt.Sprintf(`{key: %q, operator: %q, values: ["%s"]}`, r.Key, r.Operator, strings.Join(r.Values, `", "`))
+		if !strings.Contains(string(policy), want) {
+			t.Errorf("the policy has no %s", want)
 		}
 	}
 }

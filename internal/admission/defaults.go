@@ -29,9 +29,10 @@ func reviewDefaults(body, clusterName string) (string, Decision, error) {
 // DefaultProvisioner completes a Provisioner's JSON with what the cluster and
 // the common case imply, so that reading it says all:
 //
-//   - requirements on arch (amd64), os (linux) and capacity type (on-demand)
-//     where there is none on that label. Arch is left open where instance types
-//     or families are asked for by name: they say it themselves.
+//   - requirements on arch (amd64), os (linux) and capacity type (on-demand, and
+//     reserved, which there is only in reservations that are named) where there is
+//     none on that label. Arch is left open where instance types or families are
+//     asked for by name: they say it themselves.
 //   - ec2.subnets and ec2.securityGroups by tag kubernetes.io/cluster/<clusterName>,
 //     when clusterName is known; ec2.amis by family. What a launch template of
 //     one's own brings is left out.
@@ -127,7 +128,7 @@ func defaultRequirements(doc json.RawMessage) []patchOp {
 		missing = append(missing, requireIn(corev1.LabelOSStable, "linux"))
 	}
 	if !on(v1alpha1.LabelCapacityType) {
-		missing = append(missing, requireIn(v1alpha1.LabelCapacityType, v1alpha1.CapacityTypeOnDemand))
+		missing = append(missing, requireIn(v1alpha1.LabelCapacityType, v1alpha1.CapacityTypeOnDemand, v1alpha1.CapacityTypeReserved))
 	}
 	if len(missing) == 0 || len(have)+len(missing) > maxRequirements {
 		return nil

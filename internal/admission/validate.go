@@ -95,6 +95,7 @@ func ValidateProvisioner(p, old *v1alpha1.Provisioner, s *Snapshot, f Fleet) Dec
 	}
 	problems = append(problems, checkDeletionWish(p)...)
 	warnings = append(warnings, warnOfKubelet(&p.Spec)...)
+	warnings = append(warnings, warnOfReservations(&p.Spec)...)
 	if old != nil && len(problems) == 0 {
 		denied, warned := s.checkBlast(p, old, f)
 		problems = append(problems, denied...)
@@ -230,6 +231,21 @@ func warnOfKubelet(spec *v1alpha1.ProvisionerSpec) []string {
 		return nil
 	}
 	return []string{"spec.kubelet is counted with, and not handed to nodes: " + by + " must set the same"}
+}
+
+// warnOfReservations tells of reservations that the requirements leave out.
+func warnOfReservations(spec *v1alpha1.ProvisionerSpec) []string {
+	if len(spec.EC2.CapacityReservations) == 0 {
+		return nil
+	}
+	for i := range spec.Requirements {
+		r := &spec.Requirements[i]
+		if r.Key == v1alpha1.LabelCapacityType && !valuesOf([]*v1alpha1.Requirement{r}).allows(v1alpha1.CapacityTypeReserved) {
+			return []string{fmt.Sprintf("spec.ec2.capacityReservations: not used, as spec.requirements[%d] (%s) leaves out %s; add it there",
+				i, requirementText(r), v1alpha1.CapacityTypeReserved)}
+		}
+	}
+	return nil
 }
 
 // checkBudgets wants schedules and time zones that can be followed.
