@@ -82,16 +82,48 @@ func (s *Snapshot) blastOf(p, old *v1alpha1.Provisioner, f Fleet) blast {
 		return b
 	}
 	b.known = true
-	index := capacity.NewIndex([]*capacity.Provisioner{{Name: p.Name, UID: p.UID, Spec: &p.Spec, InstanceTypes: s.typesOf(&p.Spec)}}, nil)
+	s.price(&b, p, replaced)
+	return b
+}
+
+// price counts what is bought in the place of claims, and those for which there is
+// nothing. Room in reservations is given once, and nodes that go give theirs back.
+func (s *Snapshot) price(b *blast, p *v1alpha1.Provisioner, replaced []*v1alpha1.NodeClaim) {
+	market := func(types []capacity.InstanceType) *capacity.Index {
+		return capacity.NewIndex([]*capacity.Provisioner{{Name: p.Name, UID: p.UID, Spec: &p.Spec, InstanceTypes: types}}, nil)
+	}
+	reservations := slices.Clone(s.reservationsOf(p))
+	// room adds to the room of a reservation and says whether it has just been filled.
+	room := func(capacityType, instanceType, zone string, n int) (filled bool) {
+		i := slices.IndexFunc(reservations, func(r capacity.Reservation) bool { return r.InstanceType == instanceType && r.Zone == zone })
+		if capacityType != v1alpha1.CapacityTypeReserved || i < 0 {
+			return false
+		}
+		reservations[i].Available += n
+		return n < 0 && reservations[i].Available <= 0
+	}
 	for _, c := range replaced {
-		choice := index.Cheapest(standInFor(c))
+		room(c.Status.CapacityType, c.Status.InstanceType, c.Status.Zone, 1)
+	}
+	index, hoped := market(s.typesOf(&p.Spec, reservations)), (*capacity.Index)(nil)
+	if len(p.Spec.EC2.CapacityReservations) > 0 && len(reservations) == 0 {
+		hoped = market(s.sellable(&p.Spec, capacity.Resolved{}))
+	}
+	for _, c := range replaced {
+		pod := standInFor(c)
+		choice := index.Cheapest(pod)
+		if choice == nil && hoped != nil {
+			choice = hoped.Cheapest(pod)
+		}
 		if choice == nil {
 			b.stranded++
 			continue
 		}
 		b.cost += choice.Price - c.Status.HourlyPrice.Dollars()
+		if room(choice.CapacityType, choice.InstanceType, choice.Zone, -1) {
+			index = market(s.typesOf(&p.Spec, reservations))
+		}
 	}
-	return b
 }
 
 // expired says whether a claim's node is older than the Provisioner lets it become.

@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/capacity"
 )
 
 func describeDecision(d Decision) string {
@@ -81,6 +82,9 @@ func TestValidationCases(t *testing.T) {
 		if doc, ok := files["others.yaml"]; ok {
 			in.Provisioners = []*v1alpha1.Provisioner{provisionerFrom(t, doc)}
 		}
+		if doc, ok := files["reservations.yaml"]; ok {
+			in.Offerings.Provisioners = map[string]capacity.Resolved{"new": {Ready: true, Reservations: reservationsFrom(t, doc)}}
+		}
 		switch strings.TrimSpace(files["offerings"]) {
 		case "none":
 			in.Offerings = nil
@@ -110,6 +114,15 @@ func TestValidationCases(t *testing.T) {
 	})
 }
 
+// reservationsFrom reads what the provisioner has found.
+func reservationsFrom(t *testing.T, doc string) (out []capacity.Reservation) {
+	t.Helper()
+	if err := yaml.UnmarshalStrict([]byte(doc), &out); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
 // claimsFrom reads a list of kinds of claims, each with how many there are.
 func claimsFrom(t *testing.T, doc string) []*v1alpha1.NodeClaim {
 	t.Helper()
@@ -118,6 +131,8 @@ func claimsFrom(t *testing.T, doc string) []*v1alpha1.NodeClaim {
 		Leaving  bool
 		Type     string
 		Price    string
+		Capacity string
+		Zone     string
 		Age      string
 		Labels   map[string]string
 		Requests corev1.ResourceList
@@ -131,6 +146,7 @@ func claimsFrom(t *testing.T, doc string) []*v1alpha1.NodeClaim {
 			c := &v1alpha1.NodeClaim{}
 			c.Labels, c.Spec.Requests = k.Labels, k.Requests
 			c.Status.InstanceType, c.Status.HourlyPrice = k.Type, v1alpha1.Price(k.Price)
+			c.Status.CapacityType, c.Status.Zone = k.Capacity, k.Zone
 			if k.Age != "" {
 				age, err := time.ParseDuration(k.Age)
 				if err != nil {
@@ -154,6 +170,9 @@ func TestWorkloadCases(t *testing.T) {
 		in := Inputs{Now: testNow, Offerings: testOfferings(), Provisioners: []*v1alpha1.Provisioner{defaultProvisioner(), gpuProvisioner()}}
 		if doc, ok := files["provisioner.yaml"]; ok {
 			in.Provisioners = []*v1alpha1.Provisioner{provisionerFrom(t, doc)}
+		}
+		if doc, ok := files["reservations.yaml"]; ok {
+			in.Offerings.Provisioners = map[string]capacity.Resolved{in.Provisioners[0].Name: {Ready: true, Reservations: reservationsFrom(t, doc)}}
 		}
 		if doc, ok := files["budgets.yaml"]; ok {
 			if err := yaml.UnmarshalStrict([]byte(doc), &in.Budgets); err != nil {

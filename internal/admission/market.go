@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
@@ -23,8 +24,12 @@ const maxBlame = 24
 func (s *Snapshot) checkMarket(p *v1alpha1.Provisioner) (problems, warnings []string) {
 	var types []capacity.InstanceType
 	if s.offerings != nil && len(s.offerings.Machines) > 0 {
-		types = s.typesOf(&p.Spec)
-		if len(types) == 0 {
+		types = s.typesOf(&p.Spec, s.reservationsOf(p))
+		switch {
+		case len(types) > 0:
+		case len(s.sellable(&p.Spec, capacity.Resolved{})) > 0:
+			warnings = append(warnings, "spec.ec2.capacityReservations: the requirements leave nothing else to buy, and none that fits them has been found yet: there are no nodes before")
+		default:
 			text := s.nothingToBuy(&p.Spec)
 			if s.trusted {
 				return []string{text}, nil
@@ -37,10 +42,49 @@ func (s *Snapshot) checkMarket(p *v1alpha1.Provisioner) (problems, warnings []st
 	return nil, append(warnings, s.overlaps(p, types)...)
 }
 
-// typesOf are the types that the requirements allow; what discovery found for
-// an older spec of the same name is left out.
-func (s *Snapshot) typesOf(spec *v1alpha1.ProvisionerSpec) []capacity.InstanceType {
-	return capacity.InstanceTypes(s.offerings.Machines, spec, capacity.Resolved{}, s.now)
+// typesOf are the types that the requirements allow, in reservations too; what else
+// discovery found for an older spec of the same name is left out.
+func (s *Snapshot) typesOf(spec *v1alpha1.ProvisionerSpec, reservations []capacity.Reservation) []capacity.InstanceType {
+	return capacity.InstanceTypes(s.offerings.Machines, spec, capacity.Resolved{Reservations: reservations}, s.now)
+}
+
+// reservationsOf are those that the provisioner has found for a Provisioner, as long
+// as it selects the same ones.
+func (s *Snapshot) reservationsOf(p *v1alpha1.Provisioner) []capacity.Reservation {
+	for _, stored := range s.provisioners {
+		if stored.Name == p.Name && apiequality.Semantic.DeepEqual(stored.Spec.EC2.CapacityReservations, p.Spec.EC2.CapacityReservations) {
+			return s.offerings.Provisioners[p.Name].Reservations
+		}
+	}
+	return nil
+}
+
+// sellable are the types that the requirements allow where reservations that are
+// named, and of which none was found, may yet be of any type in any zone.
+func (s *Snapshot) sellable(spec *v1alpha1.ProvisionerSpec, resolved capacity.Resolved) []capacity.InstanceType {
+	machines := s.offerings.Machines
+	if len(spec.EC2.CapacityReservations) > 0 && len(resolved.Reservations) == 0 {
+		machines = reservedEverywhere(machines)
+	}
+	return capacity.InstanceTypes(machines, spec, resolved, s.now)
+}
+
+// reservedEverywhere are the machines as if there were room for each in a reservation
+// in every zone, paid for already.
+func reservedEverywhere(machines []capacity.Machine) []capacity.Machine {
+	var reserved []capacity.Offering
+	for i := range machines {
+		for _, o := range machines[i].Offerings {
+			if !slices.ContainsFunc(reserved, func(r capacity.Offering) bool { return r.Zone == o.Zone }) {
+				reserved = append(reserved, capacity.Offering{Zone: o.Zone, ZoneID: o.ZoneID, CapacityType: v1alpha1.CapacityTypeReserved, Room: math.MaxInt32})
+			}
+		}
+	}
+	out := slices.Clone(machines)
+	for i := range out {
+		out[i].Offerings = slices.Concat(out[i].Offerings, reserved)
+	}
+	return out
 }
 
 // nothingToBuy says which requirement leaves no instance type.
@@ -49,7 +93,7 @@ func (s *Snapshot) nothingToBuy(spec *v1alpha1.ProvisionerSpec) string {
 		for i := range spec.Requirements {
 			without := *spec
 			without.Requirements = slices.Delete(slices.Clone(spec.Requirements), i, i+1)
-			if len(s.typesOf(&without)) > 0 {
+			if len(s.sellable(&without, capacity.Resolved{})) > 0 {
 				return fmt.Sprintf("spec.requirements[%d].values: with %s no instance type in %s is left; without it there are some: change the values or remove the requirement",
 					i, requirementText(&spec.Requirements[i]), s.offerings.Region)
 			}

@@ -87,6 +87,12 @@ func (s *Snapshot) findWhy(pod *corev1.Pod) why {
 	if could == nil {
 		return why{reason: &reasons[0]}
 	}
+	for _, p := range s.provisioners {
+		if p.Name == could.Provisioner.Name && p.NotReady == "" && len(p.InstanceTypes) == 0 { // It buys in reservations alone.
+			return why{reason: &capacity.Reason{Provisioner: p.Name, Constraint: capacity.ConstraintUnavailable,
+				Detail: "no capacity reservation for Provisioner " + p.Name + " has been found"}, later: true}
+		}
+	}
 	i := slices.IndexFunc(reasons, func(r capacity.Reason) bool { return r.Provisioner == could.Provisioner.Name })
 	return why{reason: &reasons[max(i, 0)], later: true}
 }
@@ -118,8 +124,13 @@ func (s *Snapshot) idleIndex(daemonSetPods []*corev1.Pod) *capacity.Index {
 	idle := make([]*capacity.Provisioner, len(s.provisioners))
 	for i, p := range s.provisioners {
 		q := &capacity.Provisioner{Name: p.Name, UID: p.UID, Spec: p.Spec, InstanceTypes: slices.Clone(p.InstanceTypes)}
+		// What it names in EC2 is taken to exist.
+		resolved := s.offerings.Provisioners[p.Name]
 		if p.NotReady != "" {
-			q.InstanceTypes = s.typesOf(p.Spec) // What it names in EC2 is taken to exist.
+			resolved = capacity.Resolved{Reservations: resolved.Reservations}
+		}
+		if p.NotReady != "" || len(p.Spec.EC2.CapacityReservations) > 0 && len(resolved.Reservations) == 0 {
+			q.InstanceTypes = s.sellable(p.Spec, resolved)
 		}
 		for j := range q.InstanceTypes {
 			t := &q.InstanceTypes[j]
