@@ -129,14 +129,21 @@ func objectOf(t *testing.T, doc []byte) map[string]any {
 	return whole(object).(map[string]any)
 }
 
-// complete has the webhook complete a Provisioner.
-func complete(t *testing.T, object map[string]any) map[string]any {
+// complete has the webhook complete a Provisioner; old is what it replaces, nil for
+// a new one.
+func complete(t *testing.T, object, old map[string]any) map[string]any {
 	t.Helper()
 	doc, err := json.Marshal(object)
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := admission.DefaultProvisioner(doc, "prod")
+	var before []byte
+	if old != nil {
+		if before, err = json.Marshal(old); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d, err := admission.DefaultProvisioner(doc, before, "prod")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -257,8 +264,52 @@ func TestSpecsAgainstTheCRD(t *testing.T) {
 			if tc.want == "" && got != "" || !strings.Contains(got, tc.want) {
 				t.Errorf("refused with %q, want %q", got, tc.want)
 			}
-			if completed := crd.refuse(t, complete(t, provisionerOf(t, tc.spec))); completed != got {
+			if completed := crd.refuse(t, complete(t, provisionerOf(t, tc.spec), nil)); completed != got {
 				t.Errorf("refused with %q, and completed by the webhook with %q", got, completed)
+			}
+		})
+	}
+}
+
+// TestEditsOfWhatTheWebhookCompleted: nobody is refused an edit because of what the
+// webhook has written, today or when it still wrote images and groups. edit is
+// applied to what is stored, as kubectl apply does to fields that it does not own.
+func TestEditsOfWhatTheWebhookCompleted(t *testing.T) {
+	crd := rulesOf(t, "provisioners")
+	const terms = `[{tags: {kubernetes.io/cluster/prod: "*"}}]`
+	for name, tc := range map[string]struct{ stored, edit, want string }{
+		"another family":          {`{}`, `{ec2: {amiFamily: Bottlerocket}}`, ""},
+		"a launch template":       {`{}`, `{ec2: {launchTemplate: {name: t, version: "1"}}}`, ""},
+		"another family, older":   {`{ec2: {amis: [{alias: al2023@latest}], subnets: ` + terms + `, securityGroups: ` + terms + `}}`, `{ec2: {amiFamily: Bottlerocket}}`, ""},
+		"back to the first":       {`{ec2: {amiFamily: Bottlerocket, amis: [{alias: bottlerocket@latest}]}}`, `{ec2: {amiFamily: AL2023}}`, ""},
+		"images of one's own":     {`{ec2: {amis: [{alias: al2023@latest}]}}`, `{ec2: {amiFamily: Custom, amis: [{id: ami-1}]}}`, ""},
+		"a template, older":       {`{ec2: {amis: [{alias: al2023@latest}], subnets: ` + terms + `, securityGroups: ` + terms + `}}`, `{ec2: {launchTemplate: {name: t, version: "1"}}}`, ""},
+		"a template and a family": {`{ec2: {amis: [{alias: al2023@latest}], securityGroups: ` + terms + `}}`, `{ec2: {amiFamily: Custom, launchTemplate: {name: t, version: "1"}}}`, ""},
+
+		"a pinned image of another family": {`{ec2: {amis: [{alias: al2023@v20260101}]}}`, `{ec2: {amiFamily: Bottlerocket}}`, "the alias is of another family"},
+		"groups of one's own":              {`{ec2: {securityGroups: [{id: sg-1}]}}`, `{ec2: {launchTemplate: {name: t, version: "1"}}}`, "leave out ec2.securityGroups"},
+		"an image that comes with it":      {`{}`, `{ec2: {amiFamily: Bottlerocket, amis: [{alias: al2023@latest}]}}`, "the alias is of another family"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			stored := complete(t, provisionerOf(t, tc.stored), nil)
+			if got := crd.refuse(t, stored); got != "" {
+				t.Fatalf("refused to begin with: %s", got)
+			}
+			before, err := json.Marshal(stored)
+			if err != nil {
+				t.Fatal(err)
+			}
+			edit, err := json.Marshal(map[string]any{"spec": provisionerOf(t, tc.edit)["spec"]})
+			if err != nil {
+				t.Fatal(err)
+			}
+			after, err := jsonpatch.MergePatch(before, edit)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := crd.refuse(t, complete(t, objectOf(t, after), stored))
+			if tc.want == "" && got != "" || !strings.Contains(got, tc.want) {
+				t.Errorf("refused with %q, want %q", got, tc.want)
 			}
 		})
 	}

@@ -222,16 +222,23 @@ func provisionerFrom(t testing.TB, doc string) *v1alpha1.Provisioner {
 func TestDefaultingCases(t *testing.T) {
 	eachCase(t, "defaults", func(t *testing.T, files map[string]string) string {
 		doc := asJSON(t, files["provisioner.yaml"])
-		_, d, err := reviewDefaults(reviewOf("Provisioner", "provisioners", "CREATE", doc, ""), "prod")
+		operation, old := "CREATE", ""
+		if before, ok := files["old.yaml"]; ok {
+			operation, old = "UPDATE", asJSON(t, before)
+		}
+		_, d, err := reviewDefaults(reviewOf("Provisioner", "provisioners", operation, doc, old), "prod")
 		if err != nil {
 			t.Fatal(err)
 		}
 		out := fmt.Sprintf("result: %s\n", d.Result)
+		for _, w := range d.Warnings {
+			out += fmt.Sprintf("warning: %s\n", w)
+		}
 		if len(d.Patch) == 0 {
 			return out
 		}
 		after := applyPatch(t, doc, d.Patch)
-		again, err := DefaultProvisioner([]byte(after), "prod")
+		again, err := DefaultProvisioner([]byte(after), []byte(old), "prod")
 		if err != nil || len(again.Patch) > 0 {
 			t.Errorf("the second time: patch %s, error %v", again.Patch, err)
 		}

@@ -1,8 +1,10 @@
 package admission
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -22,7 +24,7 @@ func reviewDefaults(body, clusterName string) (string, Decision, error) {
 	if v.kind != "Provisioner" || v.subResource != "" || v.operation != "CREATE" && v.operation != "UPDATE" {
 		return v.uid, Decision{Result: ResultSkipped}, nil
 	}
-	d, err := DefaultProvisioner([]byte(v.object), clusterName)
+	d, err := DefaultProvisioner([]byte(v.object), []byte(v.oldObject), clusterName)
 	return v.uid, d, err
 }
 
@@ -33,9 +35,10 @@ func reviewDefaults(body, clusterName string) (string, Decision, error) {
 //     reserved, which there is only in reservations that are named) where there is
 //     none on that label. Arch is left open where instance types or families are
 //     asked for by name: they say it themselves.
-//   - ec2.subnets and ec2.securityGroups by tag kubernetes.io/cluster/<clusterName>,
-//     when clusterName is known; ec2.amis by family. What a launch template of
-//     one's own brings is left out.
+//   - ec2.subnets by tag kubernetes.io/cluster/<clusterName>, when clusterName is
+//     known. Not ec2.securityGroups and ec2.amis: another family or a launch template,
+//     asked for later, would contradict what nobody wrote. As it was written until
+//     now, it is taken out where an update of old does that.
 //   - Berth's finalizer where the annotation asks for nodes to be drained when
 //     the Provisioner is deleted. The provisioner sees to it as well, a moment
 //     later: here it is in time for a deletion that follows at once.
@@ -43,8 +46,9 @@ func reviewDefaults(body, clusterName string) (string, Decision, error) {
 // The values of the spec are those that Berth takes anyway where nothing is
 // said, so that a Provisioner stored without the webhook means the same. What is
 // not a Provisioner in shape is left for the CRD to refuse; what is being
-// deleted is left alone. An error is one of reading JSON.
-func DefaultProvisioner(doc []byte, clusterName string) (Decision, error) {
+// deleted is left alone. old is what it replaces, empty for a new one. An error is
+// one of reading JSON.
+func DefaultProvisioner(doc, old []byte, clusterName string) (Decision, error) {
 	skip := Decision{Result: ResultSkipped}
 	top, err := members(doc)
 	if err != nil {
@@ -60,24 +64,25 @@ func DefaultProvisioner(doc []byte, clusterName string) (Decision, error) {
 	}
 	var ops []patchOp
 	ops = append(ops, defaultRequirements(spec["requirements"])...)
-	ops = append(ops, defaultEC2(spec["ec2"], clusterName)...)
+	ops = append(ops, defaultSubnets(spec["ec2"], clusterName)...)
 	ops = append(ops, defaultFinalizer(metadata)...)
-	if len(ops) == 0 {
+	dropped, warnings := dropDefaults(spec["ec2"], ec2Of(old), clusterName)
+	if ops = append(ops, dropped...); len(ops) == 0 {
 		return Decision{Result: ResultAllowed}, nil
 	}
 	patch, err := json.Marshal(ops)
 	if err != nil {
 		return Decision{}, fmt.Errorf("writing the patch: %w", err)
 	}
-	return Decision{Patch: patch, Result: ResultDefaulted}, nil
+	return Decision{Patch: patch, Warnings: prefixed(warnings), Result: ResultDefaulted}, nil
 }
 
-// patchOp is an operation of a JSON patch. All of ours are "add", which also
-// replaces.
+// patchOp is an operation of a JSON patch: "add", which also replaces, or "remove",
+// which has no Value.
 type patchOp struct {
 	Op    string `json:"op"`
 	Path  string `json:"path"`
-	Value any    `json:"value"`
+	Value any    `json:"value,omitempty"`
 }
 
 func add(path string, value any) patchOp { return patchOp{Op: "add", Path: path, Value: value} }
@@ -143,45 +148,62 @@ func defaultRequirements(doc json.RawMessage) []patchOp {
 	return ops
 }
 
-// defaultEC2 adds selectors that spec.ec2 does not have.
-func defaultEC2(doc json.RawMessage, clusterName string) []patchOp {
-	ec2, err := members(doc)
+// ec2Of is spec.ec2 of a Provisioner; nil where it has none.
+func ec2Of(doc []byte) json.RawMessage {
+	top, err := members(doc)
 	if err != nil {
 		return nil
 	}
-	type field struct {
-		name  string
-		value any
-	}
-	var missing []field
-	ownTemplate := present(ec2["launchTemplate"])
-	if clusterName != "" {
-		byTag := v1alpha1.ClusterTerms(clusterName)
-		if empty(ec2["subnets"]) {
-			missing = append(missing, field{"subnets", byTag})
-		}
-		if empty(ec2["securityGroups"]) && !ownTemplate {
-			missing = append(missing, field{"securityGroups", byTag})
-		}
-	}
-	if alias := familyAlias(ec2["amiFamily"]); alias != "" && empty(ec2["amis"]) && !ownTemplate {
-		missing = append(missing, field{"amis", []v1alpha1.AMITerm{{Alias: alias}}})
-	}
-	if len(missing) == 0 {
+	spec, err := members(top["spec"])
+	if err != nil {
 		return nil
 	}
+	return spec["ec2"]
+}
+
+// defaultSubnets adds a selector where spec.ec2 has none.
+func defaultSubnets(doc json.RawMessage, clusterName string) []patchOp {
+	ec2, err := members(doc)
+	if err != nil || clusterName == "" || !empty(ec2["subnets"]) {
+		return nil
+	}
+	byTag := v1alpha1.ClusterTerms(clusterName)
 	if ec2 == nil {
-		whole := map[string]any{}
-		for _, f := range missing {
-			whole[f.name] = f.value
+		return []patchOp{add("/spec/ec2", map[string]any{"subnets": byTag})}
+	}
+	return []patchOp{add("/spec/ec2/subnets", byTag)}
+}
+
+// dropDefaults takes out what the webhook once wrote into spec.ec2, and an update of
+// old has left there beside what contradicts it: the image of another family, and image and
+// security groups beside a launch template. Nothing changes its meaning by that.
+func dropDefaults(doc, old json.RawMessage, clusterName string) (ops []patchOp, warnings []string) {
+	var now, before v1alpha1.EC2
+	sent, err := members(doc)
+	if err != nil || json.Unmarshal(doc, &now) != nil || json.Unmarshal(old, &before) != nil {
+		return nil, nil
+	}
+	drop := func(field, by string) {
+		if !present(sent[field]) {
+			return // Under a name that differs by case; only a key that is there is removed.
 		}
-		return []patchOp{add("/spec/ec2", whole)}
+		ops = append(ops, patchOp{Op: "remove", Path: "/spec/ec2/" + field})
+		warnings = append(warnings, fmt.Sprintf("spec.ec2.%s was the default until now and is taken out, for %s", field, by))
 	}
-	ops := make([]patchOp, 0, len(missing))
-	for _, f := range missing {
-		ops = append(ops, add("/spec/ec2/"+f.name, f.value))
+	by := "the launchTemplate"
+	image := []v1alpha1.AMITerm{{Alias: cmp.Or(before.AMIFamily, v1alpha1.AMIFamilyAL2023).DefaultAlias()}}
+	if now.LaunchTemplate == nil {
+		by = "amiFamily " + string(cmp.Or(now.AMIFamily, v1alpha1.AMIFamilyAL2023))
 	}
-	return ops
+	another := now.LaunchTemplate != nil || now.AMIFamily.DefaultAlias() != before.AMIFamily.DefaultAlias()
+	if another && reflect.DeepEqual(now.AMIs, image) && reflect.DeepEqual(before.AMIs, image) {
+		drop("amis", by)
+	}
+	groups := v1alpha1.ClusterTerms(clusterName)
+	if now.LaunchTemplate != nil && clusterName != "" && reflect.DeepEqual(now.SecurityGroups, groups) && reflect.DeepEqual(before.SecurityGroups, groups) {
+		drop("securityGroups", by)
+	}
+	return ops, warnings
 }
 
 // defaultFinalizer adds Berth's where annotation berth.dev/deletion says drain.
@@ -196,13 +218,4 @@ func defaultFinalizer(metadata map[string]json.RawMessage) []patchOp {
 		return nil
 	}
 	return []patchOp{add("/metadata/finalizers", append(have, v1alpha1.Finalizer))}
-}
-
-// familyAlias is the alias of a family's newest image; empty where there is none.
-func familyAlias(doc json.RawMessage) string {
-	var family v1alpha1.AMIFamily
-	if present(doc) && json.Unmarshal(doc, &family) != nil {
-		return ""
-	}
-	return family.DefaultAlias()
 }

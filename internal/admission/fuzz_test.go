@@ -48,10 +48,10 @@ func FuzzProvisioner(f *testing.F) {
 	claim.Status.InstanceType, claim.Status.HourlyPrice = "m7i.large", "0.1"
 	fleet := Fleet{Claims: []*v1alpha1.NodeClaim{claim}, RefuseAbove: 0.5}
 	f.Fuzz(func(t *testing.T, doc string) {
-		d, err := DefaultProvisioner([]byte(doc), "prod")
+		d, err := DefaultProvisioner([]byte(doc), nil, "prod")
 		if err == nil && len(d.Patch) > 0 && !ambiguous(doc) {
 			after := applyPatch(t, doc, d.Patch)
-			again, err := DefaultProvisioner([]byte(after), "prod")
+			again, err := DefaultProvisioner([]byte(after), nil, "prod")
 			if err != nil || len(again.Patch) > 0 {
 				t.Errorf("the second time: %s, %v\nafter %s", again.Patch, err, after)
 			}
