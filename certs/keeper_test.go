@@ -218,6 +218,35 @@ func TestSelfStartsInAnEmptyCluster(t *testing.T) {
 	}
 }
 
+// TestADeletedSecretThatMayNotBeMadeIsAskedFor: the chart makes the Secret and grants
+// no more than to fill it; whoever reads the error knows what brings it back.
+func TestADeletedSecretThatMayNotBeMadeIsAskedFor(t *testing.T) {
+	c := newCluster(t)
+	k := c.keeper(ModeSelf)
+	c.settle(k)
+	if err := c.client.Delete(t.Context(), c.secret()); err != nil {
+		t.Fatal(err)
+	}
+	k.sources[ModeSelf].(*selfSource).config.Client = interceptor.NewClient(c.client, interceptor.Funcs{
+		Create: func(_ context.Context, _ client.WithWatch, obj client.Object, _ ...client.CreateOption) error {
+			return apierrors.NewForbidden(schema.GroupResource{Resource: "secrets"}, obj.GetName(), errors.New("no right to create"))
+		},
+	})
+	if _, err := k.step(t.Context()); err == nil || !strings.Contains(err.Error(), "helm upgrade puts it back") {
+		t.Errorf("error %v, want one that says what to do", err)
+	}
+	c.mustCall("without the Secret", k)
+	empty := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "berth-system", Name: SelfSecret}}
+	if err := c.client.Create(t.Context(), empty); err != nil {
+		t.Fatal(err)
+	}
+	c.settle(k)
+	c.mustCall("with an empty one", k)
+	if m, _ := DecodeMaterial(c.secret().Data); len(m.Leaves) == 0 {
+		t.Error("the empty Secret was not filled")
+	}
+}
+
 func TestTwoReplicasAgreeOnOneCA(t *testing.T) {
 	c := newCluster(t)
 	a, b := c.keeper(ModeSelf), c.keeper(ModeSelf)

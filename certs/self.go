@@ -105,6 +105,9 @@ func (s *selfSource) write(ctx context.Context, old *corev1.Secret, m Material) 
 	if apierrors.IsAlreadyExists(err) {
 		return true, nil
 	}
+	if apierrors.IsForbidden(err) {
+		return false, fmt.Errorf("creating Secret %s/%s, which is the chart's to create (helm upgrade puts it back): %w", s.config.Namespace, SelfSecret, err)
+	}
 	if err != nil {
 		return false, fmt.Errorf("creating Secret %s/%s: %w", s.config.Namespace, SelfSecret, err)
 	}
