@@ -135,7 +135,7 @@ func TestHelmInstallsUpgradesAndUninstalls(t *testing.T) {
 		return m.Webhooks[0].ClientConfig.CABundle, v.Webhooks[0].ClientConfig.CABundle, s.Data["ca.crt"]
 	}
 	before, _, _ := trust()
-	run("upgrade", "berth", chart(t), "--reuse-values", "--set", "logLevel=debug")
+	run("upgrade", "berth", chart(t), "--reset-then-reuse-values", "--set", "logLevel=debug")
 	mutating, validating, stored := trust()
 	if len(before) == 0 || !bytes.Equal(before, mutating) || !bytes.Equal(before, validating) || !bytes.Equal(before, stored) {
 		t.Errorf("trust before the upgrade:\n%s\nafter it:\n%s\n%s\n%s", before, mutating, validating, stored)
@@ -147,6 +147,17 @@ func TestHelmInstallsUpgradesAndUninstalls(t *testing.T) {
 	if !slices.Contains(d.Spec.Template.Spec.Containers[0].Args, "--log-level=debug") {
 		t.Error("the upgrade has changed nothing")
 	}
+
+	// The webhook may not create its Secret; Helm puts it back.
+	if err := l.c.Client.Delete(l.ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: certs.SelfSecret}}); err != nil {
+		t.Fatal(err)
+	}
+	run("upgrade", "berth", chart(t), "--reset-then-reuse-values")
+	l.await("a new CA in the Secret", func() (bool, error) {
+		s := &corev1.Secret{}
+		err := l.c.Client.Get(l.ctx, client.ObjectKey{Namespace: namespace, Name: certs.SelfSecret}, s)
+		return len(s.Data["ca.crt"]) > 0, err
+	})
 
 	stop()
 	run("uninstall", "berth")
