@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -13,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
@@ -31,7 +34,7 @@ func (o clusterOptions) connect() (client.Client, error) {
 	rules.ExplicitPath = o.kubeconfig
 	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: o.context}).ClientConfig()
 	if err != nil {
-		return nil, fmt.Errorf("no manifests (-f) and no cluster: %w", err)
+		return nil, fmt.Errorf("no cluster: %w", err)
 	}
 	scheme, err := newScheme()
 	if err != nil {
@@ -42,6 +45,21 @@ func (o clusterOptions) connect() (client.Client, error) {
 		return nil, fmt.Errorf("connecting to %s: %w", config.Host, err)
 	}
 	return c, nil
+}
+
+// absent says whether there is no kubeconfig at all, or an empty one such as
+// /dev/null. One that is named and not there is misspelt.
+func (o clusterOptions) absent() bool {
+	if o.kubeconfig != "" || o.context != "" {
+		return false
+	}
+	for _, file := range filepath.SplitList(os.Getenv(clientcmd.RecommendedConfigPathEnvVar)) {
+		if _, err := os.Stat(file); err != nil {
+			return false
+		}
+	}
+	config, err := clientcmd.NewDefaultClientConfigLoadingRules().Load()
+	return err == nil && clientcmdapi.IsConfigEmpty(config)
 }
 
 func newScheme() (*runtime.Scheme, error) {

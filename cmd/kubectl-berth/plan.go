@@ -223,7 +223,7 @@ func (o *planOptions) read(ctx context.Context, s streams) (*manifest.Set, *mark
 	}
 	c, err := o.cluster.connect()
 	if err != nil {
-		return nil, nil, usageError{err}
+		return nil, nil, usageError{fmt.Errorf("no manifests (-f) and %w", err)}
 	}
 	set, err := readCluster(ctx, c)
 	if err != nil {

@@ -95,20 +95,26 @@ func (o *sweepOptions) run(ctx context.Context, s streams) error {
 	return err
 }
 
-// alive is the UID of the cluster that the kubeconfig reaches; empty where it
-// reaches none. One that is there and does not answer is an error for --yes
-// alone: the very cluster might be about to be swept.
+// alive is the UID of the cluster that the kubeconfig reaches; empty where there is
+// none. A kubeconfig or context that is named and cannot be used is an error, and
+// for --yes any that reaches no cluster: the very cluster might be about to be swept.
 func (o *sweepOptions) alive(ctx context.Context) (types.UID, error) {
+	unsure := func(what string, err error) error {
+		return fmt.Errorf("the cluster that the kubeconfig names %s (%w): it may be the one to be swept; use a kubeconfig that reaches another, or KUBECONFIG=/dev/null", what, err)
+	}
 	c, err := o.cluster.connect()
 	if err != nil {
-		return "", nil // No kubeconfig: nothing to take care of.
+		if o.cluster.kubeconfig != "" || o.cluster.context != "" || o.yes && !o.cluster.absent() {
+			return "", unsure("cannot be found", err)
+		}
+		return "", nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	var ns corev1.Namespace
 	if err := c.Get(ctx, client.ObjectKey{Name: metav1.NamespaceSystem}, &ns); err != nil {
 		if o.yes {
-			return "", fmt.Errorf("the cluster that the kubeconfig names does not answer (%w): it may be the one to be swept; use a kubeconfig that reaches another, or KUBECONFIG=/dev/null", err)
+			return "", unsure("does not answer", err)
 		}
 		return "", nil
 	}

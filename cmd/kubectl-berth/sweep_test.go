@@ -161,19 +161,36 @@ func TestSweepSparesTheLiving(t *testing.T) {
 	buy(t, goneUID, "a")
 	silent := httptest.NewServer(nil)
 	silent.Close()
+	missing := filepath.Join(t.TempDir(), "none")
+	unset := filepath.Join(t.TempDir(), "unset")
+	if err := os.WriteFile(unset, []byte(`{apiVersion: v1, kind: Config, contexts: [{name: c, context: {cluster: c}}], clusters: [{name: c, cluster: {server: "https://127.0.0.1:1"}}]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for name, tc := range map[string]struct {
 		args []string
 		code int
 		want string
+		// kubeconfig is the environment's; empty: one that names no cluster.
+		kubeconfig string
 	}{
-		"the kubeconfig reaches it":            {[]string{"--cluster-uid", goneUID, "--yes", "--kubeconfig", kubeconfigOf(t, goneUID)}, 1, "is alive"},
-		"the kubeconfig's cluster is silent":   {[]string{"--cluster-uid", goneUID, "--yes", "--kubeconfig", kubeconfigFor(t, silent.URL)}, 1, "does not answer"},
-		"no UID is given":                      {[]string{"--yes"}, 2, "--cluster-uid"},
-		"the UID is of a cluster without any":  {[]string{"--cluster-uid", otherUID, "--yes"}, 0, ""},
-		"the UID is a pattern that matches it": {[]string{"--cluster-uid", "*", "--yes"}, 0, ""},
-		"nobody has said yes":                  {[]string{"--cluster-uid", goneUID}, 0, ""},
+		"the kubeconfig reaches it":            {args: []string{"--cluster-uid", goneUID, "--yes", "--kubeconfig", kubeconfigOf(t, goneUID)}, code: 1, want: "is alive"},
+		"the kubeconfig's cluster is silent":   {args: []string{"--cluster-uid", goneUID, "--yes", "--kubeconfig", kubeconfigFor(t, silent.URL)}, code: 1, want: "does not answer"},
+		"no UID is given":                      {args: []string{"--yes"}, code: 2, want: "--cluster-uid"},
+		"the UID is of a cluster without any":  {args: []string{"--cluster-uid", otherUID, "--yes"}},
+		"the UID is a pattern that matches it": {args: []string{"--cluster-uid", "*", "--yes"}},
+		"nobody has said yes":                  {args: []string{"--cluster-uid", goneUID}},
+		"the kubeconfig is misspelt":           {args: []string{"--cluster-uid", goneUID, "--yes", "--kubeconfig", missing}, code: 1, want: "it may be the one to be swept"},
+		"the context is misspelt":              {args: []string{"--cluster-uid", goneUID, "--yes", "--context", "x"}, code: 1, want: "it may be the one to be swept", kubeconfig: kubeconfigOf(t, goneUID)},
+		"the context is misspelt, to list":     {args: []string{"--context", "x"}, code: 1, want: "it may be the one to be swept", kubeconfig: kubeconfigOf(t, goneUID)},
+		"a context, and no kubeconfig":         {args: []string{"--cluster-uid", goneUID, "--yes", "--context", "x"}, code: 1, want: "it may be the one to be swept"},
+		"KUBECONFIG is misspelt":               {args: []string{"--cluster-uid", goneUID, "--yes"}, code: 1, want: "it may be the one to be swept", kubeconfig: missing},
+		"no context is in use":                 {args: []string{"--cluster-uid", goneUID, "--yes"}, code: 1, want: "it may be the one to be swept", kubeconfig: unset},
+		"no context is in use, to list":        {kubeconfig: unset},
 	} {
 		t.Run(name, func(t *testing.T) {
+			if tc.kubeconfig != "" {
+				t.Setenv("KUBECONFIG", tc.kubeconfig)
+			}
 			code, out, stderr := run(t, "", append([]string{"sweep", "--cluster-name", "prod"}, tc.args...)...)
 			if code != tc.code || !strings.Contains(stderr, tc.want) {
 				t.Errorf("exit code %d, %q, %s; want %d and %q", code, stderr, out, tc.code, tc.want)
