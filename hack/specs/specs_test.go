@@ -28,6 +28,7 @@ import (
 	celconfig "k8s.io/apiserver/pkg/apis/cel"
 	"sigs.k8s.io/yaml"
 
+	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/admission"
 )
 
@@ -129,6 +130,19 @@ func objectOf(t *testing.T, doc []byte) map[string]any {
 	return whole(object).(map[string]any)
 }
 
+// decodes fails the test for what the API server stores and no client could read: it
+// would keep all Provisioners from everybody who watches them.
+func decodes(t *testing.T, object map[string]any) {
+	t.Helper()
+	doc, err := json.Marshal(object)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(doc, &v1alpha1.Provisioner{}); err != nil {
+		t.Errorf("accepted, and cannot be read: %v", err)
+	}
+}
+
 // complete has the webhook complete a Provisioner; old is what it replaces, nil for
 // a new one.
 func complete(t *testing.T, object, old map[string]any) map[string]any {
@@ -225,6 +239,19 @@ func TestSpecsAgainstTheCRD(t *testing.T) {
 		"a key to encrypt with that is not used": {`ec2: {blockDevices: [{deviceName: a, encrypted: false, kmsKeyID: alias/a}]}`, "kmsKeyID encrypts"},
 		"a key to encrypt with":                  {`ec2: {blockDevices: [{deviceName: a, encrypted: true, kmsKeyID: alias/a}, {deviceName: b, kmsKeyID: alias/a}, {deviceName: c, encrypted: false}]}`, ""},
 
+		"a volume size with two points":          {`ec2: {blockDevices: [{deviceName: a, volumeSize: 1.2.3Gi}]}`, "spec.ec2.blockDevices[0].volumeSize"},
+		"a volume size of a point":               {`ec2: {blockDevices: [{deviceName: a, volumeSize: .}]}`, "spec.ec2.blockDevices[0].volumeSize"},
+		"a volume size beyond all bounds":        {`ec2: {blockDevices: [{deviceName: a, volumeSize: "1e999999999"}]}`, "spec.ec2.blockDevices[0].volumeSize"},
+		"a volume size with an exponent":         {`ec2: {blockDevices: [{deviceName: a, volumeSize: "1.5e10"}, {deviceName: b, volumeSize: +.5Ti}]}`, ""},
+		"a limit with a broken exponent":         {`limits: {cpu: "1e1.5"}`, "spec.limits.cpu"},
+		"a limit with an exponent out of range":  {`limits: {nodes: "1e-999999999"}`, "spec.limits.nodes"},
+		"limits in all forms":                    {`limits: {cpu: "1e3", memory: 1.5Ti, nodes: 5, pods: +5, ephemeral-storage: .5k, hourlyCost: 5.}`, ""},
+		"system reservation, broken exponent":    {`kubelet: {systemReserved: {memory: "1e1.5"}}`, "spec.kubelet.systemReserved.memory"},
+		"kubelet reservation, broken exponent":   {`kubelet: {kubeReserved: {cpu: "1e.5"}}`, "spec.kubelet.kubeReserved.cpu"},
+		"more iops than there are numbers":       {`ec2: {blockDevices: [{deviceName: a, iops: 3000000000}]}`, "iops"},
+		"more throughput than there are numbers": {`ec2: {blockDevices: [{deviceName: a, throughput: 3000000000}]}`, "throughput"},
+		"more pods than there are numbers":       {`kubelet: {podsPerCore: 3000000000}`, "podsPerCore"},
+
 		"a group for a subnet":                           {`ec2: {subnets: [{id: sg-1}]}`, "subnets: an id begins with subnet-"},
 		"a subnet for a group":                           {`ec2: {securityGroups: [{id: sg-1}, {id: subnet-1}]}`, "securityGroups: an id begins with sg-"},
 		"a group for a reservation":                      {`ec2: {capacityReservations: [{id: sg-1}]}`, "capacityReservations: an id begins with cr-"},
@@ -263,6 +290,9 @@ func TestSpecsAgainstTheCRD(t *testing.T) {
 			got := crd.refuse(t, object)
 			if tc.want == "" && got != "" || !strings.Contains(got, tc.want) {
 				t.Errorf("refused with %q, want %q", got, tc.want)
+			}
+			if got == "" {
+				decodes(t, object)
 			}
 			if completed := crd.refuse(t, complete(t, provisionerOf(t, tc.spec), nil)); completed != got {
 				t.Errorf("refused with %q, and completed by the webhook with %q", got, completed)
