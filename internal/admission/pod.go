@@ -60,7 +60,7 @@ type Decision struct {
 // berth.dev/capacity-choice and one preferred node affinity term.
 //
 // Pods that Berth will never place get nothing: bound, mirror and DaemonSet
-// pods. A pod without a controller, that somebody has just applied by hand, is
+// pods; nor do those whose annotations have no room for more. A pod without a controller, that somebody has just applied by hand, is
 // told when nothing can host it, or it costs as much as cost, in $/h; others' warnings would go to a controller's log.
 func DecidePod(in *PodInput, s *Snapshot, choice string, cost float64) Decision {
 	var ops []patchOp
@@ -79,8 +79,14 @@ func decidePod(in *PodInput, s *Snapshot, cost float64) Decision {
 	}
 	shape := capacity.ShapeHash(pod)
 	a, known := s.place(pod, shape)
-	d := Decision{Patch: podPatch(in, a.hint, shape)}
+	hint, mark := a.hint, shape
+	if in.full { // Ours would be the end of it; a hint of somebody's goes all the same.
+		hint, mark = "", in.ours[v1alpha1.AnnotationShape]
+	}
+	d := Decision{Patch: podPatch(in, hint, mark)}
 	switch {
+	case in.full:
+		d.Result = ResultSkipped
 	case a.hint != "":
 		d.Result = ResultHinted
 	case !known:

@@ -5,6 +5,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
@@ -16,6 +17,8 @@ type PodInput struct {
 	pod corev1.Pod
 	// annotated: metadata.annotations is there and not null.
 	annotated bool
+	// full: its annotations leave no room for ours.
+	full bool
 	// hasMetadata: metadata is there and an object.
 	hasMetadata bool
 	// ours are the values of our own annotation keys that it has.
@@ -76,6 +79,7 @@ func podMetadata(r *reader, in *PodInput, key string) {
 		})
 	case "annotations":
 		in.ours, in.held, in.spotShare, in.minOnDemand = nil, "", "", ""
+		start := r.i
 		in.annotated = r.object(func(key string) {
 			switch key {
 			case v1alpha1.AnnotationPlacement, v1alpha1.AnnotationShape:
@@ -102,6 +106,7 @@ func podMetadata(r *reader, in *PodInput, key string) {
 				r.skip()
 			}
 		})
+		in.full = leavesNoRoom(r.s[start:r.i])
 	case "ownerReferences":
 		r.array(func() {
 			kind, uid, controller := "", "", false
@@ -124,6 +129,21 @@ func podMetadata(r *reader, in *PodInput, key string) {
 	default:
 		r.skip()
 	}
+}
+
+// maxAnnotations is how many bytes the keys and values of annotations may take for
+// ours, which are below 1 KiB, to go with them.
+const maxAnnotations = apivalidation.TotalAnnotationSizeLimitB - 1<<10
+
+// leavesNoRoom says whether annotations, as JSON, are so large that the pod would be
+// refused with ours. Escapes only shrink, so that most are not looked at.
+func leavesNoRoom(annotations string) bool {
+	if len(annotations) <= maxAnnotations {
+		return false
+	}
+	size, r := 0, &reader{s: annotations}
+	r.object(func(key string) { size += len(key) + len(r.text()) })
+	return size > maxAnnotations
 }
 
 func podSpec(r *reader, s *corev1.PodSpec, key string) {
