@@ -159,11 +159,25 @@ func (w *webhook) answer(deadline time.Time, rw http.ResponseWriter, req *http.R
 	if err != nil {
 		return w.failed(rw, review, uid, err)
 	}
-	writeReview(rw, uid, d)
+	d = w.write(rw, uid, d)
 	if d.About != nil && w.handler.tell != nil {
 		w.handler.tell(d.About, d.Advice)
 	}
 	return d.Result
+}
+
+// errDenies is a decision of a mutator to deny, which is a mistake of ours.
+var errDenies = errors.New("a webhook that only changes or advises wanted to deny")
+
+// write answers with a Decision and returns it: without the denial, and what else
+// comes of the same mistake, where the webhook never denies.
+func (w *webhook) write(rw http.ResponseWriter, uid string, d Decision) Decision {
+	if w.mutates && d.Denied != "" {
+		w.handler.log.Error(errDenies, "admitted without a look", "webhook", w.name, "reason", clip(d.Denied, 1024))
+		d = Decision{Result: ResultError, Warnings: []string{"berth: admitted without a look: " + errPanic.Error()}}
+	}
+	writeReview(rw, uid, d)
+	return d
 }
 
 // enter waits for a slot until there would be no time left to answer.
@@ -210,7 +224,7 @@ func (w *webhook) failed(rw http.ResponseWriter, body, uid string, err error) Re
 		uid = uidOf(body)
 	}
 	if w.mutates && uid != "" && !errors.Is(err, errNoReview) {
-		writeReview(rw, uid, Decision{Warnings: []string{"berth: admitted without a look: " + err.Error()}})
+		w.write(rw, uid, Decision{Warnings: []string{"berth: admitted without a look: " + err.Error()}})
 		return ResultError
 	}
 	status := http.StatusBadRequest
@@ -233,7 +247,7 @@ func (w *webhook) shed(rw http.ResponseWriter, req *http.Request, body []byte) R
 			body = append(body[:len(body):len(body)], more[:n]...)
 		}
 		if uid := uidOf(string(body[:min(len(body), uidWithin)])); uid != "" {
-			writeReview(rw, uid, Decision{Warnings: []string{"berth: too busy, admitted without a look"}})
+			w.write(rw, uid, Decision{Warnings: []string{"berth: too busy, admitted without a look"}})
 			return ResultShed
 		}
 	}

@@ -3,6 +3,7 @@ package admission
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -15,6 +16,7 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 )
@@ -376,5 +378,72 @@ func BenchmarkSnapshot(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		NewSnapshot(in)
+	}
+}
+
+// TestAMutatorNeverDenies: whatever it decides.
+func TestAMutatorNeverDenies(t *testing.T) {
+	for name, mutates := range map[string]bool{"a mutator": true, "a validator": false} {
+		t.Run(name, func(t *testing.T) {
+			m, err := newMetrics(prometheus.NewRegistry())
+			if err != nil {
+				t.Fatal(err)
+			}
+			w := &webhook{name: "pods", mutates: mutates, handler: &Handler{bodies: newBudget(maxBodies), log: logr.Discard()},
+				metrics: m.of("pods"), slots: make(chan struct{}, 1), decide: func(string) (string, Decision, error) {
+					return "1", Decision{Denied: "no", Result: ResultDenied, Patch: []byte("[]")}, nil
+				}}
+			rw := httptest.NewRecorder()
+			w.ServeHTTP(rw, httptest.NewRequest("POST", PathPods, strings.NewReader("{}")))
+			got := parseResponse(t, rw.Body.Bytes()).Response
+			if got.Allowed != mutates || got.UID != "1" || mutates && (len(got.Warnings) != 1 || len(got.Patch) > 0) {
+				t.Errorf("answer %s", rw.Body)
+			}
+		})
+	}
+}
+
+// TestPodsWithoutRoomForMoreAnnotationsAreLeftAlone: the API server refuses a pod
+// whose annotations take more than 256 KiB, and would for ours.
+func TestPodsWithoutRoomForMoreAnnotationsAreLeftAlone(t *testing.T) {
+	s := testSnapshot(defaultProvisioner())
+	pod := func(annotations map[string]string) string {
+		doc, err := json.Marshal(map[string]any{"metadata": map[string]any{"name": "a", "annotations": annotations},
+			"spec": map[string]any{"containers": []any{map[string]any{"name": "a"}}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(doc)
+	}
+	for name, tc := range map[string]struct {
+		annotations map[string]string
+		want        string
+	}{
+		"room enough":              {map[string]string{"a": strings.Repeat("x", 250<<10)}, `[{"op":"add","path":"/metadata/annotations/berth.dev~1placement"`},
+		"300 bytes are left":       {map[string]string{"a": strings.Repeat("x", 256<<10-301)}, ""},
+		"room enough when decoded": {map[string]string{"a": strings.Repeat("\"", 200<<10)}, `[{"op":"add","path":"/metadata/annotations/berth.dev~1placement"`},
+		"too little, and escaped":  {map[string]string{"a": strings.Repeat("\"", 256<<10-301)}, ""},
+		"somebody's hint goes":     {map[string]string{"a": strings.Repeat("x", 256<<10-400), v1alpha1.AnnotationPlacement: "forged"}, `[{"op":"remove","path":"/metadata/annotations/berth.dev~1placement"}]`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			doc := pod(tc.annotations)
+			_, d, err := reviewPod(reviewOf("Pod", "pods", "CREATE", doc, ""), s, nil, 0)
+			if err != nil || d.Denied != "" || !strings.HasPrefix(string(d.Patch), tc.want) || tc.want == "" && len(d.Patch) > 0 {
+				t.Fatalf("patch %s, error %v", d.Patch, err)
+			}
+			after := tc.annotations
+			if len(d.Patch) > 0 {
+				var p struct {
+					Metadata struct{ Annotations map[string]string }
+				}
+				if err := json.Unmarshal([]byte(applyPatch(t, doc, d.Patch)), &p); err != nil {
+					t.Fatal(err)
+				}
+				after = p.Metadata.Annotations
+			}
+			if err := apivalidation.ValidateAnnotationsSize(after); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
