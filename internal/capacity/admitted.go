@@ -132,6 +132,25 @@ func DaemonSetPod(ds *appsv1.DaemonSet) *corev1.Pod {
 	return p
 }
 
+// AskAsMuchAs has a DaemonSet's pod ask for no less than one that was made: LimitRanges,
+// webhooks and the VPA add to what the template says, and will add to the next one. What
+// is more counts as overhead, the one part of a pod's requests that any resource may
+// be in.
+func AskAsMuchAs(pod, made *corev1.Pod) {
+	more := Resources{}
+	own := PodRequests(pod)
+	for name, n := range PodRequests(made) {
+		if n > own[name] {
+			more[name] = n - own[name]
+		}
+	}
+	if len(more) == 0 {
+		return
+	}
+	more.Add(FromResourceList(pod.Spec.Overhead))
+	pod.Spec.Overhead = more.List()
+}
+
 // DaemonSetTarget is the one node that a DaemonSet's controller made a pod for;
 // empty for all other pods. Nothing can be bought for such a pod.
 func DaemonSetTarget(p *corev1.Pod) string {

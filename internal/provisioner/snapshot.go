@@ -20,6 +20,10 @@ import (
 	"github.com/berth-dev/berth/internal/capacity"
 )
 
+// labelTemplateGeneration says of a DaemonSet's pod of which generation of the template
+// it is (k8s.io/kubernetes/pkg/controller/daemon/util, CreatePodTemplate).
+const labelTemplateGeneration = "pod-template-generation"
+
 // view is one reading of the cluster: the planner's Snapshot and what the
 // loops need beside it.
 type view struct {
@@ -101,9 +105,32 @@ func (p *Loops) newView(now time.Time) *view {
 	for _, ds := range all[*appsv1.DaemonSet](p.stores.daemonSets) {
 		pod := capacity.DaemonSetPod(ds)
 		classes.Admit(pod)
+		if made := p.newestOf(ds); made != nil {
+			capacity.AskAsMuchAs(pod, made)
+		}
 		s.DaemonSetPods = append(s.DaemonSetPods, pod)
 	}
 	return v
+}
+
+// newestOf is the youngest pod of a DaemonSet that is there, of its template as it is
+// now as far as that can be told; nil: none.
+func (p *Loops) newestOf(ds *appsv1.DaemonSet) *corev1.Pod {
+	now, known := ds.Annotations[appsv1.DeprecatedTemplateGeneration]
+	var newest *corev1.Pod
+	for _, pod := range p.stores.podsBy(controllerIndex, string(ds.UID)) {
+		if terminal(pod) || pod.DeletionTimestamp != nil {
+			continue
+		}
+		if made, ok := pod.Labels[labelTemplateGeneration]; ok && known && made != now {
+			continue
+		}
+		if newest == nil || newest.CreationTimestamp.Before(&pod.CreationTimestamp) ||
+			newest.CreationTimestamp.Equal(&pod.CreationTimestamp) && newest.Name < pod.Name {
+			newest = pod
+		}
+	}
+	return newest
 }
 
 // readDefaultSpread adds what the default spread constraints need: which pods

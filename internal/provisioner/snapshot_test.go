@@ -1,6 +1,7 @@
 package provisioner
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/capacity"
@@ -73,6 +75,55 @@ func TestDaemonSetsCountAsTheirPodsWill(t *testing.T) {
 	}
 	if r := ds.Spec.Template.Spec.Containers[0].Resources.Requests; r != nil {
 		t.Errorf("the cached DaemonSet has changed: requests %v", r)
+	}
+}
+
+// LimitRanges, webhooks and the VPA change pods, and templates do not show it.
+func TestDaemonSetsCountAsTheirNewestPodsDo(t *testing.T) {
+	const template = "250m"
+	type made struct {
+		cpu, generation string
+		age             time.Duration
+		gone            bool
+	}
+	for name, tc := range map[string]struct {
+		pods []made
+		want int64
+	}{
+		"none is there":                            {nil, 250},
+		"it asks for more":                         {[]made{{cpu: "500m", generation: "2"}}, 500},
+		"it asks for less":                         {[]made{{cpu: "100m", generation: "2"}}, 250},
+		"the newest counts, not the largest":       {[]made{{cpu: "900m", generation: "2", age: time.Hour}, {cpu: "500m", generation: "2"}}, 500},
+		"one of an older template says nothing":    {[]made{{cpu: "900m", generation: "1"}, {cpu: "500m", generation: "2", age: time.Hour}}, 500},
+		"whose template it is of is not known":     {[]made{{cpu: "500m"}}, 500},
+		"one that has failed or goes says nothing": {[]made{{cpu: "900m", generation: "2", gone: true}}, 250},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ds := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "agent", UID: "ds",
+				Annotations: map[string]string{appsv1.DeprecatedTemplateGeneration: "2"}}}
+			ask := func(cpu string) []corev1.Container {
+				return []corev1.Container{{Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu)}}}}
+			}
+			ds.Spec.Template.Spec = corev1.PodSpec{Containers: ask(template), Overhead: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("1Mi")}}
+			objects := []runtime.Object{ds}
+			for i, m := range tc.pods {
+				pod := daemonPod(ds, fmt.Sprint("n", i))
+				pod.Spec.Containers, pod.Spec.NodeName = ask(m.cpu), fmt.Sprint("n", i)
+				pod.CreationTimestamp = metav1.NewTime(time.Unix(900, 0).Add(-m.age))
+				if m.generation != "" {
+					pod.Labels = map[string]string{"pod-template-generation": m.generation}
+				}
+				if m.gone {
+					pod.Status.Phase = corev1.PodFailed
+				}
+				objects = append(objects, pod)
+			}
+			p := &Loops{book: newBook(), catalogue: newCatalogue("us-west-2"), stores: storesWith(t, objects...)}
+			got := capacity.PodRequests(p.read(time.Unix(1000, 0)).snapshot.DaemonSetPods[0])
+			if want := (capacity.Resources{corev1.ResourceCPU: tc.want, corev1.ResourceMemory: 1 << 20, corev1.ResourcePods: 1}); !gocmp.Equal(want, got) {
+				t.Errorf("it counts as %v, want %v", got, want)
+			}
+		})
 	}
 }
 

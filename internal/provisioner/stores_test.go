@@ -86,6 +86,9 @@ func storesWith(t *testing.T, objects ...runtime.Object) *stores {
 	} {
 		*into = toolscache.NewSharedIndexInformer(&toolscache.ListWatch{}, &corev1.Pod{}, 0, toolscache.Indexers{})
 	}
+	if err := s.pods.AddIndexers(podIndexers); err != nil {
+		t.Fatal(err)
+	}
 	for _, o := range objects {
 		into := s.pods
 		switch o.(type) {
