@@ -30,6 +30,9 @@ const (
 	breakerLimit = 2
 	// breakerPause is how long a stopped shape stays stopped.
 	breakerPause = 10 * time.Minute
+	// wasteMemory is how long a wasted seat counts: those of different months say
+	// nothing together.
+	wasteMemory = time.Hour
 	// unseenPatience is how long a created claim may be missing from the cache
 	// before it is taken for deleted.
 	unseenPatience = time.Minute
@@ -58,6 +61,8 @@ type book struct {
 	expected map[string]map[types.UID]bool
 	created  map[string]createdClaim
 	wasted   map[string]waste
+	// vain are the pods whose seats count as wasted.
+	vain map[types.UID]vainSeats
 	// lastBound is when a pod with a seat was last seen bound.
 	lastBound time.Time
 }
@@ -73,6 +78,13 @@ type waste struct {
 	message string
 }
 
+// vainSeats are the claims on which a pod had a seat in vain, and the shape that
+// it counts against.
+type vainSeats struct {
+	shape  string
+	claims []string
+}
+
 func newBook() *book {
 	return &book{
 		seats:    map[types.UID]seat{},
@@ -80,6 +92,7 @@ func newBook() *book {
 		expected: map[string]map[types.UID]bool{},
 		created:  map[string]createdClaim{},
 		wasted:   map[string]waste{},
+		vain:     map[types.UID]vainSeats{},
 	}
 }
 
@@ -181,8 +194,9 @@ func (b *book) drop(claim string) {
 
 // overdue reports whether kube-scheduler leaves a pod unbound though its node is ready,
 // and not because others have their turn. It then ends the seat and counts it against
-// the pod's shape, with kube-scheduler's own message.
-func (b *book) overdue(pod *corev1.Pod, nodeReady bool, now time.Time) bool {
+// the pod's shape, with kube-scheduler's own message. late: kube-scheduler may have
+// chosen the node, and binds the pod once its volumes are made.
+func (b *book) overdue(pod *corev1.Pod, nodeReady, late bool, now time.Time) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s, ok := b.seats[pod.UID]
@@ -201,7 +215,7 @@ func (b *book) overdue(pod *corev1.Pod, nodeReady bool, now time.Time) bool {
 	b.seats[pod.UID] = s
 	wait := now.Sub(s.readyAt)
 	switch {
-	case !nodeReady || wait < seatPatience:
+	case !nodeReady || wait < seatPatience || late && wait < seatPatienceMost:
 		return false
 	case s.tries >= vainTries || wait >= seatPatienceMost:
 	case s.tries == 0 && b.lastBound.Before(s.readyAt):
@@ -209,7 +223,27 @@ func (b *book) overdue(pod *corev1.Pod, nodeReady bool, now time.Time) bool {
 	case now.Sub(b.lastBound) < seatPatience:
 		return false
 	}
+	b.wasteLocked(pod, s.claim, "kube-scheduler says: "+schedulerMessage(pod), now)
+	return true
+}
+
+// useless ends the seat of a pod that its node cannot take, whoever else is there,
+// and counts it against the pod's shape.
+func (b *book) useless(pod *corev1.Pod, why string, now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s, ok := b.seats[pod.UID]; ok {
+		b.wasteLocked(pod, s.claim, why, now)
+	}
+}
+
+func (b *book) wasteLocked(pod *corev1.Pod, claim, why string, now time.Time) {
 	b.takeLocked(pod.UID)
+	for shape, w := range b.wasted {
+		if now.Sub(w.last) > wasteMemory {
+			b.forgiveLocked(shape)
+		}
+	}
 	shape := capacity.ShapeHash(pod)
 	w := b.wasted[shape]
 	// Pods of one shape on one node are one wasted launch, not many.
@@ -217,16 +251,25 @@ func (b *book) overdue(pod *corev1.Pod, nodeReady bool, now time.Time) bool {
 		w.count++
 		w.last = now
 	}
-	w.message = schedulerMessage(pod)
+	w.message = why
 	b.wasted[shape] = w
-	return true
+	b.vain[pod.UID] = vainSeats{shape, append(b.vain[pod.UID].claims, claim)}
+}
+
+// forgiveLocked forgets the wasted launches of a shape.
+func (b *book) forgiveLocked(shape string) {
+	delete(b.wasted, shape)
+	maps.DeleteFunc(b.vain, func(_ types.UID, v vainSeats) bool { return v.shape == shape })
 }
 
 // bound ends the seat of a pod that was bound to a node, and forgets the
-// wasted launches of its shape when it got the node it was meant to have.
+// wasted launches of its shape when it got a node it was meant to have, be it late.
 func (b *book) bound(pod *corev1.Pod, claim string, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if v := b.vain[pod.UID]; slices.Contains(v.claims, claim) {
+		b.forgiveLocked(v.shape)
+	}
 	s, ok := b.seats[pod.UID]
 	if !ok {
 		return
@@ -234,16 +277,23 @@ func (b *book) bound(pod *corev1.Pod, claim string, now time.Time) {
 	b.takeLocked(pod.UID)
 	b.lastBound = now
 	if s.claim == claim && len(b.wasted) > 0 {
-		delete(b.wasted, capacity.ShapeHash(pod))
+		// The shape is that of the pod when it waited.
+		was := *pod
+		was.Spec.NodeName = ""
+		b.forgiveLocked(capacity.ShapeHash(&was))
 	}
 }
 
-// stopped reports whether launches for a shape are stopped, since when, and
-// what kube-scheduler said.
+// stopped reports whether launches for a shape are stopped, and what was wrong with
+// the last one.
 func (b *book) stopped(shape string, now time.Time) (string, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	w, ok := b.wasted[shape]
+	if ok && now.Sub(w.last) > wasteMemory {
+		b.forgiveLocked(shape)
+		return "", false
+	}
 	if !ok || w.count < breakerLimit {
 		return "", false
 	}

@@ -78,15 +78,15 @@ func TestShapeIsStoppedAfterTwoWastedLaunches(t *testing.T) {
 			t.Fatalf("stopped after %d wasted launches", i)
 		}
 		b.give(pod.UID, fmt.Sprintf("claim-%d", i))
-		if b.overdue(pod, false, now) {
+		if b.overdue(pod, false, false, now) {
 			t.Fatal("overdue while the node is not ready")
 		}
 		pod.Status.Conditions[0].Message = fmt.Sprintf("0/%d nodes are available", 4+i)
-		if b.overdue(pod, true, now) {
+		if b.overdue(pod, true, false, now) {
 			t.Fatal("overdue the moment the node is ready")
 		}
 		now = now.Add(seatPatience)
-		if !b.overdue(pod, true, now) {
+		if !b.overdue(pod, true, false, now) {
 			t.Fatal("not overdue after its patience")
 		}
 		if _, seated := b.of(pod.UID); seated {
@@ -94,7 +94,7 @@ func TestShapeIsStoppedAfterTwoWastedLaunches(t *testing.T) {
 		}
 	}
 	msg, stop := b.stopped(shape, now)
-	if !stop || msg != "0/5 nodes are available" {
+	if !stop || msg != "kube-scheduler says: 0/5 nodes are available" {
 		t.Fatalf("stopped = %q, %v", msg, stop)
 	}
 	if _, stop := b.stopped(shape, now.Add(breakerPause+time.Second)); stop {
@@ -122,7 +122,7 @@ func TestPodsWaitTheirTurn(t *testing.T) {
 			pod, start := podNamed("p"), time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 			pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Message: "0/3 nodes are available"}}
 			b.give(pod.UID, "claim")
-			b.overdue(pod, false, start)
+			b.overdue(pod, false, false, start)
 			for after := at(0); after <= 11*time.Minute; after += time.Second {
 				if slices.Contains(c.said, after) {
 					pod.Status.Conditions[0].Message += ", one more"
@@ -131,7 +131,7 @@ func TestPodsWaitTheirTurn(t *testing.T) {
 					b.give("other", "elsewhere")
 					b.bound(podNamed("other"), "elsewhere", start.Add(after))
 				}
-				if b.overdue(pod, true, start.Add(after)) {
+				if b.overdue(pod, true, false, start.Add(after)) {
 					if after != c.want {
 						t.Fatalf("the seat is over after %s, want %s", after, c.want)
 					}
@@ -160,11 +160,11 @@ func TestPodsOfOneShapeOnOneNodeAreOneWastedLaunch(t *testing.T) {
 	pods := []*corev1.Pod{podNamed("a"), podNamed("b"), podNamed("c")}
 	for _, p := range pods {
 		b.give(p.UID, "claim")
-		b.overdue(p, true, now)
+		b.overdue(p, true, false, now)
 	}
 	now = now.Add(seatPatience)
 	for _, p := range pods {
-		if !b.overdue(p, true, now) {
+		if !b.overdue(p, true, false, now) {
 			t.Fatalf("pod %s is not overdue", p.Name)
 		}
 	}
@@ -179,9 +179,9 @@ func TestBoundPodClearsItsShape(t *testing.T) {
 	pod := podNamed("p")
 	for range breakerLimit {
 		b.give(pod.UID, "claim")
-		b.overdue(pod, true, now)
+		b.overdue(pod, true, false, now)
 		now = now.Add(seatPatience)
-		b.overdue(pod, true, now)
+		b.overdue(pod, true, false, now)
 	}
 	b.give(pod.UID, "claim")
 	b.bound(pod, "elsewhere", now)
@@ -189,9 +189,62 @@ func TestBoundPodClearsItsShape(t *testing.T) {
 		t.Fatal("a pod bound elsewhere proves nothing about the plan")
 	}
 	b.give(pod.UID, "claim")
+	pod.Spec.NodeName = "n"
 	b.bound(pod, "claim", now)
 	if b.anyStopped() {
 		t.Fatal("a pod bound to its node must clear its shape")
+	}
+}
+
+// TestAPodBoundLateClearsItsShape: the seat was given up, and the plan was right.
+func TestAPodBoundLateClearsItsShape(t *testing.T) {
+	for name, tc := range map[string]struct {
+		to   string
+		want bool // that it still counts
+	}{
+		"to the first node": {"a", false},
+		"to the second":     {"b", false},
+		"to another":        {"c", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBook()
+			now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+			pod := podNamed("p")
+			for _, claim := range []string{"a", "b"} {
+				b.give(pod.UID, claim)
+				b.overdue(pod, true, false, now)
+				now = now.Add(seatPatience)
+				b.overdue(pod, true, false, now)
+			}
+			pod.Spec.NodeName = "n"
+			b.bound(pod, tc.to, now)
+			if b.anyStopped() != tc.want || (len(b.vain) > 0) != tc.want {
+				t.Errorf("it counts: %t, %v", b.anyStopped(), b.vain)
+			}
+		})
+	}
+}
+
+func TestWastedLaunchesAreForgottenInTime(t *testing.T) {
+	b := newBook()
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	pod, other := podNamed("p"), podNamed("q")
+	other.Namespace = "elsewhere"
+	b.give(other.UID, "c")
+	b.useless(other, "", now)
+	for range 3 {
+		b.give(pod.UID, "c")
+		b.useless(pod, "", now)
+		if _, stop := b.stopped(capacity.ShapeHash(pod), now); stop {
+			t.Fatal("one that is long past stops the shape")
+		}
+		now = now.Add(wasteMemory + time.Second)
+	}
+	if len(b.wasted) != 1 || len(b.vain) != 1 {
+		t.Errorf("kept: %v, %v", b.wasted, b.vain)
+	}
+	if _, stop := b.stopped(capacity.ShapeHash(pod), now); stop || b.anyStopped() {
+		t.Error("the last one is kept for ever")
 	}
 }
 

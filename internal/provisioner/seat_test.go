@@ -1,6 +1,7 @@
 package provisioner
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -84,6 +85,78 @@ func TestAGangIsNotOverdueBeforeAllItsNodesAreThere(t *testing.T) {
 	}
 	first.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Message: "0/2 nodes are available"}}
 	if look(ready.Add(seatPatience)) {
+		t.Error("the seat is kept for ever")
+	}
+}
+
+// TestANodeThatIsTooSmallIsNotBoughtForEver: a node may offer less than was planned
+// (an image of one's own), or DaemonSets take more of it. The same would be
+// bought again as soon as it is ready.
+func TestANodeThatIsTooSmallIsNotBoughtForEver(t *testing.T) {
+	asking := func(name, cpu string) *corev1.Pod {
+		p := podNamed(name)
+		p.Spec.Containers = []corev1.Container{{Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu)}}}}
+		return p
+	}
+	with := func(p *corev1.Pod, f func(*corev1.Pod)) *corev1.Pod {
+		f(p)
+		return p
+	}
+	owned := func(kind string) func(*corev1.Pod) {
+		return func(p *corev1.Pod) {
+			p.OwnerReferences = []metav1.OwnerReference{{Kind: kind, Controller: ptr(true)}}
+		}
+	}
+	for name, tc := range map[string]struct {
+		cpu  int64
+		on   []*corev1.Pod
+		want string // what the pod hears after two such nodes; empty: more are bought
+	}{
+		"it offers less":               {1500, nil, "node n has too little cpu"},
+		"a DaemonSet's pod takes more": {2500, []*corev1.Pod{with(asking("d", "1"), owned("DaemonSet"))}, "node n has too little cpu"},
+		"a static pod takes more":      {2500, []*corev1.Pod{with(asking("s", "1"), owned("Node"))}, "node n has too little cpu"},
+		"another pod has its room":     {2500, []*corev1.Pod{with(asking("w", "1"), owned("ReplicaSet"))}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := &Loops{book: newBook()}
+			pod, now := asking("p", "2"), time.Unix(1000, 0)
+			for _, claim := range []string{"a", "b"} {
+				p.book.give(pod.UID, claim)
+				node := &capacity.Node{Name: "n", Claim: claim, Allocatable: capacity.Resources{corev1.ResourceCPU: tc.cpu, corev1.ResourcePods: 10}, Pods: tc.on}
+				nodes := &nodeSet{byClaim: map[string]*capacity.Node{claim: node}, ready: map[string]bool{claim: true}}
+				if p.seatOf(pod, nodes, false, now) != nil {
+					t.Fatal("it keeps a seat that it cannot take")
+				}
+				if _, seated := p.book.of(pod.UID); seated {
+					t.Fatal("the seat is still in the book")
+				}
+				now = now.Add(time.Minute)
+			}
+			why, stop := p.stoppedShape(pod, now)
+			if stop != (tc.want != "") || !strings.Contains(why.Detail, tc.want) {
+				t.Errorf("stopped: %t, %q", stop, why.Detail)
+			}
+		})
+	}
+}
+
+// TestSeatsOfPodsWhoseVolumesAreBeingMade: kube-scheduler has chosen the node then,
+// and waits.
+func TestSeatsOfPodsWhoseVolumesAreBeingMade(t *testing.T) {
+	pod := podNamed("p")
+	pod.Spec.Volumes = []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{
+		PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}}}}
+	p := &Loops{book: newBook(), stores: storesWith(t, pod)}
+	p.book.give(pod.UID, "a")
+	node := &capacity.Node{Claim: "a", Allocatable: capacity.Resources{corev1.ResourcePods: 10}}
+	nodes := &nodeSet{byClaim: map[string]*capacity.Node{"a": node}, ready: map[string]bool{"a": true}}
+	start := time.Unix(1000, 0)
+	for _, after := range []time.Duration{0, seatPatience, 4 * time.Minute} {
+		if p.seatOf(pod, nodes, false, start.Add(after)) == nil {
+			t.Fatalf("after %s the seat is given up", after)
+		}
+	}
+	if p.seatOf(pod, nodes, false, start.Add(seatPatienceMost)) != nil {
 		t.Error("the seat is kept for ever")
 	}
 }

@@ -1,6 +1,7 @@
 package provisioner
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -345,10 +346,14 @@ func (p *Loops) seatOf(pod *corev1.Pod, nodes *nodeSet, early bool, now time.Tim
 			p.book.take(pod.UID)
 			return nil
 		case nodes.ready[claim] && !hasRoom(n, pod):
+			if lacks := tooSmall(n, pod); lacks != "" {
+				p.book.useless(pod, "node "+n.Name+" has too little "+string(lacks)+" for it beside DaemonSets' and static pods", now)
+				return nil
+			}
 			// Somebody else has it. That says nothing against the plan.
 			p.book.take(pod.UID)
 			return nil
-		case p.book.overdue(pod, nodes.ready[claim] && !early, now):
+		case p.book.overdue(pod, nodes.ready[claim] && !early, p.lacksVolumes(pod), now):
 			return nil
 		}
 		return n
@@ -392,6 +397,34 @@ func (p *Loops) incomplete(pending []*corev1.Pod, nodes *nodeSet) map[string]boo
 	return groups
 }
 
+// tooSmall names what a node lacks for a pod even when it holds none but the pods
+// that come with it: DaemonSets' and static ones. Empty: nothing.
+func tooSmall(n *capacity.Node, pod *corev1.Pod) corev1.ResourceName {
+	free := n.Allocatable.Clone()
+	for _, other := range n.Pods {
+		if comesWithNode(other) {
+			free.Sub(capacity.PodRequests(other))
+		}
+	}
+	needs := capacity.PodRequests(pod)
+	for _, name := range slices.Sorted(maps.Keys(needs)) {
+		if needs[name] > free[name] {
+			return name
+		}
+	}
+	return ""
+}
+
+// comesWithNode reports whether a pod is where it is because the node is there: a
+// DaemonSet's, or one of the kubelet's own.
+func comesWithNode(pod *corev1.Pod) bool {
+	if _, mirror := pod.Annotations[corev1.MirrorPodAnnotationKey]; mirror {
+		return true
+	}
+	ref := metav1.GetControllerOfNoCopy(pod)
+	return ref != nil && (ref.Kind == "DaemonSet" || ref.Kind == "Node")
+}
+
 // hasRoom reports whether a pod's requests fit beside what is on a node.
 func hasRoom(n *capacity.Node, pod *corev1.Pod) bool {
 	free := n.Allocatable.Clone()
@@ -408,8 +441,8 @@ func (p *Loops) stoppedShape(pod *corev1.Pod, now time.Time) (capacity.Reason, b
 	msg, stop := p.book.stopped(capacity.ShapeHash(pod), now)
 	return capacity.Reason{
 		Constraint: capacity.ConstraintNotBound,
-		Detail:     "two nodes were bought for pods like this one and none was bound there; kube-scheduler says: " + msg,
-		Fix:        "see what keeps kube-scheduler from binding the pod; launching is tried again in 10 minutes",
+		Detail:     "two nodes were bought for pods like this one and none was bound there; " + msg,
+		Fix:        "see what keeps the pod from being bound; launching is tried again in 10 minutes",
 	}, stop
 }
 

@@ -113,7 +113,13 @@ func (s *spurned) avoid(snapshot *capacity.Snapshot, now time.Time) {
 // bindsLate reports whether kube-scheduler may have chosen a node for the pod
 // without having bound it for long: it waits for a volume, or for the pod's group.
 func (p *Loops) bindsLate(pod *corev1.Pod) bool {
-	if pod.Spec.SchedulingGroup != nil || len(pod.Spec.ResourceClaims) > 0 {
+	return pod.Spec.SchedulingGroup != nil || p.lacksVolumes(pod)
+}
+
+// lacksVolumes reports whether volumes or devices of the pod are still to be made:
+// kube-scheduler binds it when they are.
+func (p *Loops) lacksVolumes(pod *corev1.Pod) bool {
+	if len(pod.Spec.ResourceClaims) > 0 {
 		return true
 	}
 	for i := range pod.Spec.Volumes {
