@@ -34,7 +34,7 @@ const (
 	// nothing together.
 	wasteMemory = time.Hour
 	// unseenPatience is how long a created claim may be missing from the cache
-	// before it is taken for deleted.
+	// before the API server is asked for it.
 	unseenPatience = time.Minute
 )
 
@@ -328,19 +328,47 @@ func (b *book) unseen(claim string) bool {
 	return ok
 }
 
+// overlooked are the claims that the cache should show by now and does not.
+func (b *book) overlooked(now time.Time) []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var names []string
+	for name, c := range b.created {
+		if now.Sub(c.at) > unseenPatience {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// asked notes what the API server said of an overlooked claim: that it is gone, or
+// else, with news or without, that it is to be asked again later.
+func (b *book) asked(name string, claim *v1alpha1.NodeClaim, gone bool, now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	c, ok := b.created[name]
+	switch {
+	case !ok: // The cache has shown it since.
+	case gone:
+		delete(b.created, name)
+	default:
+		if claim != nil {
+			c.claim = claim
+		}
+		c.at = now
+		b.created[name] = c
+	}
+}
+
 // merge returns the cache's claims plus those created but not yet seen there.
-func (b *book) merge(cached []*v1alpha1.NodeClaim, now time.Time) []*v1alpha1.NodeClaim {
+func (b *book) merge(cached []*v1alpha1.NodeClaim) []*v1alpha1.NodeClaim {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, c := range cached {
 		delete(b.created, c.Name)
 	}
 	out := cached
-	for name, c := range b.created {
-		if now.Sub(c.at) > unseenPatience {
-			delete(b.created, name)
-			continue
-		}
+	for _, c := range b.created {
 		out = append(out, c.claim)
 	}
 	return out

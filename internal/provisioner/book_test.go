@@ -1,6 +1,8 @@
 package provisioner
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -8,8 +10,12 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"pgregory.net/rapid"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/capacity"
@@ -254,13 +260,59 @@ func TestMergeAddsClaimsThatTheCacheDoesNotShow(t *testing.T) {
 	claim := func(n string) *v1alpha1.NodeClaim { return &v1alpha1.NodeClaim{ObjectMeta: metav1.ObjectMeta{Name: n}} }
 	b.remember(claim("a"), now)
 	b.remember(claim("b"), now)
-	if got := b.merge([]*v1alpha1.NodeClaim{claim("a")}, now); len(got) != 2 {
+	if got := b.merge([]*v1alpha1.NodeClaim{claim("a")}); len(got) != 2 {
 		t.Fatalf("%d claims, want the cached one and the unseen one", len(got))
 	}
-	if got := b.merge(nil, now); len(got) != 1 || got[0].Name != "b" {
+	if got := b.merge(nil); len(got) != 1 || got[0].Name != "b" {
 		t.Fatal("a claim that the cache has shown must come from the cache alone")
 	}
-	if got := b.merge(nil, now.Add(unseenPatience+time.Second)); len(got) != 0 {
-		t.Fatal("a claim that never shows must be forgotten")
+}
+
+// TestAClaimThatTheWatchDoesNotShow is asked for, and forgotten only when it is gone:
+// its node is paid for.
+func TestAClaimThatTheWatchDoesNotShow(t *testing.T) {
+	scheme := runtime.NewScheme()
+	if err := v1alpha1.AddToScheme(scheme); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	for name, tc := range map[string]struct {
+		there bool
+		err   error
+		after time.Duration
+		asked int
+		kept  bool
+	}{
+		"not long":       {false, nil, unseenPatience, 0, true},
+		"it is there":    {true, nil, unseenPatience + time.Second, 1, true},
+		"it is gone":     {false, nil, unseenPatience + time.Second, 1, false},
+		"nobody answers": {false, errors.New("timeout"), unseenPatience + time.Second, 1, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			objects := fake.NewClientBuilder().WithScheme(scheme)
+			if tc.there {
+				objects.WithObjects(&v1alpha1.NodeClaim{ObjectMeta: metav1.ObjectMeta{Name: "a"}, Status: v1alpha1.NodeClaimStatus{InstanceID: "i-1"}})
+			}
+			asked := 0
+			api := objects.WithInterceptorFuncs(interceptor.Funcs{Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
+				asked++
+				if tc.err != nil {
+					return tc.err
+				}
+				return c.Get(ctx, key, o, opts...)
+			}}).Build()
+			p := &Loops{cfg: Config{APIReader: api}, book: newBook()}
+			p.book.remember(&v1alpha1.NodeClaim{ObjectMeta: metav1.ObjectMeta{Name: "a"}}, start)
+			for range 2 { // The second time it was asked for just now.
+				p.askForOverlooked(t.Context(), start.Add(tc.after))
+			}
+			claims := p.book.merge(nil)
+			if asked != tc.asked || (len(claims) == 1) != tc.kept {
+				t.Fatalf("asked %d times, then there are %v", asked, claims)
+			}
+			if tc.there && claims[0].Status.InstanceID != "i-1" {
+				t.Error("what was read is not used")
+			}
+		})
 	}
 }

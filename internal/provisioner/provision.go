@@ -12,9 +12,11 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	utilrand "k8s.io/apimachinery/pkg/util/rand"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/capacity"
@@ -145,6 +147,7 @@ func (p *Loops) round(ctx context.Context, now time.Time) (time.Duration, error)
 	}
 	defer p.planned.Store(true)
 	p.grantWishes(ctx, now)
+	p.askForOverlooked(ctx, now)
 	v := p.read(now)
 	p.metrics.pending.Set(float64(len(v.pending)))
 	p.looked = make(map[types.UID]bool, len(v.pending))
@@ -194,6 +197,20 @@ func (p *Loops) round(ctx context.Context, now time.Time) (time.Duration, error)
 	return thought, p.create(ctx, v, plan)
 }
 
+// askForOverlooked reads the claims that the watch has not shown for long. One that is
+// there goes on counting, and so does one that cannot be read: what was bought twice
+// would be paid twice.
+func (p *Loops) askForOverlooked(ctx context.Context, now time.Time) {
+	each(p.book.overlooked(now), writers, func(_ int, name string) {
+		claim := &v1alpha1.NodeClaim{}
+		err := p.cfg.APIReader.Get(ctx, client.ObjectKey{Name: name}, claim)
+		if err != nil {
+			claim = nil
+		}
+		p.book.asked(name, claim, apierrors.IsNotFound(err), now)
+	})
+}
+
 // seated passes on what a round found for pods on nodes on their way out.
 func (p *Loops) seated(found map[string]seating) {
 	if p.moves.replace(found) {
@@ -239,7 +256,7 @@ func (p *Loops) create(ctx context.Context, v *view, plan *capacity.Plan) error 
 			if moving(pod) {
 				continue
 			}
-			p.metrics.hint(compareHint(p.asAdmitted(pod), claim.Spec.Provisioner.Name, l.CapacityType, offerings))
+			p.metrics.hint(compareHint(pod, claim.Spec.Provisioner.Name, l.CapacityType, offerings))
 		}
 		p.log.Info("claim created", "claim", claim.Name, "provisioner", claim.Spec.Provisioner.Name,
 			"type", l.InstanceType, "zone", l.Zone, "capacityType", l.CapacityType,

@@ -66,7 +66,7 @@ func (p *Loops) newView(now time.Time) *view {
 		claims:       map[string]*v1alpha1.NodeClaim{},
 		provisioners: map[string]*v1alpha1.Provisioner{},
 	}
-	for _, c := range p.book.merge(all[*v1alpha1.NodeClaim](p.stores.claims), now) {
+	for _, c := range p.book.merge(all[*v1alpha1.NodeClaim](p.stores.claims)) {
 		v.claims[c.Name] = c
 	}
 	for _, pr := range all[*v1alpha1.Provisioner](p.stores.provisioners) {
