@@ -9,6 +9,8 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
 )
 
 // expectFresh is how recent the newest pod of an owner must be for its missing
@@ -64,14 +66,15 @@ func ownerOfJob(j *batchv1.Job) owner {
 
 // expected returns stand-ins for the pods that owners have still to make, so
 // that one plan covers a burst whose first pods have just appeared. A stand-in
-// is a copy of a pending sibling under a UID of its own. pending are the pods
+// is a copy of a pending sibling under a UID of its own. Pods of groups have none: a
+// group is bought for once as many of its pods exist as it needs. pending are the pods
 // that wait, existing the number of unfinished pods of each owner.
 func expected(pending []*corev1.Pod, existing map[types.UID]int, owners map[types.UID]owner, now time.Time) []*corev1.Pod {
 	newest := map[types.UID]*corev1.Pod{}
 	var order []types.UID
 	for _, p := range pending {
 		uid, ok := controllerOf(p)
-		if !ok {
+		if !ok || grouped(p) {
 			continue
 		}
 		n, seen := newest[uid]
@@ -105,6 +108,13 @@ const standInMark = "/expected/"
 // standIn tells a stand-in from a real pod.
 func standIn(p *corev1.Pod) bool { return strings.Contains(string(p.UID), standInMark) }
 
+// grouped reports whether a pod belongs to a pod group, of its spec or of its
+// annotations.
+func grouped(p *corev1.Pod) bool {
+	_, annotated := p.Annotations[v1alpha1.AnnotationPodGroup]
+	return annotated || p.Spec.SchedulingGroup != nil
+}
+
 // controllerOf returns the UID of a pod's controller.
 func controllerOf(p *corev1.Pod) (types.UID, bool) {
 	for i := range p.OwnerReferences {
@@ -115,12 +125,12 @@ func controllerOf(p *corev1.Pod) (types.UID, bool) {
 	return "", false
 }
 
-// settled reports whether the owners of all pending pods are known, so that
-// nothing is to be gained by waiting for more pods before planning.
+// settled reports whether for all pending pods those that are still to come are
+// expected, so that nothing is to be gained by waiting for more before planning.
 func settled(pending []*corev1.Pod, owners map[types.UID]owner) bool {
 	for _, p := range pending {
 		uid, ok := controllerOf(p)
-		if !ok {
+		if !ok || grouped(p) {
 			return false
 		}
 		if _, known := owners[uid]; !known {

@@ -1,6 +1,7 @@
 package provisioner
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -9,6 +10,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
 )
 
 func ptr[T any](v T) *T { return &v }
@@ -19,6 +22,10 @@ func TestExpected(t *testing.T) {
 		p := podNamed(name)
 		p.CreationTimestamp = metav1.NewTime(now.Add(-age))
 		p.OwnerReferences = []metav1.OwnerReference{{UID: "rs", Controller: ptr(true)}}
+		return p
+	}
+	in := func(p *corev1.Pod, group func(*corev1.Pod)) *corev1.Pod {
+		group(p)
 		return p
 	}
 	for name, tc := range map[string]struct {
@@ -35,12 +42,17 @@ func TestExpected(t *testing.T) {
 		"nothing when the owner cannot make pods":            {[]*corev1.Pod{child("a", 0)}, 1, owner{desired: 1000, failing: true}, 0},
 		"the newest pod counts, whatever the order":          {[]*corev1.Pod{child("a", time.Minute), child("b", 0)}, 2, owner{desired: 4}, 2},
 		"nothing for a bare pod":                             {[]*corev1.Pod{podNamed("bare")}, 0, owner{desired: 4}, 0},
+		"nothing for a gang, whose pods may never come":      {[]*corev1.Pod{in(child("a", 0), func(p *corev1.Pod) { p.Spec.SchedulingGroup = &corev1.PodSchedulingGroup{PodGroupName: ptr("g")} })}, 1, owner{desired: 8}, 0},
+		"nothing for a group by annotation":                  {[]*corev1.Pod{in(child("a", 0), func(p *corev1.Pod) { p.Annotations = map[string]string{v1alpha1.AnnotationPodGroup: "g"} })}, 1, owner{desired: 8}, 0},
 		"nothing for an owner that wants none of them ahead": {[]*corev1.Pod{child("a", 0)}, 1, owner{}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := expected(tc.pending, map[types.UID]int{"rs": tc.existing}, map[types.UID]owner{"rs": tc.owner}, now)
 			if len(got) != tc.want {
 				t.Fatalf("%d stand-ins, want %d", len(got), tc.want)
+			}
+			if whole := !slices.ContainsFunc(tc.pending, grouped) && len(tc.pending[0].OwnerReferences) > 0; settled(tc.pending, map[types.UID]owner{"rs": tc.owner}) != whole {
+				t.Errorf("it is waited for more: %t", whole)
 			}
 			seen := map[types.UID]bool{"a": true, "b": true}
 			for _, p := range got {
