@@ -2,6 +2,7 @@ package capacity
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -19,8 +20,10 @@ type volumeBook struct {
 
 // newVolumeBook offers each claim that waits for its first consumer the volumes
 // that match it (by the rules of component-helpers' FindMatchingVolume). A volume
-// that several claims could have is promised to one, by the age of the pods: so
-// no two pods are sent to where there is one volume for both.
+// that several claims could have is promised to one: first to those of pods that have
+// a place already, on a node that reaches it, then by the age of the pods. So no two
+// pods are sent to where there is one volume for both. Pods that no node could help
+// get none.
 func newVolumeBook(s *Snapshot) *volumeBook {
 	b := &volumeBook{Snapshot: s, offered: map[string][]*corev1.PersistentVolume{}}
 	byClass := map[string][]*corev1.PersistentVolume{}
@@ -39,9 +42,8 @@ func newVolumeBook(s *Snapshot) *volumeBook {
 	var wishes []wish
 	wanted := map[*corev1.PersistentVolume]int{}
 	seen := map[string]bool{}
-	pods := slices.Clone(s.Pods)
-	slices.SortFunc(pods, comparePods)
-	for _, p := range pods {
+	// on is the node that the pod has a place on; nil: none yet.
+	want := func(p *corev1.Pod, on *Node) {
 		for i := range p.Spec.Volumes {
 			name := claimName(p, &p.Spec.Volumes[i])
 			pvc := s.PVCs[name]
@@ -50,10 +52,29 @@ func newVolumeBook(s *Snapshot) *volumeBook {
 			}
 			seen[name] = true
 			w := wish{name, s.matching(pvc, byClass)}
+			if on != nil {
+				w.pvs = slices.DeleteFunc(w.pvs, func(pv *corev1.PersistentVolume) bool { return !on.reaches(pv) })
+			}
 			for _, pv := range w.pvs {
 				wanted[pv]++
 			}
 			wishes = append(wishes, w)
+		}
+	}
+	places := map[*corev1.Pod]*Node{}
+	for _, n := range s.Nodes {
+		for _, p := range n.Pods {
+			if p.Spec.NodeName == "" && len(p.Spec.Volumes) > 0 {
+				places[p] = n
+			}
+		}
+	}
+	for _, p := range slices.SortedFunc(maps.Keys(places), comparePods) {
+		want(p, places[p])
+	}
+	for _, p := range slices.SortedFunc(slices.Values(s.Pods), comparePods) {
+		if ownReason(p) == nil {
+			want(p, nil)
 		}
 	}
 	taken := map[*corev1.PersistentVolume]bool{}
@@ -69,6 +90,15 @@ func newVolumeBook(s *Snapshot) *volumeBook {
 		}
 	}
 	return b
+}
+
+// reaches says whether pods on the node can use the volume.
+func (n *Node) reaches(pv *corev1.PersistentVolume) bool {
+	if pv.Spec.NodeAffinity == nil || pv.Spec.NodeAffinity.Required == nil {
+		return true
+	}
+	r := newNodeReq(&corev1.Pod{}, []*corev1.NodeSelector{pv.Spec.NodeAffinity.Required})
+	return r.matches(func(key string) (string, bool) { l, ok := n.Labels[key]; return l, ok }, n.Name)
 }
 
 // claimName is the claim behind a pod's volume, as namespace/name; empty: none.

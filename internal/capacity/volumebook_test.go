@@ -2,6 +2,7 @@ package capacity_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -95,6 +96,46 @@ func TestVolumesThatAreThereDecideWherePodsGo(t *testing.T) {
 				if got[pod] != zone {
 					t.Errorf("%s goes to %q, want %q\n%s", pod, got[pod], zone, describe(plan))
 				}
+			}
+		})
+	}
+}
+
+// TestVolumesArePromisedToPodsThatCanUseThem: t-0 is the older pod, and the only
+// volume is in zone c.
+func TestVolumesArePromisedToPodsThatCanUseThem(t *testing.T) {
+	seat := func(zone string) func(*capacity.Snapshot) {
+		return func(s *capacity.Snapshot) {
+			s.Nodes = []*capacity.Node{{Name: "claim", Claim: "claim", InFlight: true, Pods: s.Pods[:1:1], Labels: map[string]string{corev1.LabelTopologyZone: zone}}}
+			s.Pods = s.Pods[1:]
+		}
+	}
+	for name, tc := range map[string]struct {
+		change func(*capacity.Snapshot)
+		want   string // the zone of t-1; empty: no place
+	}{
+		"both wait": {func(*capacity.Snapshot) {}, ""},
+		"the older one is gated": {func(s *capacity.Snapshot) {
+			s.Pods[0].Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "later"}}
+		}, "us-west-2c"},
+		"the older one has a seat there":                 {seat("us-west-2c"), ""},
+		"the older one has a seat where it is of no use": {seat("us-west-2b"), "us-west-2c"},
+		"the younger one has a seat there": {func(s *capacity.Snapshot) {
+			s.Pods[0].CreationTimestamp = metav1.NewTime(testNow.Add(time.Hour))
+			seat("us-west-2c")(s)
+		}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := waitingFor(2, &storagev1.StorageClass{Provisioner: "kubernetes.io/no-provisioner"}, free("v", "us-west-2c", "5Gi"))
+			tc.change(s)
+			plan, got := capacity.Solve(s), ""
+			for _, l := range plan.Launches {
+				if slices.ContainsFunc(l.Pods, func(p *corev1.Pod) bool { return p.Name == "t-1" }) {
+					got = l.Zone
+				}
+			}
+			if got != tc.want {
+				t.Errorf("t-1 goes to %q, want %q\n%s", got, tc.want, describe(plan))
 			}
 		})
 	}
