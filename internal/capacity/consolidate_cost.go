@@ -132,7 +132,9 @@ func (c *consolidator) diverse(group []*sender, launches []Launch) bool {
 		}
 		types := map[string]bool{l.InstanceType: true}
 		for _, a := range l.Alternatives {
-			types[a.InstanceType] = true
+			if a.CapacityType == l.CapacityType {
+				types[a.InstanceType] = true
+			}
 		}
 		if len(types) < minSpotTypes {
 			return false

@@ -236,6 +236,7 @@ func faults(in *capacity.ConsolidationInput, out *capacity.Consolidation) []stri
 	}
 	w := newWorld(&s)
 	hostOf := func(n *capacity.Node) *host { return w.nodes[slices.Index(s.Nodes, twin[n])] }
+	spot := spotOf(in)
 	gone, moved, planned := map[*capacity.Node]bool{}, map[*corev1.Pod]bool{}, map[string]int{}
 	for i, d := range out.Decisions {
 		want := map[*corev1.Pod]bool{}
@@ -289,11 +290,134 @@ func faults(in *capacity.ConsolidationInput, out *capacity.Consolidation) []stri
 		if d.Saving <= 0 || d.Saving < least*price-1e-9 || d.Payback() > payback+time.Second {
 			complain("decision %d is not worth it: %s", i, d.Why)
 		}
+		if why := spot.trade(&d); why != "" {
+			complain("decision %d: %s", i, why)
+		}
 		if why := rebind(w, &s, &d, hostOf, want, moved); why != "" {
 			complain("decision %d: %s", i, why)
 		}
 	}
+	if spot.is > max(0.25, spot.was)+1e-9 {
+		complain("one spot pool has %.2f of what is spent on spot, and had %.2f", spot.is, spot.was)
+	}
 	return wrong
+}
+
+// spotPools is what Berth's spot nodes cost by instance type and zone, in $/h, and
+// which share the largest has and had. What replaces on-demand nodes may go anywhere:
+// then what it had is not known, and any share is right.
+type spotPools struct {
+	pools   map[string]float64
+	was, is float64
+}
+
+func spotOf(in *capacity.ConsolidationInput) *spotPools {
+	s := &spotPools{pools: map[string]float64{}}
+	for _, n := range in.Snapshot.Nodes {
+		if n.Claim != "" && !in.Nodes[n.Name].Going {
+			s.add(n.Labels, n.HourlyPrice)
+		}
+	}
+	s.was = s.largest()
+	s.is = s.was
+	return s
+}
+
+func (s *spotPools) add(labels map[string]string, price float64) {
+	if labels[v1alpha1.LabelCapacityType] == "spot" {
+		s.pools[labels[corev1.LabelInstanceTypeStable]+" in "+labels[corev1.LabelTopologyZone]] += price
+	}
+}
+
+func (s *spotPools) largest() float64 {
+	sum, most := 0.0, 0.0
+	for _, price := range s.pools {
+		sum, most = sum+price, max(most, price)
+	}
+	return most / max(sum, 1e-9)
+}
+
+// trade carries a decision out. It says what is wrong with the choice that it leaves
+// EC2; empty: nothing.
+func (s *spotPools) trade(d *capacity.Decision) string {
+	fromSpot := false
+	for _, n := range d.Nodes {
+		fromSpot = fromSpot || n.Labels[v1alpha1.LabelCapacityType] == "spot"
+		s.add(n.Labels, -n.HourlyPrice)
+	}
+	for i := range d.Launches {
+		l := &d.Launches[i]
+		s.add(l.Labels, l.Price)
+		if l.CapacityType != "spot" {
+			continue
+		}
+		if !fromSpot {
+			s.was = 1
+			continue
+		}
+		types := map[string]bool{l.InstanceType: true}
+		for _, a := range l.Alternatives {
+			if a.CapacityType == "spot" {
+				types[a.InstanceType] = true
+			}
+		}
+		if len(types) < 5 {
+			return fmt.Sprintf("EC2 may choose among %d types for %s", len(types), l.InstanceType)
+		}
+	}
+	s.is = s.largest()
+	return ""
+}
+
+// TestSpotIsReplacedBySpotOfManyPools: a cluster of spot nodes, each far from full,
+// whose pods would all fit nodes of the cheapest pool.
+func TestSpotIsReplacedBySpotOfManyPools(t *testing.T) {
+	bought := 0
+	for seed := range uint64(20) {
+		w := spotTown(seed)
+		in := w.input()
+		out := capacity.Consolidate(in)
+		if wrong := faults(in, out); len(wrong) > 0 {
+			t.Fatalf("seed %d: %s", seed, strings.Join(wrong, "\n"))
+		}
+		for _, d := range out.Decisions {
+			bought += len(d.Launches)
+		}
+	}
+	if bought < 10 {
+		t.Errorf("only %d nodes were bought: nothing was tested", bought)
+	}
+}
+
+// spotTown is a cluster of spot nodes of many types, with six types to buy or, for odd
+// seeds, four, which are cheaper than what runs.
+func spotTown(seed uint64) *town {
+	r := rand.New(rand.NewPCG(seed, 12))
+	var machines []capacity.Machine
+	for i := range 6 - 2*int(seed%2) {
+		m := capacity.Machine{Name: fmt.Sprintf("m%d.x", i), VCPUs: 4, MemoryMiB: 16384, Arch: "amd64", CurrentGeneration: true, ENIs: 4, IPv4PerENI: 15}
+		for _, z := range []string{"us-west-2a", "us-west-2b"} {
+			price := 0.04 + 0.02*r.Float64()
+			m.Offerings = append(m.Offerings, capacity.Offering{Zone: z, CapacityType: "spot", Price: price}, capacity.Offering{Zone: z, CapacityType: "on-demand", Price: 3 * price})
+		}
+		machines = append(machines, m)
+	}
+	spec := &v1alpha1.ProvisionerSpec{Requirements: []v1alpha1.Requirement{
+		{Key: corev1.LabelInstanceTypeStable, Operator: v1alpha1.OperatorExists},
+		{Key: v1alpha1.LabelCapacityType, Operator: v1alpha1.OperatorIn, Values: []string{"spot", "on-demand"}}}}
+	p := &capacity.Provisioner{Name: "default", Spec: spec, InstanceTypes: capacity.InstanceTypes(machines, spec, capacity.Resolved{}, testNow)}
+	w := &town{provisioners: []*capacity.Provisioner{p}, policy: plainPolicy, now: testNow}
+	for i := range 10 {
+		name := fmt.Sprint("old-", i)
+		n := &capacity.Node{Name: name, Claim: name, Provisioner: "default", HourlyPrice: 0.3, Allocatable: capacity.Resources{"cpu": 3000, "memory": 32 << 30, "pods": 50},
+			Labels: map[string]string{corev1.LabelHostname: name, corev1.LabelTopologyZone: "us-west-2a", corev1.LabelInstanceTypeStable: fmt.Sprint("old", i, ".x"),
+				corev1.LabelArchStable: "amd64", v1alpha1.LabelCapacityType: "spot", v1alpha1.LabelProvisioner: "default"}}
+		pod := benchPod(fmt.Sprint("p-", i), fmt.Sprint("app-", i%3), int64(2200+100*r.IntN(8)), 4096)
+		pod.Spec.NodeName = name
+		n.Pods = []*corev1.Pod{pod}
+		w.nodes = append(w.nodes, n)
+	}
+	return w
 }
 
 // rebind carries one decision out before the referee.
