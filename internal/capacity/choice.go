@@ -63,25 +63,25 @@ func RestrictsCapacityType(pod *corev1.Pod) bool {
 	})
 }
 
-// WithCapacityType is a copy of the pod that must have a node that keeps the choice,
-// beside all that it requires anyway.
-func WithCapacityType(pod *corev1.Pod, choice string) *corev1.Pod {
-	return alsoRequiring(pod, corev1.NodeSelectorTerm{MatchExpressions: []corev1.NodeSelectorRequirement{hasChosenType(choice)}})
+// KeepsChoice selects the nodes that keep a choice.
+func KeepsChoice(choice string) *corev1.NodeSelector {
+	return &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{
+		{MatchExpressions: []corev1.NodeSelectorRequirement{hasChosenType(choice)}}}}
 }
 
-// Elsewhere is a copy of the pod that must not go to nodes of these names, beside all
-// that it requires anyway.
-func Elsewhere(pod *corev1.Pod, nodes []string) *corev1.Pod {
+// NotOn selects all nodes but those of these names.
+func NotOn(nodes []string) *corev1.NodeSelector {
 	away := make([]corev1.NodeSelectorRequirement, len(nodes))
 	for i, n := range nodes {
 		away[i] = corev1.NodeSelectorRequirement{Key: fieldNodeName, Operator: corev1.NodeSelectorOpNotIn, Values: []string{n}}
 	}
-	return alsoRequiring(pod, corev1.NodeSelectorTerm{MatchFields: away})
+	return &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchFields: away}}}
 }
 
-// alsoRequiring is a copy of the pod whose node must match the term too. All but its
-// node affinity is shared with the pod.
-func alsoRequiring(pod *corev1.Pod, more corev1.NodeSelectorTerm) *corev1.Pod {
+// WithCapacityType is a copy of the pod that must have a node that keeps the choice,
+// beside all that it requires anyway: for an Index, where no pod counts others. All but
+// its node affinity is shared with the pod.
+func WithCapacityType(pod *corev1.Pod, choice string) *corev1.Pod {
 	must := *pod
 	var affinity corev1.Affinity
 	if pod.Spec.Affinity != nil {
@@ -91,18 +91,18 @@ func alsoRequiring(pod *corev1.Pod, more corev1.NodeSelectorTerm) *corev1.Pod {
 	if affinity.NodeAffinity != nil {
 		node = *affinity.NodeAffinity
 	}
-	terms := []corev1.NodeSelectorTerm{more}
+	required := KeepsChoice(choice)
 	if r := node.RequiredDuringSchedulingIgnoredDuringExecution; r != nil {
-		terms = slices.Clone(r.NodeSelectorTerms)
-		for i := range terms {
+		more := required.NodeSelectorTerms[0].MatchExpressions
+		required = &corev1.NodeSelector{NodeSelectorTerms: slices.Clone(r.NodeSelectorTerms)}
+		for i := range required.NodeSelectorTerms {
 			// A term without anything matches nothing, and is to go on so.
-			if t := &terms[i]; len(t.MatchExpressions)+len(t.MatchFields) > 0 {
-				t.MatchExpressions = slices.Concat(t.MatchExpressions, more.MatchExpressions)
-				t.MatchFields = slices.Concat(t.MatchFields, more.MatchFields)
+			if t := &required.NodeSelectorTerms[i]; len(t.MatchExpressions)+len(t.MatchFields) > 0 {
+				t.MatchExpressions = slices.Concat(t.MatchExpressions, more)
 			}
 		}
 	}
-	node.RequiredDuringSchedulingIgnoredDuringExecution = &corev1.NodeSelector{NodeSelectorTerms: terms}
+	node.RequiredDuringSchedulingIgnoredDuringExecution = required
 	affinity.NodeAffinity = &node
 	must.Spec.Affinity = &affinity
 	return &must

@@ -84,6 +84,7 @@ func newConsolidator(in *ConsolidationInput) *consolidator {
 	c.readPrices()
 	snap := *in.Snapshot
 	snap.Nodes, snap.Pods, snap.Budget = nil, nil, 0
+	snap.Also = maps.Clone(snap.Also)
 	byBin := map[*Node]*sender{}
 	origin := map[*corev1.Pod]*corev1.Pod{}
 	home := map[*corev1.Pod]*sender{}
@@ -104,6 +105,9 @@ func newConsolidator(in *ConsolidationInput) *consolidator {
 			loose := *p
 			loose.Spec.NodeName = ""
 			origin[&loose], home[&loose] = p, x
+			if also := in.Snapshot.Also[p]; len(also) > 0 {
+				snap.Also[&loose] = also
+			}
 			snap.Pods = append(snap.Pods, &loose)
 		}
 	}

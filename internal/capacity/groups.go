@@ -114,7 +114,7 @@ func (v *solver) unpin(s *shape) {
 	if g == nil || g.Topology == "" || len(g.at) > 0 {
 		return
 	}
-	s.node = v.nodeReq(s.pod, s.volumes.selectors[:len(s.volumes.selectors)-1])
+	s.node = v.nodeReq(s.pod, slices.Concat(s.also, s.volumes.selectors[:len(s.volumes.selectors)-1]))
 	sig := &signature{}
 	sig.cols, sig.seats = v.columnsFor(s)
 	s.sig = len(v.sigs)
@@ -395,7 +395,7 @@ func (gg *ganging) alone(g *gang, domain string) alone {
 	s.Pods, s.Budget = g.pods, 0
 	there := *g
 	there.domains = []string{domain}
-	key := there.demand()
+	key := gg.demand(&there)
 	memorable := gg.costs != nil && !slices.ContainsFunc(g.pods, hasStorage)
 	if cost, known := gg.costs[key]; known && memorable {
 		return alone{cost: cost}
@@ -456,13 +456,18 @@ func (g *gang) failure() *Reason {
 
 // demand is the same for gangs that ask for the same: where one has no place, one
 // that is served later has none either.
-func (g *gang) demand() string {
+func (gg *ganging) demand(g *gang) string {
 	b := shapeKey{}
 	b.num(int64(g.MinCount - g.bound))
 	b.str(g.Topology)
 	b.str(g.domains[0])
 	for _, p := range g.pods {
 		b.pod(p)
+		also := gg.snap.Also[p]
+		b.num(int64(len(also)))
+		for _, sel := range also {
+			b.nodeSelector(sel)
+		}
 	}
 	return string(b)
 }
@@ -517,9 +522,9 @@ func (gg *ganging) solve() *Plan {
 		if hopeless {
 			continue
 		}
-		demand := failed[0].demand()
+		demand := gg.demand(failed[0])
 		for _, g := range failed {
-			if tries > maxGangTries || g.demand() == demand {
+			if tries > maxGangTries || gg.demand(g) == demand {
 				g.next(lacking[g])
 			}
 		}

@@ -14,7 +14,7 @@ import (
 const unknownValue = "berth.dev/unknown"
 
 // nodeReq is what a pod requires of a node's labels and name: node selector,
-// required node affinity, and where its volumes can be reached. It is matched
+// required node affinity, and more, such as where its volumes can be reached. It is matched
 // by component-helpers, as kube-scheduler does; answers are remembered by the
 // values of the labels that it looks at.
 type nodeReq struct {
@@ -26,23 +26,23 @@ type nodeReq struct {
 	// named: it looks at the node's name.
 	named    bool
 	affinity nodeaffinity.RequiredNodeAffinity
-	// volumes' node selectors; each must match.
-	volumes []*nodeaffinity.LazyErrorNodeSelector
+	// more node selectors; each must match.
+	more    []*nodeaffinity.LazyErrorNodeSelector
 	memo    map[string]bool
 	scratch []byte
 	node    corev1.Node
 }
 
 // nodeReqKey encodes what newNodeReq looks at.
-func nodeReqKey(pod *corev1.Pod, volumes []*corev1.NodeSelector) string {
-	if len(pod.Spec.NodeSelector) == 0 && requiredNodeAffinity(pod) == nil && len(volumes) == 0 {
+func nodeReqKey(pod *corev1.Pod, more []*corev1.NodeSelector) string {
+	if len(pod.Spec.NodeSelector) == 0 && requiredNodeAffinity(pod) == nil && len(more) == 0 {
 		return ""
 	}
 	b := make(shapeKey, 0, 256)
 	b.labels(pod.Spec.NodeSelector, nil)
 	b.nodeSelector(requiredNodeAffinity(pod))
-	for _, v := range volumes {
-		b.nodeSelector(v)
+	for _, m := range more {
+		b.nodeSelector(m)
 	}
 	return string(b)
 }
@@ -54,10 +54,10 @@ func requiredNodeAffinity(pod *corev1.Pod) *corev1.NodeSelector {
 	return nil
 }
 
-// newNodeReq compiles the requirement of a pod with these volume selectors.
-func newNodeReq(pod *corev1.Pod, volumes []*corev1.NodeSelector) *nodeReq {
+// newNodeReq compiles the requirement of a pod with these selectors.
+func newNodeReq(pod *corev1.Pod, more []*corev1.NodeSelector) *nodeReq {
 	r := &nodeReq{
-		key:      nodeReqKey(pod, volumes),
+		key:      nodeReqKey(pod, more),
 		affinity: nodeaffinity.GetRequiredNodeAffinity(pod),
 		memo:     map[string]bool{},
 	}
@@ -78,9 +78,9 @@ func newNodeReq(pod *corev1.Pod, volumes []*corev1.NodeSelector) *nodeReq {
 		}
 	}
 	look(requiredNodeAffinity(pod))
-	for _, v := range volumes {
-		look(v)
-		r.volumes = append(r.volumes, nodeaffinity.NewLazyErrorNodeSelector(v))
+	for _, m := range more {
+		look(m)
+		r.more = append(r.more, nodeaffinity.NewLazyErrorNodeSelector(m))
 	}
 	slices.Sort(r.labels)
 	r.labels = slices.Compact(r.labels)
@@ -122,11 +122,11 @@ func (r *nodeReq) matches(label func(key string) (string, bool), name string) bo
 	}
 	ok, err := r.affinity.Match(&r.node)
 	ok = ok && err == nil
-	for _, v := range r.volumes {
+	for _, m := range r.more {
 		if !ok {
 			break
 		}
-		ok, err = v.Match(&r.node)
+		ok, err = m.Match(&r.node)
 		ok = ok && err == nil
 	}
 	r.memo[string(b)] = ok

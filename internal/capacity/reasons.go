@@ -233,7 +233,7 @@ func (m *market) filterByLabels(n *need, p *Provisioner, cols []*column) ([]*col
 		return nil, &obstacle{ConstraintPodGroup, "Provisioner " + p.Name + " buys no node with " + n.pinned + ", where the pods of the group are to be",
 			"allow " + n.pinned + " in Provisioner " + p.Name}
 	}
-	if len(n.node.volumes) > 0 {
+	if n.stored {
 		return nil, &obstacle{ConstraintVolume, "its volumes cannot be reached from any zone that Provisioner " + p.Name + " buys in",
 			"allow the volumes' zone under topology.kubernetes.io/zone in Provisioner " + p.Name}
 	}

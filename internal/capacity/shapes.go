@@ -26,8 +26,10 @@ type shape struct {
 	// limits; limitedBy are the dimensions of these limits.
 	limited   []attachment
 	limitedBy []int
-	// selects is the node selector and affinity without what volumes require:
-	// what a spread constraint may honor.
+	// also is what the Snapshot requires of the pods' nodes beside.
+	also []*corev1.NodeSelector
+	// selects is the node selector and affinity without what volumes and the
+	// Snapshot require: what a spread constraint may honor.
 	selects *nodeReq
 
 	affinity, anti []term
@@ -109,7 +111,7 @@ func (v *solver) groupPods() {
 			}
 			needs.sort(users)
 		}
-		gang, self := v.gangs[p], p
+		gang, self, also := v.gangs[p], p, v.snap.Also[p]
 		p = v.spread.apply(p)
 		b = b[:0]
 		if gang != nil {
@@ -136,11 +138,17 @@ func (v *solver) groupPods() {
 			b.str(id.driver)
 			b.str(id.id)
 		}
+		if len(also) > 0 {
+			b.num(-1)
+			for _, sel := range also {
+				b.nodeSelector(sel)
+			}
+		}
 		s := byKey[string(b)]
 		if s == nil {
-			s = &shape{key: string(b), pod: p, volumes: needs, oldest: p.CreationTimestamp.Time}
-			s.need = need{pod: p, requests: PodRequests(p), ports: hostPorts(p)}
-			s.node, s.selects = v.nodeReq(p, needs.selectors), v.nodeReq(p, nil)
+			s = &shape{key: string(b), pod: p, volumes: needs, also: also, oldest: p.CreationTimestamp.Time}
+			s.need = need{pod: p, requests: PodRequests(p), ports: hostPorts(p), stored: len(needs.selectors) > 0}
+			s.node, s.selects = v.nodeReq(p, slices.Concat(also, needs.selectors)), v.nodeReq(p, nil)
 			s.priority, s.bulk = priorityOf(p), bulk(s.requests)
 			if gang != nil {
 				s.gang, s.priority, s.oldest = gang, gang.priority, gang.oldest
@@ -210,11 +218,11 @@ func selectsPods(p *corev1.Pod) bool {
 }
 
 // nodeReq finds or makes the compiled node requirement of a pod.
-func (v *solver) nodeReq(p *corev1.Pod, volumes []*corev1.NodeSelector) *nodeReq {
-	key := nodeReqKey(p, volumes)
+func (v *solver) nodeReq(p *corev1.Pod, more []*corev1.NodeSelector) *nodeReq {
+	key := nodeReqKey(p, more)
 	r := v.reqs[key]
 	if r == nil {
-		r = newNodeReq(p, volumes)
+		r = newNodeReq(p, more)
 		v.reqs[key] = r
 	}
 	return r

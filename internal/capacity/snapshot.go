@@ -225,6 +225,10 @@ type Snapshot struct {
 	// Held are pods that wait too, but are not to be planned for now, and why. They
 	// are members of their groups without a place; the Plan does not list them.
 	Held []Unschedulable
+	// Also is what a pod's node must match beside what the pod itself requires, its own
+	// or one of a node's pods; by labels that each node has, and by name. kube-scheduler
+	// does not know of it, so that no topology spread honors it.
+	Also map[*corev1.Pod][]*corev1.NodeSelector
 	// Nodes that exist or are coming.
 	Nodes []*Node
 	// DaemonSetPods: for each DaemonSet one pod as its controller would make
@@ -257,4 +261,12 @@ type Snapshot struct {
 	// first plan is made whatever it takes; what is left goes into improving it and
 	// into proving how good it is. It only cuts between improvements.
 	Budget time.Duration
+}
+
+// Require adds to Also.
+func (s *Snapshot) Require(p *corev1.Pod, node *corev1.NodeSelector) {
+	if s.Also == nil {
+		s.Also = map[*corev1.Pod][]*corev1.NodeSelector{}
+	}
+	s.Also[p] = append(s.Also[p], node)
 }

@@ -266,6 +266,8 @@ type need struct {
 	ports    []hostPort
 	// pinned is the label that the pod's gang is to share, as key=value.
 	pinned string
+	// stored: its volumes cannot be reached from every node.
+	stored bool
 }
 
 // vectorOf is a vector of requests; not ok when something is requested that no

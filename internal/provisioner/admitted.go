@@ -48,57 +48,30 @@ func compareHint(pod *corev1.Pod, provisioner, capacityType string, offerings in
 	return hintMatched
 }
 
-// asAdmitted is the pod as the API server has it: what is planned for may be a
-// copy that must have what the pod only prefers.
-func (p *Loops) asAdmitted(pod *corev1.Pod) *corev1.Pod {
-	for _, stored := range p.stores.podsBy(uidIndex, string(pod.UID)) {
-		return stored
-	}
-	return pod
-}
+// choices are the pods that are planned for with the capacity type that was chosen
+// for them, to keep their owner's share of spot, as a requirement.
+type choices map[*corev1.Pod]*corev1.NodeSelector
 
-// choices are the pods that are planned for with the capacity type that was
-// chosen for them, to keep their owner's share of spot, as a requirement.
-type choices struct {
-	// at are their places in the Snapshot; was, the pods themselves.
-	at  map[*corev1.Pod]int
-	was map[*corev1.Pod]*corev1.Pod
-}
-
-// insist replaces, in a Snapshot, the pods for which a capacity type was chosen
-// by copies that must have it, where some Provisioner sells it now. Stand-ins of
-// such pods go: for which type the next one will be is not known.
+// insist has the pods of a Snapshot for which a capacity type was chosen keep to it,
+// where some Provisioner sells it now. Stand-ins of such pods go: for which type the
+// next one will be is not known.
 func insist(s *capacity.Snapshot) choices {
-	c := choices{at: map[*corev1.Pod]int{}, was: map[*corev1.Pod]*corev1.Pod{}}
+	c := choices{}
 	var sold map[string]bool
-	kept := s.Pods[:0:0]
-	for i, pod := range s.Pods {
+	s.Pods = slices.DeleteFunc(s.Pods, func(pod *corev1.Pod) bool {
 		choice := capacity.PreferredCapacity(pod)
-		if choice == "" {
-			if kept != nil {
-				kept = append(kept, pod)
-			}
-			continue
-		}
-		if kept == nil {
-			kept = append(make([]*corev1.Pod, 0, len(s.Pods)), s.Pods[:i]...)
-		}
-		if standIn(pod) {
-			continue
+		if choice == "" || standIn(pod) {
+			return choice != ""
 		}
 		if sold == nil {
 			sold = capacityTypesSold(s)
 		}
 		if slices.ContainsFunc(capacity.ChosenTypes(choice), func(t string) bool { return sold[t] }) {
-			must := capacity.WithCapacityType(pod, choice)
-			c.at[must], c.was[must] = len(kept), pod
-			pod = must
+			c[pod] = capacity.KeepsChoice(choice)
+			s.Require(pod, c[pod])
 		}
-		kept = append(kept, pod)
-	}
-	if kept != nil {
-		s.Pods = kept
-	}
+		return false
+	})
 	return c
 }
 
@@ -107,8 +80,9 @@ func insist(s *capacity.Snapshot) choices {
 func (c choices) relent(s *capacity.Snapshot, plan *capacity.Plan) bool {
 	some := false
 	for _, u := range plan.Unschedulable {
-		if was, ok := c.was[u.Pod]; ok {
-			s.Pods[c.at[u.Pod]], some = was, true
+		if choice, ok := c[u.Pod]; ok {
+			s.Also[u.Pod] = slices.DeleteFunc(s.Also[u.Pod], func(n *corev1.NodeSelector) bool { return n == choice })
+			some = true
 		}
 	}
 	return some

@@ -73,20 +73,21 @@ func TestChoicesAreInsistedOnAsLongAsTheyCanBeHad(t *testing.T) {
 	if len(s.Pods) != 4 || s.Pods[0] != plain || s.Pods[1] != spot || s.Pods[3] != labelled {
 		t.Fatalf("pods are %v", s.Pods)
 	}
-	must := s.Pods[2]
+	if s.Pods[2] != onDemand || len(s.Also) != 1 {
+		t.Fatalf("pods %v, and beside %v", s.Pods, s.Also)
+	}
 	want := &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{
 		{Key: v1alpha1.LabelCapacityType, Operator: corev1.NodeSelectorOpIn, Values: []string{"on-demand", "reserved"}}}}}}
-	if diff := cmp.Diff(want, must.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution); diff != "" || must.UID != "od" {
-		t.Errorf("the pod %s is planned for with node affinity (-want +got):\n%s", must.UID, diff)
+	if diff := cmp.Diff([]*corev1.NodeSelector{want}, s.Also[onDemand]); diff != "" {
+		t.Errorf("it is planned for with (-want +got):\n%s", diff)
 	}
-	if onDemand.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution != nil || len(must.Spec.NodeSelector) != 1 {
-		t.Error("the pod itself was changed")
-	}
+	other := capacity.NotOn([]string{"n"})
+	s.Require(onDemand, other)
 	if c.relent(s, &capacity.Plan{Unschedulable: []capacity.Unschedulable{{Pod: plain}}}) {
 		t.Error("relented for a pod that nothing was chosen for")
 	}
-	if !c.relent(s, &capacity.Plan{Unschedulable: []capacity.Unschedulable{{Pod: must}}}) || s.Pods[2] != onDemand {
-		t.Error("did not relent for a pod without a place")
+	if !c.relent(s, &capacity.Plan{Unschedulable: []capacity.Unschedulable{{Pod: onDemand}}}) || len(s.Also[onDemand]) != 1 || s.Also[onDemand][0] != other {
+		t.Errorf("did not relent for a pod without a place: %v", s.Also[onDemand])
 	}
 }
 

@@ -26,7 +26,7 @@ func (c *consolidation) input(now time.Time, chosen map[string]bool) *capacity.C
 	c.lookAtPods(v, nodes)
 	c.readProvisioners(v, now)
 	insist(v.snapshot)
-	keepChoices(nodes.all)
+	keepChoices(v.snapshot, nodes.all)
 	v.snapshot.Nodes = nodes.all
 	in := &capacity.ConsolidationInput{Snapshot: v.snapshot, Policies: c.policies(now), Nodes: map[string]capacity.NodeFacts{},
 		Pods: map[*corev1.Pod]capacity.PodFacts{}, Moved: c.history.moved(now)}
@@ -72,15 +72,14 @@ func (c *consolidation) lookAtPods(v *view, nodes *nodeSet) {
 	}
 }
 
-// keepChoices replaces pods that run on a node of the capacity type that was
-// chosen for them by copies that must have it: no saving is worth undoing what
-// their workload asks for. Those that could not have it where they run now may go
-// anywhere.
-func keepChoices(nodes []*capacity.Node) {
+// keepChoices has pods that run on a node of the capacity type that was chosen for
+// them keep it: no saving is worth undoing what their workload asks for. Those that
+// could not have it where they run now may go anywhere.
+func keepChoices(s *capacity.Snapshot, nodes []*capacity.Node) {
 	for _, n := range nodes {
-		for i, pod := range n.Pods {
+		for _, pod := range n.Pods {
 			if choice := capacity.PreferredCapacity(pod); choice != "" && slices.Contains(capacity.ChosenTypes(choice), n.Labels[v1alpha1.LabelCapacityType]) {
-				n.Pods[i] = capacity.WithCapacityType(pod, choice)
+				s.Require(pod, capacity.KeepsChoice(choice))
 			}
 		}
 	}

@@ -232,7 +232,7 @@ func TestConsolidationKeepsChoices(t *testing.T) {
 	in := c.input(y.now, nil)
 	got := map[string]bool{}
 	for _, p := range in.Snapshot.Nodes[0].Pods {
-		got[p.Name] = capacity.RestrictsCapacityType(p)
+		got[p.Name] = len(in.Snapshot.Also[p]) > 0
 		if _, ok := in.Pods[p]; !ok {
 			t.Errorf("nothing is known of pod %s", p.Name)
 		}

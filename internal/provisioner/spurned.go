@@ -1,6 +1,7 @@
 package provisioner
 
 import (
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -57,7 +58,13 @@ func (s *spurned) look(plan *capacity.Plan, nodes []*capacity.Node, now time.Tim
 		if s.until == nil {
 			s.until = map[string]spurn{}
 		}
-		s.until[capacity.ShapeHash(pl.Pod)] = spurn{now.Add(spurnPause), ready(nodes)}
+		shape, until := capacity.ShapeHash(pl.Pod), now.Add(spurnPause)
+		if x := s.until[shape]; x.until != until {
+			// One that was left out before may be closed at this moment.
+			names := slices.Concat(x.nodes, ready(nodes))
+			slices.Sort(names)
+			s.until[shape] = spurn{until, slices.Compact(names)}
+		}
 		out = append(out, capacity.Unschedulable{Pod: pl.Pod, Reasons: []capacity.Reason{{
 			Constraint: capacity.ConstraintNotBound,
 			Detail:     "it has room on node " + pl.Node.Name + " by all that Berth knows, and kube-scheduler does not place it: " + refused,
@@ -89,8 +96,7 @@ func ready(nodes []*capacity.Node) []string {
 	return names
 }
 
-// avoid has a Snapshot's pods keep away from the nodes that are left out for them,
-// by copies that ask for it.
+// avoid has a Snapshot's pods keep away from the nodes that are left out for them.
 func (s *spurned) avoid(snapshot *capacity.Snapshot, now time.Time) {
 	for shape, x := range s.until {
 		if now.After(x.until) {
@@ -100,14 +106,15 @@ func (s *spurned) avoid(snapshot *capacity.Snapshot, now time.Time) {
 	if len(s.until) == 0 {
 		return
 	}
-	pods := make([]*corev1.Pod, len(snapshot.Pods))
-	for i, pod := range snapshot.Pods {
-		pods[i] = pod
-		if x, ok := s.until[capacity.ShapeHash(pod)]; ok {
-			pods[i] = capacity.Elsewhere(pod, x.nodes)
+	away := make(map[string]*corev1.NodeSelector, len(s.until))
+	for shape, x := range s.until {
+		away[shape] = capacity.NotOn(x.nodes)
+	}
+	for _, pod := range snapshot.Pods {
+		if node := away[capacity.ShapeHash(pod)]; node != nil {
+			snapshot.Require(pod, node)
 		}
 	}
-	snapshot.Pods = pods
 }
 
 // bindsLate reports whether kube-scheduler may have chosen a node for the pod

@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/capacity"
 )
 
@@ -50,6 +51,43 @@ func TestAPodThatKubeSchedulerLeavesBesideRoom(t *testing.T) {
 	}
 	if placed, _ := round(spurnPatience+spurnPause+time.Second, pod); placed != 1 {
 		t.Fatal("it is kept away for ever")
+	}
+}
+
+// TestAPodIsLeftBesideRoomAgain: pods with a chosen capacity type are kept away like
+// others, also from the nodes that come after the first.
+func TestAPodIsLeftBesideRoomAgain(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	pod := chosenPod("p", "spot")
+	pod.Spec.NodeSelector = nil
+	pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable}}
+	s := &spurned{}
+	round := func(names ...string) int {
+		snapshot := &capacity.Snapshot{Now: now, Pods: []*corev1.Pod{pod}, Provisioners: []*capacity.Provisioner{{Name: "a",
+			Spec: &v1alpha1.ProvisionerSpec{}, InstanceTypes: []capacity.InstanceType{{Offerings: []capacity.Offering{{CapacityType: "spot"}}}}}}}
+		for _, name := range names {
+			snapshot.Nodes = append(snapshot.Nodes, &capacity.Node{Name: name, Labels: map[string]string{v1alpha1.LabelCapacityType: "spot"}, Allocatable: capacity.Resources{corev1.ResourcePods: 10}})
+		}
+		s.avoid(snapshot, now)
+		if c := insist(snapshot); len(c) != 1 {
+			t.Fatalf("%d choices", len(c))
+		}
+		plan := capacity.Solve(snapshot)
+		s.look(plan, snapshot.Nodes, now, func(*corev1.Pod) bool { return false })
+		return len(plan.Placements)
+	}
+	for i, step := range []struct {
+		after  time.Duration
+		nodes  []string
+		placed int
+	}{
+		{0, []string{"n1"}, 1}, {spurnPatience, []string{"n1"}, 1}, {time.Second, []string{"n1"}, 0},
+		{time.Second, []string{"n1", "n2"}, 1}, {spurnPatience, []string{"n2"}, 1}, {time.Second, []string{"n1", "n2"}, 0},
+	} {
+		now = now.Add(step.after)
+		if placed := round(step.nodes...); placed != step.placed {
+			t.Fatalf("round %d: %d placed, want %d", i, placed, step.placed)
+		}
 	}
 }
 
