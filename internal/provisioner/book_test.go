@@ -194,9 +194,9 @@ func TestBoundPodClearsItsShape(t *testing.T) {
 	if !b.anyStopped() {
 		t.Fatal("a pod bound elsewhere proves nothing about the plan")
 	}
-	b.give(pod.UID, "claim")
+	b.give(pod.UID, "another")
 	pod.Spec.NodeName = "n"
-	b.bound(pod, "claim", now)
+	b.bound(pod, "another", now)
 	if b.anyStopped() {
 		t.Fatal("a pod bound to its node must clear its shape")
 	}
