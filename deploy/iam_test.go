@@ -190,6 +190,8 @@ func TestPolicyAllowsWhatBerthDoesAndNothingToOthers(t *testing.T) {
 		"launching an instance with our tags":      {request{"ec2:RunInstances", arn + "instance/*", ours}, true},
 		"its volume":                               {request{"ec2:RunInstances", arn + "volume/*", ours}, true},
 		"its network interface":                    {request{"ec2:RunInstances", arn + "network-interface/*", ours}, true},
+		"an interface that a template leaves so":   {request{"ec2:RunInstances", arn + "network-interface/*", nil}, true},
+		"tagging an interface":                     {request{"ec2:CreateTags", arn + "network-interface/*", with(ours, "ec2:CreateAction", "CreateFleet")}, true},
 		"launching without tags":                   {request{"ec2:RunInstances", arn + "instance/*", nil}, false},
 		"launching for another cluster":            {request{"ec2:RunInstances", arn + "instance/*", theirs}, false},
 		"asking for a fleet":                       {request{"ec2:CreateFleet", arn + "fleet/*", nil}, true},

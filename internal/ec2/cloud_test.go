@@ -14,6 +14,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
@@ -378,6 +379,39 @@ func TestTemplatesAreMadeOnceAndCollected(t *testing.T) {
 	record(t, c, claim)
 	if made := sim.calls("ec2:CreateLaunchTemplate"); made != 2 {
 		t.Errorf("a launch that needs it makes it again: made %d", made)
+	}
+}
+
+// TestNetworkInterfacesAreTagged: CreateFleet takes no tags for them, so that
+// the launch template has them.
+func TestNetworkInterfacesAreTagged(t *testing.T) {
+	sim := newStandIn(t, nil)
+	c := sim.cloud(nil)
+	claim := newClaim("c-1", m5)
+	claim.Spec.EC2.Tags = map[string]string{"team": "web", v1alpha1.TagClusterUID: "stolen"}
+	record(t, c, claim)
+	if _, err := c.Launch(t.Context(), claim); err != nil {
+		t.Fatal(err)
+	}
+	got, err := c.ec2.DescribeTags(t.Context(), &ec2.DescribeTagsInput{Filters: []types.Filter{filter("resource-type", "network-interface")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tags := map[string]string{}
+	for _, d := range got.Tags {
+		tags[aws.ToString(d.Key)] = aws.ToString(d.Value)
+	}
+	want := map[string]string{"team": "web", v1alpha1.TagClusterPrefix + "demo": "owned", v1alpha1.TagClusterUID: testConfig().ClusterUID, v1alpha1.TagProvisioner: "default"}
+	if diff := cmp.Diff(want, tags); diff != "" {
+		t.Error(diff)
+	}
+	for _, other := range []string{"c-2", "c-3"} { // The same template serves the Provisioner's other claims.
+		claim := newClaim(other, m5)
+		claim.Spec.EC2.Tags = map[string]string{"team": "web", v1alpha1.TagClusterUID: "stolen"}
+		record(t, c, claim)
+	}
+	if n := len(sim.state().LaunchTemplates); n != 1 {
+		t.Errorf("%d templates were made for claims that are alike", n)
 	}
 }
 

@@ -192,14 +192,14 @@ func fleetRequest(clusterName, clusterUID string, claim *v1alpha1.NodeClaim) (*e
 	return in, nil
 }
 
-// launchTags put tags on all that a launch creates. IAM policies may demand
-// them, of dry runs too.
+// launchTags put tags on what CreateFleet lets a request tag. IAM policies may
+// demand them, of dry runs too. The network interface gets its own from the
+// launch template (interfaceTags).
 func launchTags(tags map[string]string) []types.TagSpecification {
 	list := tagList(tags)
 	return []types.TagSpecification{
 		{ResourceType: types.ResourceTypeInstance, Tags: list},
 		{ResourceType: types.ResourceTypeVolume, Tags: list},
-		{ResourceType: types.ResourceTypeNetworkInterface, Tags: list},
 	}
 }
 

@@ -112,6 +112,7 @@ func (c *Cloud) template(ctx context.Context, claim *v1alpha1.NodeClaim, r Resol
 	}
 	return c.ensureTemplate(ctx, templateData(templateInput{
 		spec: &t.EC2, image: l.image, userData: doc, securityGroups: r.SecurityGroups, instanceProfile: r.InstanceProfile, reservation: l.reservation,
+		tags: c.interfaceTags(claim.Spec.Provisioner.Name, &t.EC2),
 	}))
 }
 

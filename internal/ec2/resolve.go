@@ -423,14 +423,15 @@ func (c *Cloud) dryRun(ctx context.Context, r *Resolved) error {
 		kind = types.InstanceTypeM6gLarge
 	}
 	in := &ec2.RunInstancesInput{
-		DryRun:            aws.Bool(true),
-		MinCount:          aws.Int32(1),
-		MaxCount:          aws.Int32(1),
-		InstanceType:      kind,
-		ImageId:           aws.String(r.Images[0].ID),
-		SubnetId:          aws.String(r.Subnets[0].ID),
-		SecurityGroupIds:  r.SecurityGroups,
-		TagSpecifications: launchTags(c.clusterTags()),
+		DryRun:           aws.Bool(true),
+		MinCount:         aws.Int32(1),
+		MaxCount:         aws.Int32(1),
+		InstanceType:     kind,
+		ImageId:          aws.String(r.Images[0].ID),
+		SubnetId:         aws.String(r.Subnets[0].ID),
+		SecurityGroupIds: r.SecurityGroups,
+		TagSpecifications: append(launchTags(c.clusterTags()),
+			types.TagSpecification{ResourceType: types.ResourceTypeNetworkInterface, Tags: tagList(c.clusterTags())}),
 	}
 	if r.InstanceProfile != "" {
 		in.IamInstanceProfile = &types.IamInstanceProfileSpecification{Name: aws.String(r.InstanceProfile)}

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -51,6 +52,8 @@ type templateInput struct {
 	instanceProfile string
 	// reservation to launch into; without an ID for none.
 	reservation Reservation
+	// tags of the network interface.
+	tags map[string]string
 }
 
 // templateData builds the content of a launch template.
@@ -60,6 +63,9 @@ func templateData(in templateInput) *types.RequestLaunchTemplateData {
 		SecurityGroupIds:    in.securityGroups,
 		BlockDeviceMappings: blockDevices(family(in.spec), in.spec.BlockDevices, in.image),
 		MetadataOptions:     metadataOptions(in.spec.MetadataOptions),
+	}
+	if len(in.tags) > 0 {
+		d.TagSpecifications = []types.LaunchTemplateTagSpecificationRequest{{ResourceType: types.ResourceTypeNetworkInterface, Tags: tagList(in.tags)}}
 	}
 	if in.userData != "" {
 		d.UserData = aws.String(base64.StdEncoding.EncodeToString([]byte(in.userData)))
@@ -296,6 +302,18 @@ func (c *Cloud) DeleteUnusedTemplates(ctx context.Context, inUse map[string]bool
 		}
 	}
 	return deleted, nil
+}
+
+// interfaceTags of what is launched for a Provisioner: the user's, over which
+// ours win. A template is shared by claims, so that none of theirs are there.
+func (c *Cloud) interfaceTags(provisioner string, e *v1alpha1.EC2) map[string]string {
+	tags := maps.Clone(e.Tags)
+	if tags == nil {
+		tags = map[string]string{}
+	}
+	maps.Copy(tags, c.clusterTags())
+	tags[v1alpha1.TagProvisioner] = provisioner
+	return tags
 }
 
 // clusterTags are on everything that Berth creates.

@@ -114,6 +114,7 @@ func TestTemplateNameFollowsContentAndCluster(t *testing.T) {
 		"another user data":            name("u", func(i *templateInput) { i.userData = "y" }),
 		"another group":                name("u", func(i *templateInput) { i.securityGroups = []string{"sg-2"} }),
 		"another profile":              name("u", func(i *templateInput) { i.instanceProfile = "q" }),
+		"other tags":                   name("u", func(i *templateInput) { i.tags = map[string]string{"team": "web"} }),
 		"other metadata options": name("u", func(i *templateInput) {
 			i.spec = &v1alpha1.EC2{MetadataOptions: v1alpha1.MetadataOptions{HTTPTokens: "optional"}}
 		}),

@@ -122,6 +122,10 @@ type half struct {
 	failures   []failure
 }
 
+// fleetTags are the resource types that a request for an instant fleet may tag;
+// others are tagged by its launch template ("Tag an EC2 Fleet").
+var fleetTags = []string{"fleet", "instance", "volume"}
+
 // createFleet does instant fleets: one try, synchronous, HTTP 200 with what was
 // launched and one error for each override that was tried in vain.
 func (s *Sim) createFleet(c *call, in *fleetInput) (any, error) {
@@ -136,7 +140,7 @@ func (s *Sim) createFleet(c *call, in *fleetInput) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	tags, err := specTags(in.TagSpecs, append([]string{"fleet"}, templateTags...)...)
+	tags, err := specTags(in.TagSpecs, fleetTags...)
 	if err != nil {
 		return nil, err
 	}

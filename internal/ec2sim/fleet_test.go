@@ -281,6 +281,9 @@ func TestFleetErrorsOfTheWholeCall(t *testing.T) {
 		"tags for another resource": {func(_ *world, in *ec2.CreateFleetInput) {
 			in.TagSpecifications[0].ResourceType = types.ResourceTypeVpc
 		}, "InvalidParameterValue"},
+		"tags for the network interface": {func(w *world, in *ec2.CreateFleetInput) {
+			in.TagSpecifications[0].ResourceType = types.ResourceTypeNetworkInterface
+		}, "InvalidParameterValue"},
 		"a token that is too long": {func(_ *world, in *ec2.CreateFleetInput) { in.ClientToken = ptr(strings.Repeat("x", 65)) }, "InvalidParameterValue"},
 		"too many overrides": {func(w *world, in *ec2.CreateFleetInput) {
 			in.LaunchTemplateConfigs[0].Overrides = nil
