@@ -87,7 +87,7 @@ func (c *Cloud) Preflight(ctx context.Context, queue *Queue) (Permissions, error
 	if why != "" {
 		untried(why, actRunInstances, actPassRole)
 	} else {
-		probes = append(probes, probe{actRunInstances, func(ctx context.Context) error { return c.dryRun(ctx, r) }})
+		probes = append(probes, probe{actRunInstances, func(ctx context.Context) error { return c.dryRun(ctx, c.dryRunRequest(&v1alpha1.EC2{}, r)) }})
 		if r.InstanceProfile == "" {
 			untried("no --default-instance-profile is given; Provisioners' conditions judge theirs", actPassRole)
 		}

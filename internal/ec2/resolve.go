@@ -2,7 +2,9 @@ package ec2
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -184,7 +186,7 @@ func (c *Cloud) Resolve(ctx context.Context, provisioner string, t *v1alpha1.Nod
 		if r.InstanceProfile == "" {
 			r.InstanceProfile = c.cfg.DefaultInstanceProfile
 		}
-		if profileFound, err = c.resolveProfile(ctx, &r); err != nil {
+		if profileFound, err = c.resolveProfile(ctx, e, &r); err != nil {
 			return r, wrap(err)
 		}
 		r.RootVolumeBytes = rootVolumeBytes(family(e), e.BlockDevices, r.Images)
@@ -383,8 +385,10 @@ type profileVerdict string
 
 // resolveProfile checks the instance profile with a dry run of RunInstances:
 // that needs no permission of IAM beyond what a launch needs. A dry run that
-// fails for another reason says nothing about the profile.
-func (c *Cloud) resolveProfile(ctx context.Context, r *Resolved) (Finding, error) {
+// fails for another reason says nothing about the profile: of permissions, only
+// that to pass the profile's role is about it. Policies that deny a type, an
+// unencrypted volume or a tag judge each launch.
+func (c *Cloud) resolveProfile(ctx context.Context, e *v1alpha1.EC2, r *Resolved) (Finding, error) {
 	const condition = v1alpha1.ConditionInstanceProfileReady
 	name := r.InstanceProfile
 	if name == "" {
@@ -394,11 +398,16 @@ func (c *Cloud) resolveProfile(ctx context.Context, r *Resolved) (Finding, error
 		return Finding{Condition: condition, Reason: ReasonWaiting,
 			Message: "instance profile " + name + " is verified once subnets, security groups and images are found"}, nil
 	}
-	verdict, err := c.profiles.get(ctx, name, func(ctx context.Context) (profileVerdict, time.Duration, error) {
-		err := c.dryRun(ctx, r)
+	in := c.dryRunRequest(e, r)
+	key, err := json.Marshal(in)
+	if err != nil {
+		return Finding{}, fmt.Errorf("writing down a dry run: %w", err)
+	}
+	verdict, err := c.profiles.get(ctx, string(key), func(ctx context.Context) (profileVerdict, time.Duration, error) {
+		err := c.dryRun(ctx, in)
 		code := codeOf(err)
 		switch {
-		case isDeniedCode(code) || isProfileFault(code, err.Error()):
+		case isDeniedCode(code) && strings.Contains(faultOf(err).Message, actPassRole), isProfileFault(code, err.Error()):
 			return profileVerdict(err.Error()), resolveTTL, nil
 		case isTransient(err):
 			return "", 0, err
@@ -415,13 +424,19 @@ func (c *Cloud) resolveProfile(ctx context.Context, r *Resolved) (Finding, error
 	return resolved(condition, name), nil
 }
 
-// dryRun asks whether an instance could be launched, with the first image and
-// subnet. The error is never nil: DryRunOperation means yes.
-func (c *Cloud) dryRun(ctx context.Context, r *Resolved) error {
+// dryRunRequest asks for an instance as the Provisioner's are, with the first
+// image and subnet, so that policies find in it what they demand of a launch.
+func (c *Cloud) dryRunRequest(e *v1alpha1.EC2, r *Resolved) *ec2.RunInstancesInput {
 	kind := types.InstanceTypeM5Large
 	if r.Images[0].Arch == "arm64" {
 		kind = types.InstanceTypeM6gLarge
 	}
+	tags := maps.Clone(e.Tags)
+	if tags == nil {
+		tags = map[string]string{}
+	}
+	maps.Copy(tags, c.clusterTags())
+	meta := metadataOptions(e.MetadataOptions)
 	in := &ec2.RunInstancesInput{
 		DryRun:           aws.Bool(true),
 		MinCount:         aws.Int32(1),
@@ -430,12 +445,24 @@ func (c *Cloud) dryRun(ctx context.Context, r *Resolved) error {
 		ImageId:          aws.String(r.Images[0].ID),
 		SubnetId:         aws.String(r.Subnets[0].ID),
 		SecurityGroupIds: r.SecurityGroups,
-		TagSpecifications: append(launchTags(c.clusterTags()),
-			types.TagSpecification{ResourceType: types.ResourceTypeNetworkInterface, Tags: tagList(c.clusterTags())}),
+		MetadataOptions: &types.InstanceMetadataOptionsRequest{HttpEndpoint: types.InstanceMetadataEndpointState(meta.HttpEndpoint),
+			HttpTokens: types.HttpTokensState(meta.HttpTokens), HttpPutResponseHopLimit: meta.HttpPutResponseHopLimit},
+		TagSpecifications: append(launchTags(tags), types.TagSpecification{ResourceType: types.ResourceTypeNetworkInterface, Tags: tagList(tags)}),
+	}
+	for _, d := range blockDevices(family(e), e.BlockDevices, r.Images[0]) {
+		in.BlockDeviceMappings = append(in.BlockDeviceMappings, types.BlockDeviceMapping{DeviceName: d.DeviceName, Ebs: &types.EbsBlockDevice{
+			VolumeSize: d.Ebs.VolumeSize, VolumeType: d.Ebs.VolumeType, Iops: d.Ebs.Iops, Throughput: d.Ebs.Throughput, SnapshotId: d.Ebs.SnapshotId,
+			Encrypted: d.Ebs.Encrypted, KmsKeyId: d.Ebs.KmsKeyId, DeleteOnTermination: d.Ebs.DeleteOnTermination}})
 	}
 	if r.InstanceProfile != "" {
 		in.IamInstanceProfile = &types.IamInstanceProfileSpecification{Name: aws.String(r.InstanceProfile)}
 	}
+	return in
+}
+
+// dryRun asks whether an instance could be launched. The error is never nil:
+// DryRunOperation means yes.
+func (c *Cloud) dryRun(ctx context.Context, in *ec2.RunInstancesInput) error {
 	_, err := c.ec2.RunInstances(ctx, in)
 	if err == nil {
 		return &CallError{Kind: ErrUnknown, Fault: Fault{Action: "RunInstances", Message: "a dry run succeeded, which EC2 never says"}}

@@ -265,7 +265,7 @@ func TestResolveOwnLaunchTemplate(t *testing.T) {
 func TestResolveDenied(t *testing.T) {
 	for action, condition := range map[string]string{
 		"DescribeSubnets": v1alpha1.ConditionSubnetsReady, "DescribeSecurityGroups": v1alpha1.ConditionSecurityGroupsReady,
-		"DescribeImages": v1alpha1.ConditionAMIsReady, "ssm:GetParameters": v1alpha1.ConditionAMIsReady, "RunInstances": v1alpha1.ConditionInstanceProfileReady,
+		"DescribeImages": v1alpha1.ConditionAMIsReady, "ssm:GetParameters": v1alpha1.ConditionAMIsReady,
 	} {
 		t.Run(action, func(t *testing.T) {
 			sim := newStandIn(t, nil)
@@ -276,6 +276,46 @@ func TestResolveDenied(t *testing.T) {
 				t.Errorf("%+v", f)
 			}
 		})
+	}
+}
+
+func TestTheProfileIsJudgedByWhatIsSaidOfIt(t *testing.T) {
+	for name, tc := range map[string]struct {
+		code, message string
+		ok            bool
+	}{
+		"the role may not be passed": {"UnauthorizedOperation", "User: berth is not authorized to perform: iam:PassRole on resource: role/node", false},
+		"there is no such profile":   {"InvalidParameterValue", "Value (x) for parameter iamInstanceProfile.name is invalid. Invalid IAM Instance Profile name", false},
+		"a policy denies the type":   {"UnauthorizedOperation", "User: berth is not authorized to perform: ec2:RunInstances on resource: instance/* with an explicit deny in a service control policy", true},
+		"AWS does not say what":      {"UnauthorizedOperation", "You are not authorized to perform this operation.", true},
+		"a bad block device":         {"InvalidBlockDeviceMapping", "Volume of size 20GB is smaller than snapshot", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			sim := newStandIn(t, nil)
+			c := sim.cloud(nil)
+			sim.fault(ec2sim.Fault{Action: "RunInstances", Code: tc.code, Message: tc.message, HTTPStatus: 403, Count: -1})
+			f := finding(resolve(t, c, &v1alpha1.NodeTemplate{}), v1alpha1.ConditionInstanceProfileReady)
+			if f.OK != tc.ok || !f.OK && !strings.Contains(f.Message, tc.message) {
+				t.Errorf("%+v", f)
+			}
+		})
+	}
+}
+
+// TestProfilesAreJudgedBySettings: what is said of one Provisioner's launches
+// is not said of another's, though both have the same profile.
+func TestProfilesAreJudgedBySettings(t *testing.T) {
+	sim := newStandIn(t, nil)
+	c := sim.cloud(nil)
+	sim.fault(ec2sim.Fault{Action: "RunInstances", Code: "UnauthorizedOperation", Message: "not authorized to perform: iam:PassRole", HTTPStatus: 403, Count: 1})
+	a := resolve(t, c, &v1alpha1.NodeTemplate{})
+	b := resolve(t, c, &v1alpha1.NodeTemplate{EC2: v1alpha1.EC2{Subnets: []v1alpha1.SelectorTerm{{ID: a.Subnets[1].ID}}}})
+	if finding(a, v1alpha1.ConditionInstanceProfileReady).OK || !finding(b, v1alpha1.ConditionInstanceProfileReady).OK {
+		t.Errorf("%+v\n%+v", a.Findings, b.Findings)
+	}
+	before := sim.calls("ec2:RunInstances")
+	if again := resolve(t, c, &v1alpha1.NodeTemplate{}); finding(again, v1alpha1.ConditionInstanceProfileReady).OK || sim.calls("ec2:RunInstances") != before {
+		t.Errorf("asked again: %+v", again.Findings)
 	}
 }
 
@@ -344,6 +384,34 @@ func TestResolveGroupOfAnotherVPC(t *testing.T) {
 	f := finding(resolve(t, sim.cloud(nil), &v1alpha1.NodeTemplate{}), v1alpha1.ConditionSecurityGroupsReady)
 	if f.OK || f.Reason != ReasonConflict || !strings.Contains(f.Message, "vpc-other") {
 		t.Errorf("%+v", f)
+	}
+}
+
+// TestTheProfilesDryRunIsAsLaunchesAre: policies may demand IMDSv2 or encrypted
+// volumes.
+func TestTheProfilesDryRunIsAsLaunchesAre(t *testing.T) {
+	sim := newStandIn(t, nil)
+	var sent url.Values
+	sim.between(func(form url.Values, answer string) string {
+		if form.Get("Action") == "RunInstances" {
+			sent = form
+		}
+		return answer
+	})
+	resolve(t, sim.cloud(nil), &v1alpha1.NodeTemplate{EC2: v1alpha1.EC2{
+		Tags:            map[string]string{"cost-center": "42"},
+		MetadataOptions: v1alpha1.MetadataOptions{HTTPPutResponseHopLimit: 2},
+		BlockDevices:    []v1alpha1.BlockDevice{{DeviceName: "/dev/xvda", VolumeSize: ptr(resource.MustParse("50Gi")), KMSKeyID: "key"}},
+	}})
+	for key, want := range map[string]string{
+		"MetadataOptions.HttpTokens": "required", "MetadataOptions.HttpEndpoint": "enabled", "MetadataOptions.HttpPutResponseHopLimit": "2",
+		"BlockDeviceMapping.1.DeviceName": "/dev/xvda", "BlockDeviceMapping.1.Ebs.VolumeSize": "50", "BlockDeviceMapping.1.Ebs.VolumeType": "gp3",
+		"BlockDeviceMapping.1.Ebs.Encrypted": "true", "BlockDeviceMapping.1.Ebs.KmsKeyId": "key", "BlockDeviceMapping.1.Ebs.DeleteOnTermination": "true",
+		"TagSpecification.1.Tag.2.Key": "cost-center",
+	} {
+		if got := sent.Get(key); got != want {
+			t.Errorf("%s is %q, want %q", key, got, want)
+		}
 	}
 }
 
