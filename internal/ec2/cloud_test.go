@@ -322,6 +322,32 @@ func TestLaunchThrottled(t *testing.T) {
 	}
 }
 
+// TestARefusedLaunchGivesItsAddressesBack: what EC2 has refused for certain
+// takes none, and what is in doubt may have.
+func TestARefusedLaunchGivesItsAddressesBack(t *testing.T) {
+	sim := newStandIn(t, nil)
+	c := sim.cloud(nil)
+	for name, tc := range map[string]struct {
+		fault ec2sim.Fault
+		aside int
+	}{
+		"refused":   {ec2sim.Fault{Action: "CreateFleet", Code: "InvalidParameterValue", HTTPStatus: 400, Count: 1}, 0},
+		"throttled": {ec2sim.Fault{Action: "CreateFleet", Code: "RequestLimitExceeded", HTTPStatus: 503, Count: 3}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			claim := newClaim(name, m5)
+			record(t, c, claim)
+			sim.fault(tc.fault)
+			if _, err := c.Launch(t.Context(), claim); err == nil || Definite(err) != (tc.aside == 0) {
+				t.Fatalf("error %v", err)
+			}
+			if n := c.addresses.planned[claim.Status.Launch.Token].n; n != tc.aside {
+				t.Errorf("%d addresses are still set aside, want %d", n, tc.aside)
+			}
+		})
+	}
+}
+
 func TestLaunchMixesImages(t *testing.T) {
 	sim := newStandIn(t, nil)
 	c := sim.cloud(nil)

@@ -65,10 +65,12 @@ func (c *Cloud) Launch(ctx context.Context, claim *v1alpha1.NodeClaim) (Launched
 			c.reservations.expire() // There is less room now than was last said.
 		}
 		c.buckets.learn(ec2.ServiceID, launchResources, began, cmp.Or(err, got.Short))
-		c.addresses.settle(claim.Status.Launch.Overrides[0].SubnetID, count, got.Instances)
+		c.addresses.settle(claim.Status.Launch.Token, got.Instances)
 		for _, subnet := range full {
 			c.addresses.exhaust(subnet)
 		}
+	} else if Definite(err) {
+		c.addresses.settle(claim.Status.Launch.Token, nil)
 	}
 	if err != nil {
 		var bad *ConfigError

@@ -325,10 +325,10 @@ func TestLedgerSpreadsOverSubnets(t *testing.T) {
 	var l ledger
 	l.reread(subnets, now)
 	var got []string
-	for range 6 {
+	for n := range 6 {
 		s := l.bestSubnets(subnets)["a"]
 		got = append(got, s)
-		l.plan(s, 1, now)
+		l.plan(fmt.Sprint(n), s, 1, now)
 	}
 	if diff := cmp.Diff([]string{"s1", "s1", "s2", "s1", "s2", ""}, got); diff != "" {
 		t.Error(diff)
@@ -343,7 +343,11 @@ func TestLedgerSpreadsOverSubnets(t *testing.T) {
 		t.Error(diff)
 	}
 	// Of the three that were planned in s1, two went to s3.
-	l.settle("s1", 3, []Instance{{SubnetID: "s1"}, {SubnetID: "s3"}, {SubnetID: "s3"}})
+	for token, subnet := range map[string]string{"0": "s1", "1": "s3", "3": "s3"} {
+		l.settle(token, []Instance{{SubnetID: subnet}})
+	}
+	l.settle("0", nil) // Again, and of another process: nobody else's are given back.
+	l.settle("another's", nil)
 	if diff := cmp.Diff(map[string]string{"a": "s1"}, l.bestSubnets(subnets)); diff != "" {
 		t.Error(diff)
 	}
@@ -352,7 +356,7 @@ func TestLedgerSpreadsOverSubnets(t *testing.T) {
 	if diff := cmp.Diff(map[string]string{"a": "s1", "b": "s3"}, l.bestSubnets(subnets)); diff != "" {
 		t.Error(diff)
 	}
-	l.plan("s1", 2, now)
+	l.plan("6", "s1", 2, now)
 	if diff := cmp.Diff(map[string]string{"a": "s2", "b": "s3"}, l.bestSubnets(subnets)); diff != "" {
 		t.Error(diff)
 	}

@@ -1,6 +1,7 @@
 package ec2
 
 import (
+	"maps"
 	"sync"
 	"time"
 )
@@ -16,16 +17,16 @@ type ledger struct {
 	mu sync.Mutex
 	// free is what EC2 said, less the addresses of instances launched since.
 	free map[string]int
-	// planned are the addresses of launches that EC2 has not answered yet. They
-	// outlive a reread: EC2's count does not have them.
+	// planned are the addresses of launches that EC2 has not answered yet, by
+	// token. They outlive a reread: EC2's count does not have them.
 	planned map[string]planned
 }
 
-// planned is how many addresses are set aside in a subnet, and since when the
-// last of them are.
+// planned is how many addresses are set aside, in which subnet and since when.
 type planned struct {
-	n  int
-	at time.Time
+	subnet string
+	n      int
+	at     time.Time
 }
 
 // reread takes over what EC2 says.
@@ -35,10 +36,8 @@ func (l *ledger) reread(subnets []Subnet, now time.Time) {
 	l.init()
 	for _, s := range subnets {
 		l.free[s.ID] = s.FreeIPs
-		if now.Sub(l.planned[s.ID].at) > plannedTTL {
-			delete(l.planned, s.ID)
-		}
 	}
+	maps.DeleteFunc(l.planned, func(_ string, p planned) bool { return now.Sub(p.at) > plannedTTL })
 }
 
 func (l *ledger) init() {
@@ -47,22 +46,21 @@ func (l *ledger) init() {
 	}
 }
 
-// plan sets n addresses aside.
-func (l *ledger) plan(subnet string, n int, now time.Time) {
+// plan sets n addresses aside for the launch with a token.
+func (l *ledger) plan(token, subnet string, n int, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.init()
-	l.planned[subnet] = planned{l.planned[subnet].n + n, now}
+	l.planned[token] = planned{subnet, n, now}
 }
 
-// settle replaces n addresses that were planned in a subnet by those that EC2
+// settle replaces the addresses that were planned for a launch by those that EC2
 // has taken. A launch that was planned by another process has planned none here.
-func (l *ledger) settle(subnet string, n int, got []Instance) {
+func (l *ledger) settle(token string, got []Instance) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.init()
-	was := l.planned[subnet]
-	l.planned[subnet] = planned{max(0, was.n-n), was.at}
+	delete(l.planned, token)
 	for _, i := range got {
 		l.free[i.SubnetID] = max(0, l.free[i.SubnetID]-1)
 	}
@@ -81,9 +79,12 @@ func (l *ledger) exhaust(subnet string) {
 func (l *ledger) bestSubnets(subnets []Subnet) map[string]string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	best, most := map[string]string{}, map[string]int{}
+	best, most, aside := map[string]string{}, map[string]int{}, map[string]int{}
+	for _, p := range l.planned {
+		aside[p.subnet] += p.n
+	}
 	for _, s := range subnets { // Sorted by id within a zone.
-		if free := l.free[s.ID] - l.planned[s.ID].n; free > most[s.Zone] {
+		if free := l.free[s.ID] - aside[s.ID]; free > most[s.Zone] {
 			best[s.Zone], most[s.Zone] = s.ID, free
 		}
 	}

@@ -85,7 +85,7 @@ func (c *Cloud) PrepareLaunch(ctx context.Context, claim *v1alpha1.NodeClaim, co
 		}
 		intent.Overrides = append(intent.Overrides, o)
 	}
-	c.addresses.plan(lines[0].subnet, count, time.Now())
+	c.addresses.plan(intent.Token, lines[0].subnet, count, time.Now())
 	return intent, nil
 }
 
