@@ -1,11 +1,16 @@
 package main
 
 import (
+	"context"
 	"encoding/base64"
+	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/version"
@@ -81,4 +86,55 @@ func TestClusterFacts(t *testing.T) {
 			}
 		})
 	}
+}
+
+// apiServer has a version, or an error.
+type apiServer struct {
+	version.Info
+	err error
+}
+
+func (a *apiServer) ServerVersion() (*version.Info, error) { return &a.Info, a.err }
+
+// versioned is a Cloud with a version.
+type versioned struct{ version string }
+
+func (v *versioned) KubernetesVersion() string { return v.version }
+
+func (v *versioned) SetKubernetesVersion(version string) error {
+	v.version = version
+	return nil
+}
+
+// TestUpgradesAreNoticed: by a standby within a minute, by a new leader at once,
+// and an API server that does not answer changes nothing.
+func TestUpgradesAreNoticed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		api, cloud, elected := &apiServer{Info: version.Info{Major: "1", Minor: "36"}}, &versioned{"1.36"}, make(chan struct{})
+		k := &versionKeeper{log: zap.NewNop(), kube: api, elected: elected, cloud: cloud}
+		done := make(chan error)
+		go func() { done <- k.Start(ctx) }()
+		wait := func(what, want string) {
+			synctest.Wait()
+			if cloud.version != want {
+				t.Errorf("%s: version %s, want %s", what, cloud.version, want)
+			}
+		}
+		wait("nothing has changed", "1.36")
+		api.Minor = "37+"
+		wait("not looked yet", "1.36")
+		time.Sleep(versionEvery)
+		wait("a minute later", "1.37")
+		api.Minor, api.err = "38", errors.New("no answer")
+		time.Sleep(versionEvery)
+		wait("the API server does not answer", "1.37")
+		api.err = nil
+		close(elected)
+		wait("leading now", "1.38")
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }

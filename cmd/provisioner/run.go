@@ -20,6 +20,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/kubernetes"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
@@ -185,6 +186,9 @@ func (o *options) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("setting up: %w", err)
 	}
+	if err := mgr.Add(&versionKeeper{log: log, kube: kube.Discovery(), elected: mgr.Elected(), cloud: cloud}); err != nil {
+		return fmt.Errorf("setting up: %w", err)
+	}
 	if _, err = provisioner.New(ctx, settings); err != nil {
 		return fmt.Errorf("setting up: %w", err)
 	}
@@ -243,7 +247,7 @@ func (o *options) clusterFacts(ctx context.Context, kube kubernetes.Interface, k
 	if err != nil {
 		return ec2.Config{}, err
 	}
-	version, err := kube.Discovery().ServerVersion()
+	version, err := serverVersion(kube.Discovery())
 	if err != nil {
 		return ec2.Config{}, fmt.Errorf("reading the version of the API server at %s: %w", kubeConfig.Host, err)
 	}
@@ -268,9 +272,68 @@ func (o *options) clusterFacts(ctx context.Context, kube kubernetes.Interface, k
 	}
 	return ec2.Config{
 		ClusterName: o.clusterName, ClusterUID: string(system.UID), ClusterEndpoint: endpoint, ClusterCA: ca,
-		KubernetesVersion: strings.TrimSuffix(version.Major+"."+version.Minor, "+"),
-		ServiceCIDR:       services, DefaultInstanceProfile: o.instanceProfile,
+		KubernetesVersion: version, ServiceCIDR: services, DefaultInstanceProfile: o.instanceProfile,
 	}, nil
+}
+
+// serverVersion of the API server as major.minor.
+func serverVersion(kube discovery.ServerVersionInterface) (string, error) {
+	version, err := kube.ServerVersion()
+	if err != nil {
+		return "", err
+	}
+	return strings.TrimSuffix(version.Major+"."+version.Minor, "+"), nil
+}
+
+// versionEvery is how often the cluster's version is read.
+const versionEvery = time.Minute
+
+// versionKeeper has images follow the cluster's version when that is upgraded.
+// It runs in standbys too, and looks when the process comes to lead, so that a
+// new leader does not go by the version of the day of its start.
+type versionKeeper struct {
+	log     *zap.Logger
+	kube    discovery.ServerVersionInterface
+	elected <-chan struct{}
+	cloud   interface {
+		KubernetesVersion() string
+		SetKubernetesVersion(string) error
+	}
+}
+
+// NeedLeaderElection is false: it writes nothing.
+func (*versionKeeper) NeedLeaderElection() bool { return false }
+
+// Start looks until the context ends.
+func (k *versionKeeper) Start(ctx context.Context) error {
+	tick := time.NewTicker(versionEvery)
+	defer tick.Stop()
+	elected := k.elected
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-elected:
+			elected = nil // It stays closed.
+		case <-tick.C:
+		}
+		if err := k.look(); err != nil {
+			k.log.Warn("the cluster's version cannot be read; the last one holds", zap.Error(err))
+		}
+	}
+}
+
+func (k *versionKeeper) look() error {
+	now, err := serverVersion(k.kube)
+	before := k.cloud.KubernetesVersion()
+	if err != nil || now == before {
+		return err
+	}
+	if err := k.cloud.SetKubernetesVersion(now); err != nil {
+		return err
+	}
+	k.log.Info("the cluster has another version", zap.String("before", before), zap.String("now", now))
+	return nil
 }
 
 // fromEKS in the place of an endpoint asks EKS for it.

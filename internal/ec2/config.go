@@ -54,7 +54,8 @@ type Config struct {
 	ClusterEndpoint string
 	// ClusterCA is the cluster's CA bundle: PEM in base64. Required.
 	ClusterCA string
-	// KubernetesVersion as major.minor: "1.37". It chooses the images. Required.
+	// KubernetesVersion as major.minor: "1.37". It chooses the images, until
+	// SetKubernetesVersion names another. Required.
 	KubernetesVersion string
 	// ServiceCIDR is the range of Service addresses. Required.
 	ServiceCIDR string
@@ -89,7 +90,7 @@ func (c Config) check() error {
 		bad("cluster CA: no PEM certificate in it")
 	}
 	if !versionRule.MatchString(c.KubernetesVersion) {
-		bad("Kubernetes version %q: give major.minor, such as 1.37", c.KubernetesVersion)
+		errs = append(errs, badVersion(c.KubernetesVersion))
 	}
 	if _, err := netip.ParsePrefix(c.ServiceCIDR); err != nil {
 		bad("service CIDR %q: give a range such as 10.96.0.0/12", c.ServiceCIDR)
@@ -124,6 +125,9 @@ type Cloud struct {
 	ownTemplates store[ownTemplate]
 	profiles     store[profileVerdict]
 	templates    store[Template]
+
+	// version is the cluster's as it was told last; nil while that is the Config's.
+	version atomic.Pointer[string]
 
 	// networking is how the cluster's CNI gives addresses to pods.
 	networking atomic.Pointer[capacity.Networking]
@@ -203,6 +207,28 @@ const noCredentials = "no AWS credentials were found: give the Pod an IAM role (
 
 // Region that the Cloud talks to.
 func (c *Cloud) Region() string { return c.cfg.Region }
+
+// SetKubernetesVersion tells the cluster's version, as Config has it. It chooses
+// the images from now on.
+func (c *Cloud) SetKubernetesVersion(version string) error {
+	if !versionRule.MatchString(version) {
+		return badVersion(version)
+	}
+	c.version.Store(&version)
+	return nil
+}
+
+// KubernetesVersion of the cluster by which images are chosen.
+func (c *Cloud) KubernetesVersion() string {
+	if v := c.version.Load(); v != nil {
+		return *v
+	}
+	return c.cfg.KubernetesVersion
+}
+
+func badVersion(version string) error {
+	return fmt.Errorf("Kubernetes version %q: give major.minor, such as 1.37", version)
+}
 
 // probe asks EC2 for the region's zones and turns what can be wrong with the
 // settings into advice.

@@ -68,7 +68,7 @@ func (c *Cloud) asOf(e *v1alpha1.EC2) time.Time {
 	for _, q := range selectorQueries(groups, "group-id") {
 		older(c.groups.asked(q.key()))
 	}
-	plan, _ := planImages(family(e), e.AMIs, c.cfg.KubernetesVersion)
+	plan, _ := planImages(family(e), e.AMIs, c.KubernetesVersion())
 	for _, q := range plan.queries {
 		older(c.images.asked(q.key()))
 	}

@@ -21,7 +21,7 @@ const paramsPage = 10
 // resolveImages finds a Provisioner's images, the newest first.
 func (c *Cloud) resolveImages(ctx context.Context, e *v1alpha1.EC2) ([]Image, Finding, error) {
 	const condition = v1alpha1.ConditionAMIsReady
-	plan, wrong := planImages(family(e), e.AMIs, c.cfg.KubernetesVersion)
+	plan, wrong := planImages(family(e), e.AMIs, c.KubernetesVersion())
 	if wrong != "" {
 		return nil, Finding{Condition: condition, Reason: ReasonInvalid, Message: wrong}, nil
 	}
@@ -39,7 +39,7 @@ func (c *Cloud) resolveImages(ctx context.Context, e *v1alpha1.EC2) ([]Image, Fi
 	if len(named) == 0 {
 		return nil, Finding{Condition: condition, Reason: ReasonNotFound,
 			Message: fmt.Sprintf("no usable image with %s in region %s: check ec2.amis and the cluster's version %s",
-				strings.Join(missed, ", nor with "), c.cfg.Region, c.cfg.KubernetesVersion)}, nil
+				strings.Join(missed, ", nor with "), c.cfg.Region, c.KubernetesVersion())}, nil
 	}
 	sortImages(named)
 	var said []string

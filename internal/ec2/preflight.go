@@ -271,7 +271,7 @@ func (c *Cloud) freeProbes() []probe {
 			return err
 		}},
 		{"ssm:GetParameters", func(ctx context.Context) error {
-			_, err := c.ssm.GetParameters(ctx, &ssm.GetParametersInput{Names: []string{al2023Param(c.cfg.KubernetesVersion, "x86_64", "standard", "latest")}})
+			_, err := c.ssm.GetParameters(ctx, &ssm.GetParametersInput{Names: []string{al2023Param(c.KubernetesVersion(), "x86_64", "standard", "latest")}})
 			return err
 		}},
 		{"pricing:GetProducts", func(ctx context.Context) error {

@@ -230,7 +230,7 @@ func (c *Cloud) validate(provisioner string, t *v1alpha1.NodeTemplate) Finding {
 		return Finding{Condition: v1alpha1.ConditionValid, Reason: ReasonInvalid, Message: message}
 	}
 	if t.EC2.LaunchTemplate == nil {
-		if _, wrong := planImages(family(&t.EC2), t.EC2.AMIs, c.cfg.KubernetesVersion); wrong != "" {
+		if _, wrong := planImages(family(&t.EC2), t.EC2.AMIs, c.KubernetesVersion()); wrong != "" {
 			return invalid(wrong)
 		}
 		if wrong := emptyTerm("ec2.capacityReservations", t.EC2.CapacityReservations); wrong != "" {

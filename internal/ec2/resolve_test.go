@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/capacity"
 	"github.com/berth-dev/berth/internal/ec2sim"
 	"github.com/berth-dev/berth/internal/ec2sim/simtest"
 )
@@ -205,6 +206,29 @@ func TestResolveTellsATermThatMatchesNothingBesideOthers(t *testing.T) {
 	f := finding(r, v1alpha1.ConditionSubnetsReady)
 	if !f.OK || len(r.Subnets) != 1 || !strings.Contains(f.Message, "none with tags team=nobody") {
 		t.Errorf("%+v", f)
+	}
+}
+
+// TestImagesFollowTheClustersVersion: after an upgrade, nodes with the old
+// images have drifted.
+func TestImagesFollowTheClustersVersion(t *testing.T) {
+	sim := newStandIn(t, nil)
+	c := sim.cloud(func(cfg *Config) { cfg.KubernetesVersion = "1.36" })
+	before := resolve(t, c, &v1alpha1.NodeTemplate{})
+	if err := c.SetKubernetesVersion("1.37"); err != nil {
+		t.Fatal(err)
+	}
+	after := resolve(t, c, &v1alpha1.NodeTemplate{})
+	m := &capacity.Machine{Arch: "amd64"}
+	old, _ := before.image(m)
+	if now, ok := after.image(m); !ok || !strings.Contains(old.Name, "-1.36-") || !strings.Contains(now.Name, "-1.37-") {
+		t.Errorf("before %s, now %s", old.Name, now.Name)
+	}
+	if reason, _ := after.Drift(Instance{ImageID: old.ID, SubnetID: after.Subnets[0].ID}, m); reason != DriftImage {
+		t.Errorf("drift %q", reason)
+	}
+	if err := c.SetKubernetesVersion("v1.38"); err == nil || c.KubernetesVersion() != "1.37" {
+		t.Errorf("%v, version %s", err, c.KubernetesVersion())
 	}
 }
 
