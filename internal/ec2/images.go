@@ -166,7 +166,8 @@ func (c *Cloud) describeImages(ctx context.Context, q query) ([]Image, error) {
 
 // imageOf translates what EC2 lists; false for images that nodes cannot run.
 func imageOf(i types.Image) (Image, bool) {
-	out := Image{ID: aws.ToString(i.ImageId), Name: aws.ToString(i.Name), RootDevice: aws.ToString(i.RootDeviceName), Created: aws.ToString(i.CreationDate)}
+	out := Image{ID: aws.ToString(i.ImageId), Name: aws.ToString(i.Name), RootDevice: aws.ToString(i.RootDeviceName),
+		Created: aws.ToString(i.CreationDate), VolumeGiB: map[string]int32{}}
 	if at, err := time.Parse(time.RFC3339, aws.ToString(i.DeprecationTime)); err == nil && at.Before(time.Now()) {
 		out.Deprecated = at.UTC().Format(time.DateOnly)
 	}
@@ -180,10 +181,7 @@ func imageOf(i types.Image) (Image, bool) {
 	}
 	for _, d := range i.BlockDeviceMappings {
 		if d.Ebs != nil {
-			out.Devices = append(out.Devices, aws.ToString(d.DeviceName))
-		}
-		if aws.ToString(d.DeviceName) == out.RootDevice && d.Ebs != nil {
-			out.RootVolumeBytes = int64(aws.ToInt32(d.Ebs.VolumeSize)) * gibibyte
+			out.VolumeGiB[aws.ToString(d.DeviceName)] = aws.ToInt32(d.Ebs.VolumeSize)
 		}
 	}
 	return out, true
@@ -226,12 +224,12 @@ func (c *Cloud) resolveOwn(ctx context.Context, e *v1alpha1.EC2, r *Resolved) (F
 		return missing(says + ": no usable image with " + missed[0]), nil
 	}
 	r.Own, r.Images = &own.template, images
-	r.RootVolumeBytes = images[0].RootVolumeBytes
+	r.RootVolumeBytes = int64(images[0].VolumeGiB[images[0].RootDevice]) * gibibyte
 	if size := own.root[images[0].RootDevice]; size > 0 {
 		r.RootVolumeBytes = size
 	}
 	r.Volumes = len(own.root)
-	for _, d := range images[0].Devices {
+	for d := range images[0].VolumeGiB {
 		if _, there := own.root[d]; !there {
 			r.Volumes++
 		}

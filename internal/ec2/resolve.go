@@ -92,11 +92,11 @@ type Image struct {
 	// Accelerators whose drivers the image has: nvidia, aws, "" for none
 	// needed; nil where the Provisioner chose the image for whatever it runs on.
 	Accelerators []string
-	// RootDevice such as /dev/xvda, and its size.
-	RootDevice      string
-	RootVolumeBytes int64
-	// Devices on which it brings EBS volumes, the root's among them.
-	Devices []string
+	// RootDevice such as /dev/xvda.
+	RootDevice string
+	// VolumeGiB are the EBS volumes that it brings, the root's among them, by
+	// device. One made from its snapshot cannot be smaller.
+	VolumeGiB map[string]int32
 	// Created as EC2 gives it, RFC 3339.
 	Created string
 	// Deprecated is the day from which its owner advises against it; empty while

@@ -1,6 +1,7 @@
 package ec2
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -20,12 +21,13 @@ import (
 
 const (
 	gibibyte = int64(1) << 30
-	// defaultVolumeGiB is the size of a volume that has none of its own.
+	// defaultVolumeGiB is the size of a volume that has none of its own, and is not
+	// larger in the image.
 	defaultVolumeGiB = 20
 	// largestVolume in bytes ("Amazon EBS volume types").
 	largestVolume = 64 << 40
-	// bottlerocketOSGiB is the size of Bottlerocket's system volume: two copies
-	// of the system, and nothing that grows.
+	// bottlerocketOSGiB is the size of Bottlerocket's system volume, where it is not
+	// larger in the image: two copies of the system, and nothing that grows.
 	bottlerocketOSGiB = 4
 	// templateTTL: a template never changes. It is forgotten when EC2 says that
 	// it is gone.
@@ -121,13 +123,14 @@ func podsDevice(f v1alpha1.AMIFamily, image Image) string {
 // or the family's default.
 func blockDevices(f v1alpha1.AMIFamily, devices []v1alpha1.BlockDevice, image Image) []types.LaunchTemplateBlockDeviceMappingRequest {
 	if len(devices) == 0 {
-		ebs := func(gib int32) *types.LaunchTemplateEbsBlockDeviceRequest {
-			return &types.LaunchTemplateEbsBlockDeviceRequest{VolumeSize: aws.Int32(gib), VolumeType: types.VolumeTypeGp3,
-				Encrypted: aws.Bool(true), DeleteOnTermination: aws.Bool(true)}
+		volume := func(device string, gib int32) types.LaunchTemplateBlockDeviceMappingRequest {
+			return types.LaunchTemplateBlockDeviceMappingRequest{DeviceName: aws.String(device), Ebs: &types.LaunchTemplateEbsBlockDeviceRequest{
+				VolumeSize: aws.Int32(max(gib, image.VolumeGiB[device])), VolumeType: types.VolumeTypeGp3,
+				Encrypted: aws.Bool(true), DeleteOnTermination: aws.Bool(true)}}
 		}
-		out := []types.LaunchTemplateBlockDeviceMappingRequest{{DeviceName: aws.String(podsDevice(f, image)), Ebs: ebs(defaultVolumeGiB)}}
+		out := []types.LaunchTemplateBlockDeviceMappingRequest{volume(podsDevice(f, image), defaultVolumeGiB)}
 		if f == v1alpha1.AMIFamilyBottlerocket {
-			out = append([]types.LaunchTemplateBlockDeviceMappingRequest{{DeviceName: aws.String(rootDevice), Ebs: ebs(bottlerocketOSGiB)}}, out...)
+			out = append([]types.LaunchTemplateBlockDeviceMappingRequest{volume(rootDevice, bottlerocketOSGiB)}, out...)
 		}
 		return out
 	}
@@ -149,7 +152,7 @@ func blockDevices(f v1alpha1.AMIFamily, devices []v1alpha1.BlockDevice, image Im
 		if d.SnapshotID != "" {
 			ebs.SnapshotId = aws.String(d.SnapshotID)
 		}
-		if gib := volumeGiB(d); gib > 0 {
+		if gib := volumeGiB(d, image); gib > 0 {
 			ebs.VolumeSize = aws.Int32(gib)
 		}
 		out = append(out, types.LaunchTemplateBlockDeviceMappingRequest{DeviceName: aws.String(d.DeviceName), Ebs: ebs})
@@ -158,52 +161,49 @@ func blockDevices(f v1alpha1.AMIFamily, devices []v1alpha1.BlockDevice, image Im
 }
 
 // volumeGiB rounds a volume's size up to whole GiB, at most the largest that there
-// is. 0 leaves the size to the snapshot that the volume is made from.
-func volumeGiB(d v1alpha1.BlockDevice) int32 {
+// is; without one it is at least the image's. 0 leaves the size to the snapshot
+// that the volume is made from.
+func volumeGiB(d v1alpha1.BlockDevice, image Image) int32 {
 	switch {
 	case d.VolumeSize != nil:
 		return int32((min(max(d.VolumeSize.Value(), 0), largestVolume) + gibibyte - 1) / gibibyte)
 	case d.SnapshotID != "":
 		return 0
 	default:
-		return defaultVolumeGiB
+		return max(defaultVolumeGiB, image.VolumeGiB[d.DeviceName])
 	}
 }
 
 // rootVolumeBytes is the size of the volume that holds pods' ephemeral storage
 // on the smallest of the images.
 func rootVolumeBytes(f v1alpha1.AMIFamily, devices []v1alpha1.BlockDevice, images []Image) int64 {
-	if len(devices) == 0 {
-		return defaultVolumeGiB * gibibyte
+	if len(images) == 0 {
+		images = []Image{{}}
 	}
-	if i := slices.IndexFunc(devices, func(d v1alpha1.BlockDevice) bool { return d.RootVolume }); i >= 0 {
-		if gib := volumeGiB(devices[i]); gib > 0 {
-			return int64(gib) * gibibyte
-		}
-	}
-	smallest := int64(0)
+	smallest := int32(0)
 	for _, image := range images {
-		size := image.RootVolumeBytes
-		for _, d := range devices {
-			if gib := volumeGiB(d); d.DeviceName == podsDevice(f, image) && gib > 0 {
-				size = int64(gib) * gibibyte
+		device := podsDevice(f, image)
+		if i := slices.IndexFunc(devices, func(d v1alpha1.BlockDevice) bool { return d.RootVolume }); i >= 0 {
+			device = devices[i].DeviceName
+		}
+		size := image.VolumeGiB[device]
+		for _, d := range blockDevices(f, devices, image) {
+			if aws.ToString(d.DeviceName) == device && d.Ebs.VolumeSize != nil {
+				size = *d.Ebs.VolumeSize
 			}
 		}
 		if size > 0 && (smallest == 0 || size < smallest) {
 			smallest = size
 		}
 	}
-	if smallest == 0 {
-		return defaultVolumeGiB * gibibyte
-	}
-	return smallest
+	return int64(cmp.Or(smallest, defaultVolumeGiB)) * gibibyte
 }
 
 // volumesOf counts the EBS volumes of an instance that runs an image with these
 // devices: an image's volumes are there whether the template names them or not.
 func volumesOf(image Image, devices []types.LaunchTemplateBlockDeviceMappingRequest) int {
 	n := len(devices)
-	for _, d := range image.Devices {
+	for d := range image.VolumeGiB {
 		if !slices.ContainsFunc(devices, func(o types.LaunchTemplateBlockDeviceMappingRequest) bool { return aws.ToString(o.DeviceName) == d }) {
 			n++
 		}

@@ -25,7 +25,8 @@ func TestBlockDevices(t *testing.T) {
 		return types.LaunchTemplateEbsBlockDeviceRequest{VolumeSize: aws.Int32(gib), VolumeType: types.VolumeTypeGp3, Encrypted: aws.Bool(true), DeleteOnTermination: aws.Bool(true)}
 	}
 	size := func(s string) *resource.Quantity { return ptr(resource.MustParse(s)) }
-	xvda := Image{RootDevice: "/dev/xvda", RootVolumeBytes: 8 * gibibyte}
+	xvda := Image{RootDevice: "/dev/xvda", VolumeGiB: map[string]int32{"/dev/xvda": 8}}
+	large := Image{RootDevice: "/dev/xvda", VolumeGiB: map[string]int32{"/dev/xvda": 30, "/dev/xvdb": 40}}
 	tests := map[string]struct {
 		family  v1alpha1.AMIFamily
 		devices []v1alpha1.BlockDevice
@@ -35,8 +36,15 @@ func TestBlockDevices(t *testing.T) {
 	}{
 		"the default is an encrypted root volume": {v1alpha1.AMIFamilyAL2023, nil, xvda, []types.LaunchTemplateBlockDeviceMappingRequest{device("/dev/xvda", gp3(20))}, 20},
 		"an image's own root device":              {v1alpha1.AMIFamilyCustom, nil, Image{RootDevice: "/dev/sda1"}, []types.LaunchTemplateBlockDeviceMappingRequest{device("/dev/sda1", gp3(20))}, 20},
-		"Bottlerocket keeps pods on a second volume": {v1alpha1.AMIFamilyBottlerocket, nil, xvda,
+		"Bottlerocket keeps pods on a second volume": {v1alpha1.AMIFamilyBottlerocket, nil, Image{RootDevice: "/dev/xvda", VolumeGiB: map[string]int32{"/dev/xvda": 2, "/dev/xvdb": 20}},
 			[]types.LaunchTemplateBlockDeviceMappingRequest{device("/dev/xvda", gp3(4)), device("/dev/xvdb", gp3(20))}, 20},
+		"no volume is smaller than the image's snapshot": {v1alpha1.AMIFamilyAL2023, nil, large, []types.LaunchTemplateBlockDeviceMappingRequest{device("/dev/xvda", gp3(30))}, 30},
+		"nor are Bottlerocket's two": {v1alpha1.AMIFamilyBottlerocket, nil, large,
+			[]types.LaunchTemplateBlockDeviceMappingRequest{device("/dev/xvda", gp3(30)), device("/dev/xvdb", gp3(40))}, 40},
+		"nor one that is named without a size": {v1alpha1.AMIFamilyAL2023, []v1alpha1.BlockDevice{{DeviceName: "/dev/xvda"}}, large,
+			[]types.LaunchTemplateBlockDeviceMappingRequest{device("/dev/xvda", gp3(30))}, 30},
+		"a size that is named holds": {v1alpha1.AMIFamilyAL2023, []v1alpha1.BlockDevice{{DeviceName: "/dev/xvda", VolumeSize: size("25Gi")}}, large,
+			[]types.LaunchTemplateBlockDeviceMappingRequest{device("/dev/xvda", gp3(25))}, 25},
 		"gaps are filled, sizes rounded up": {v1alpha1.AMIFamilyAL2023, []v1alpha1.BlockDevice{
 			{DeviceName: "/dev/xvda", VolumeSize: size("100G"), VolumeType: "io2", IOPS: aws.Int32(3000), Encrypted: aws.Bool(false), DeleteOnTermination: aws.Bool(false), KMSKeyID: "key"},
 			{DeviceName: "/dev/xvdb", Throughput: aws.Int32(200)},
@@ -70,7 +78,7 @@ func TestBlockDevices(t *testing.T) {
 // refused them.
 func TestVolumeSizesStayWithinBounds(t *testing.T) {
 	for size, want := range map[string]int32{"-5Gi": 0, "0": 0, "100": 1, "1Gi": 1, "1025Mi": 2, "64Ti": 65536, "65Ti": 65536, "16Ei": 65536} {
-		if got := volumeGiB(v1alpha1.BlockDevice{VolumeSize: ptr(resource.MustParse(size))}); got != want {
+		if got := volumeGiB(v1alpha1.BlockDevice{VolumeSize: ptr(resource.MustParse(size))}, Image{}); got != want {
 			t.Errorf("%s: %d GiB, want %d", size, got, want)
 		}
 	}
