@@ -137,7 +137,8 @@ func (c *Cloud) parameters(ctx context.Context, names []string) (map[string]stri
 			return nil, translate("GetParameters", err)
 		}
 		for _, p := range got.Parameters {
-			out[aws.ToString(p.Name)] = strings.TrimSpace(aws.ToString(p.Value))
+			// "name:version" and "name:label" come back in two parts.
+			out[aws.ToString(p.Name)+aws.ToString(p.Selector)] = strings.TrimSpace(aws.ToString(p.Value))
 		}
 	}
 	return out, nil

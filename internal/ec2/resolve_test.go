@@ -232,6 +232,19 @@ func TestImagesFollowTheClustersVersion(t *testing.T) {
 	}
 }
 
+func TestAVersionOfAParameterIsFollowed(t *testing.T) {
+	c := newStandIn(t, nil).cloud(nil)
+	latest := al2023Param("1.37", "x86_64", "standard", "latest")
+	r := resolve(t, c, &v1alpha1.NodeTemplate{EC2: v1alpha1.EC2{AMIs: []v1alpha1.AMITerm{{SSMParameter: latest + ":1"}}}})
+	if len(r.Images) != 1 || !strings.HasSuffix(r.Images[0].Name, "v20260512") {
+		t.Errorf("version 1: %+v", r.Images)
+	}
+	r = resolve(t, c, &v1alpha1.NodeTemplate{EC2: v1alpha1.EC2{AMIs: []v1alpha1.AMITerm{{SSMParameter: latest + ":1"}, {SSMParameter: latest}, {SSMParameter: latest + ":3"}}}})
+	if f := finding(r, v1alpha1.ConditionAMIsReady); len(r.Images) != 2 || !strings.Contains(f.Message, "none with SSM parameter "+latest+":3") {
+		t.Errorf("with the newest, and one that is not there: %+v, %+v", r.Images, f)
+	}
+}
+
 func TestResolveBottlerocketAndVariants(t *testing.T) {
 	sim := newStandIn(t, nil)
 	c := sim.cloud(nil)

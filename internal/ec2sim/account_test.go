@@ -44,7 +44,7 @@ func TestAccounting(t *testing.T) {
 					free = min(free, s.pools[limited].left)
 				}
 				err := do("RunInstances", "MinCount", strconv.Itoa(count), "MaxCount", strconv.Itoa(count), "SubnetId", sn.id, "InstanceType", "m5.large",
-					"ImageId", s.params["/aws/service/eks/optimized-ami/1.37/amazon-linux-2023/x86_64/standard/recommended/image_id"].value)
+					"ImageId", s.params["/aws/service/eks/optimized-ami/1.37/amazon-linux-2023/x86_64/standard/recommended/image_id"][1].value)
 				if (err == nil) != (count <= free) {
 					t.Fatalf("%d instances where there is room for %d: %v", count, free, err)
 				}

@@ -50,9 +50,9 @@ var releases = []release{
 	{time.Date(2026, 7, 1, 17, 31, 0, 0, time.UTC), "v20260701", "1.60.1"},
 }
 
+// parameter is a version of an SSM parameter.
 type parameter struct {
 	value   string
-	version int
 	changed time.Time
 }
 
@@ -60,7 +60,7 @@ type parameter struct {
 // ("Retrieve recommended Amazon Linux AMI IDs", EKS user guide; "Finding an
 // AMI", Bottlerocket).
 func (s *Sim) buildImages() {
-	s.params = map[string]parameter{}
+	s.params = map[string][]parameter{}
 	for _, version := range kubernetesVersions {
 		for _, r := range releases {
 			for _, arch := range []string{"x86_64", "arm64"} {
@@ -150,7 +150,7 @@ func (s *Sim) deprecate(in *Deprecation) error {
 }
 
 func (s *Sim) setParameter(name, value string, at time.Time) {
-	s.params[name] = parameter{value, s.params[name].version + 1, at}
+	s.params[name] = append(s.params[name], parameter{value, at})
 }
 
 func (s *Sim) image(id string) (*image, error) {

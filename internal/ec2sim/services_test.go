@@ -21,6 +21,7 @@ import (
 	sqstypes "github.com/aws/aws-sdk-go-v2/service/sqs/types"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	ssmtypes "github.com/aws/aws-sdk-go-v2/service/ssm/types"
+	"github.com/google/go-cmp/cmp"
 )
 
 func TestSSM(t *testing.T) {
@@ -62,6 +63,15 @@ func TestSSM(t *testing.T) {
 	many := must(c.GetParameters(t.Context(), &ssm.GetParametersInput{Names: []string{"/aws/service/bottlerocket/aws-k8s-1.37/x86_64/latest/image_id", "/nope"}}))(t)
 	if len(many.Parameters) != 1 || len(many.InvalidParameters) != 1 || many.InvalidParameters[0] != "/nope" {
 		t.Errorf("%+v", many)
+	}
+	const latest = "/aws/service/bottlerocket/aws-k8s-1.37/x86_64/latest/image_version"
+	selected := must(c.GetParameters(t.Context(), &ssm.GetParametersInput{Names: []string{latest + ":1", latest, latest + ":3", latest + ":stable"}}))(t)
+	if p := selected.Parameters; len(p) != 2 || *p[0].Name != latest || *p[0].Selector != ":1" || *p[0].Value != "1.58.0-1a2b3c4d" || p[0].Version != 1 ||
+		*p[1].Name != latest || p[1].Selector != nil || p[1].Version != 2 {
+		t.Errorf("%+v", p)
+	}
+	if diff := cmp.Diff([]string{latest + ":3", latest + ":stable"}, selected.InvalidParameters); diff != "" {
+		t.Error(diff)
 	}
 	_, err = c.GetParameters(t.Context(), &ssm.GetParametersInput{Names: strings.Split("/a,/b,/c,/d,/e,/f,/g,/h,/i,/j,/k", ",")})
 	wantCode(t, err, "ValidationException", http.StatusBadRequest)

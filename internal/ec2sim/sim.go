@@ -145,7 +145,7 @@ type Sim struct {
 	subnets    []*subnet
 	groups     []securityGroup
 	images     []*image
-	params     map[string]parameter
+	params     map[string][]parameter
 	templates  []*template
 	instances  []*instance // in order of launch
 	reserved   []*reservation

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 
 	"go.uber.org/zap"
@@ -11,17 +12,27 @@ import (
 
 type ssmParameter struct {
 	Name, Type, Value, DataType, ARN string
+	Selector                         string `json:",omitempty"`
 	Version                          int
 	LastModifiedDate                 float64 // seconds since 1970, as JSON 1.1 has times
 }
 
+// ssmParameter of a name, or of "name:version", of which the answer has the part
+// from the colon on as Selector. No parameter has labels here.
 func (s *Sim) ssmParameter(name string) (ssmParameter, bool) {
-	p, ok := s.params[name]
-	if !ok {
+	name, selector, selected := strings.Cut(name, ":")
+	versions := s.params[name]
+	version := len(versions)
+	if selected {
+		version, _ = strconv.Atoi(selector) // A label is no version.
+		selector = ":" + selector
+	}
+	if version < 1 || version > len(versions) {
 		return ssmParameter{}, false
 	}
+	p := versions[version-1]
 	return ssmParameter{
-		Name: name, Type: "String", Value: p.value, DataType: "text", Version: p.version,
+		Name: name, Type: "String", Value: p.value, DataType: "text", Version: version, Selector: selector,
 		ARN: "arn:aws:ssm:" + s.cfg.Region + "::parameter" + name, LastModifiedDate: float64(p.changed.Unix()),
 	}, true
 }

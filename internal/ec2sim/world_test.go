@@ -178,7 +178,7 @@ func ptr[T any](v T) *T { return &v }
 
 // imageID is the newest Amazon Linux image for the architecture.
 func (w *world) imageID(arch string) string {
-	return w.sim.params["/aws/service/eks/optimized-ami/1.37/amazon-linux-2023/"+arch+"/standard/recommended/image_id"].value
+	return w.sim.params["/aws/service/eks/optimized-ami/1.37/amazon-linux-2023/"+arch+"/standard/recommended/image_id"][1].value
 }
 
 func (w *world) subnet(zone string) string {
