@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -67,10 +68,20 @@ func (l *lifter) launched(ctx context.Context, claim *v1alpha1.NodeClaim, inst e
 }
 
 // relabel gives a claim the labels of the instance that it got, where that is
-// not the planner's first choice.
+// not the planner's first choice, and takes those of the first choice that the
+// instance does not have. Without labels its type is not known.
 func (l *lifter) relabel(ctx context.Context, claim *v1alpha1.NodeClaim, labels map[string]string) error {
+	if len(labels) == 0 {
+		return nil
+	}
 	before := claim.DeepCopy()
 	changed := false
+	for _, k := range slices.Concat(v1alpha1.InstanceLabels, v1alpha1.OfferingLabels) {
+		if _, planned := claim.Labels[k]; planned && labels[k] == "" {
+			delete(claim.Labels, k)
+			changed = true
+		}
+	}
 	for k, v := range labels {
 		if claim.Labels[k] != v {
 			claim.Labels[k], changed = v, true
