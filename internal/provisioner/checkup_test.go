@@ -1,0 +1,94 @@
+package provisioner
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/drain"
+	"github.com/berth-dev/berth/internal/ec2"
+)
+
+// ills are what EC2 says is wrong with instances.
+type ills []ec2.Trouble
+
+func (i ills) Troubles(context.Context) ([]ec2.Trouble, error) { return i, nil }
+
+// TestFailedNodesAreReplaced: from the node's condition, or EC2's status check, to
+// the removal of the claim.
+func TestFailedNodesAreReplaced(t *testing.T) {
+	failing := func(y *yard, ago time.Duration) ills {
+		return ills{{InstanceID: "i-a", Failing: []string{"system"}, Since: y.now.Add(-ago)}}
+	}
+	for name, tc := range map[string]struct {
+		ready corev1.ConditionStatus
+		since time.Duration // Of the condition.
+		ills  time.Duration // For which EC2's checks have failed; 0: they have not.
+		claim func(*v1alpha1.NodeClaim)
+		want  []string
+	}{
+		"a node that is well":                    {ready: corev1.ConditionTrue, since: time.Hour},
+		"a kubelet that is silent for long":      {ready: corev1.ConditionUnknown, since: 11 * time.Minute, want: []string{"a"}},
+		"a kubelet that is silent for a moment":  {ready: corev1.ConditionUnknown, since: time.Minute},
+		"EC2 finds the instance impaired":        {ready: corev1.ConditionTrue, since: time.Hour, ills: impairedAlone, want: []string{"a"}},
+		"EC2 has found it impaired a moment ago": {ready: corev1.ConditionTrue, since: time.Hour, ills: time.Minute},
+		"a node that has never been well": {ready: corev1.ConditionUnknown, since: time.Hour, claim: func(c *v1alpha1.NodeClaim) {
+			setCondition(c, v1alpha1.ConditionInitialized, metav1.ConditionFalse, "Waiting", "")
+		}},
+		"the Node of another instance, same name": {ready: corev1.ConditionUnknown, since: time.Hour, claim: func(c *v1alpha1.NodeClaim) { c.Status.ProviderID = "aws:///z/i-other" }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			y := newYard(t, 5, v1alpha1.ProvisionerSpec{})
+			node, claim := &corev1.Node{}, &v1alpha1.NodeClaim{}
+			for _, o := range []client.Object{node, claim} {
+				if err := y.api.Get(t.Context(), client.ObjectKey{Name: "a"}, o); err != nil {
+					t.Fatal(err)
+				}
+			}
+			node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: tc.ready, LastTransitionTime: metav1.Time{Time: y.now.Add(-tc.since)}}}
+			if tc.claim != nil {
+				tc.claim(claim)
+			}
+			for _, o := range []client.Object{node, claim} {
+				if err := y.api.Status().Update(t.Context(), o); err != nil {
+					t.Fatal(err)
+				}
+			}
+			y.watch()
+			y.fleet = newFleet(y.Loops, newEstate())
+			h := newCheckup(y.Loops, ills(nil))
+			if tc.ills > 0 {
+				h.cloud = failing(y, tc.ills)
+			}
+			h.read(t.Context())
+			for range 2 { // The second look finds it under way.
+				h.pass(t.Context(), y.now)
+				y.watch()
+				if _, going := y.out(); !cmp.Equal(tc.want, going) {
+					t.Fatalf("removed are %v, want %v", going, tc.want)
+				}
+			}
+			if len(tc.want) == 0 {
+				return
+			}
+			for _, o := range []client.Object{node, claim} {
+				if err := y.api.Get(t.Context(), client.ObjectKey{Name: "a"}, o); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if claim.Annotations[v1alpha1.AnnotationDisruptionReason] != string(v1alpha1.ReasonUnhealthy) || !drain.Cordoned(node) ||
+				claim.Status.DrainDeadline == nil || !claim.Status.DrainDeadline.Time.Equal(y.now.Add(repairDrain)) {
+				t.Errorf("annotations %v, deadline %v, taints %v", claim.Annotations, claim.Status.DrainDeadline, node.Spec.Taints)
+			}
+			if !y.said("NodeFailed") {
+				t.Error("nothing is said")
+			}
+		})
+	}
+}
