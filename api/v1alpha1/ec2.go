@@ -173,7 +173,7 @@ type BlockDevice struct {
 	// RootVolume marks the device that holds pods' ephemeral storage.
 	// +optional
 	RootVolume bool `json:"rootVolume,omitempty"`
-	// VolumeSize, 1Gi to 64Ti, rounded up to whole GiB. Default 20Gi. A bare
+	// VolumeSize, 1Gi to 64Ti, rounded up to whole GiB. Default: 20Gi, or the size of the image where that is more. A bare
 	// number would be bytes, and is no text: it is refused.
 	// +optional
 	// +kubebuilder:validation:Schemaless
