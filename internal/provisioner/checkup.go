@@ -117,10 +117,14 @@ func (h *checkup) pass(ctx context.Context, now time.Time) {
 	there := map[types.UID]bool{}
 	for _, claim := range all[*v1alpha1.NodeClaim](h.stores.claims) {
 		there[claim.UID] = true
-		if h.going(claim) || claim.Status.InstanceID == "" {
+		if claim.Status.InstanceID == "" {
 			continue
 		}
-		if d, ok := h.announced(claim, now); ok {
+		announced := h.announced
+		if h.going(claim) {
+			announced = h.hastened
+		}
+		if d, ok := announced(claim, now); ok {
 			h.depart(ctx, claim.Name, claim.UID, d)
 		}
 	}
@@ -157,18 +161,37 @@ func (h *checkup) announced(claim *v1alpha1.NodeClaim, now time.Time) (departure
 		return departure{}, false
 	}
 	e := t.Events[0]
-	if e.Code == ec2.CodeBlockEnd {
-		return blockDeparture(t.InstanceID, e.NotBefore, now), true
-	}
-	if e.NotBefore.Sub(now) > plannedSoon && !h.mayGo(claim) {
+	if e.Code != ec2.CodeBlockEnd && e.NotBefore.Sub(now) > plannedSoon && !h.mayGo(claim) {
 		return departure{}, false
 	}
+	return plannedDeparture(t.InstanceID, e, now), true
+}
+
+// hastened says whether a claim that is being removed has to go sooner than its
+// drain ends. A drain that has not begun has a deadline of its own to come.
+func (h *checkup) hastened(claim *v1alpha1.NodeClaim, now time.Time) (departure, bool) {
+	t := h.troubles[claim.Status.InstanceID]
+	if len(t.Events) == 0 || t.Events[0].NotBefore.IsZero() || gone(claim) {
+		return departure{}, false
+	}
+	d := plannedDeparture(t.InstanceID, t.Events[0], now)
+	if at := claim.Status.DrainDeadline; at != nil {
+		return d, d.deadline.Before(at.Time)
+	}
+	return d, t.Events[0].NotBefore.Sub(now) <= plannedSoon
+}
+
+// plannedDeparture is what becomes of a node whose instance AWS has a plan for.
+func plannedDeparture(instance string, e ec2.PlannedEvent, now time.Time) departure {
+	if e.Code == ec2.CodeBlockEnd {
+		return blockDeparture(instance, e.NotBefore, now)
+	}
 	d := departure{reason: v1alpha1.ReasonInterrupted, event: "ScheduledChange",
-		why: fmt.Sprintf("AWS has planned %s of instance %s at %s", e.Code, t.InstanceID, e.NotBefore.UTC().Format(time.RFC3339))}
+		why: fmt.Sprintf("AWS has planned %s of instance %s at %s", e.Code, instance, e.NotBefore.UTC().Format(time.RFC3339))}
 	if !e.NotBefore.IsZero() {
 		d.deadline = noticeDeadline(e.NotBefore, now)
 	}
-	return d, true
+	return d
 }
 
 // mayGo keeps the nodes of a Provisioner from leaving all at once for what is

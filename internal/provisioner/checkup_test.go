@@ -92,3 +92,60 @@ func TestFailedNodesAreReplaced(t *testing.T) {
 		})
 	}
 }
+
+// TestWhatIsPlannedHastensARemovalUnderWay: a node that is being removed for
+// another reason has its pods leave before EC2 takes it.
+func TestWhatIsPlannedHastensARemovalUnderWay(t *testing.T) {
+	for name, tc := range map[string]struct {
+		code           string
+		in             time.Duration
+		deadline, want time.Duration // From now; 0: none is recorded.
+	}{
+		"a stop before the drain's deadline":            {"instance-stop", 2 * time.Hour, 24 * time.Hour, 2*time.Hour - noticeMargin},
+		"a block that ends before the drain's deadline": {ec2.CodeBlockEnd, 9 * time.Minute, time.Hour, 9*time.Minute - noticeMargin},
+		"a stop in a moment":                            {"instance-stop", time.Second, time.Hour, leastNotice},
+		"a stop soon, and the drain has not begun":      {"instance-stop", 30 * time.Minute, 0, 30*time.Minute - noticeMargin},
+		"a stop after the drain's deadline":             {"instance-stop", 2 * time.Hour, time.Hour, time.Hour},
+		"a stop in days, and the drain has not begun":   {"instance-stop", 48 * time.Hour, 0, 0},
+		"a stop that AWS gives no time for":             {"instance-stop", 0, time.Hour, time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			y := newYard(t, 2, v1alpha1.ProvisionerSpec{})
+			claim := &v1alpha1.NodeClaim{}
+			if err := y.api.Get(t.Context(), client.ObjectKey{Name: "a"}, claim); err != nil {
+				t.Fatal(err)
+			}
+			if tc.deadline > 0 {
+				claim.Status.DrainDeadline = &metav1.Time{Time: y.now.Add(tc.deadline)}
+				if err := y.api.Status().Update(t.Context(), claim); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := y.api.Delete(t.Context(), claim); err != nil {
+				t.Fatal(err)
+			}
+			y.watch()
+			y.fleet = newFleet(y.Loops, newEstate())
+			e := ec2.PlannedEvent{Code: tc.code}
+			if tc.in > 0 {
+				e.NotBefore = y.now.Add(tc.in)
+			}
+			h := newCheckup(y.Loops, ills{{InstanceID: "i-a", Events: []ec2.PlannedEvent{e}}})
+			h.read(t.Context())
+			for range 2 { // The second look finds it done.
+				h.pass(t.Context(), y.now)
+				y.watch()
+				if err := y.api.Get(t.Context(), client.ObjectKey{Name: "a"}, claim); err != nil {
+					t.Fatal(err)
+				}
+				var got time.Duration
+				if claim.Status.DrainDeadline != nil {
+					got = claim.Status.DrainDeadline.Sub(y.now)
+				}
+				if got != tc.want {
+					t.Errorf("the drain ends in %s, want %s", got, tc.want)
+				}
+			}
+		})
+	}
+}
