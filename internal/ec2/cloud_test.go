@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -174,6 +177,51 @@ func TestDiscoverKeepsTheLastSpotPrices(t *testing.T) {
 	}
 	if notes := strings.Join(c.Notes(), "; "); !strings.Contains(notes, "spot prices are of") {
 		t.Errorf("notes: %q", notes)
+	}
+}
+
+// TestAnEmptyAnswerIsNoNews: AWS does not stop to sell from one minute to the next.
+func TestAnEmptyAnswerIsNoNews(t *testing.T) {
+	for set, tc := range map[string]struct {
+		refused bool   // The discovery fails.
+		note    string // What it says, where it goes on with what was known.
+	}{
+		"instanceTypeSet":         {refused: true},
+		"instanceTypeOfferingSet": {refused: true},
+		"availabilityZoneInfo":    {refused: true},
+		"spotPriceHistorySet":     {note: "spot prices are of"},
+		"PriceList":               {note: "on-demand prices are of"},
+	} {
+		t.Run(set, func(t *testing.T) {
+			sim := newStandIn(t, nil)
+			var emptied atomic.Bool
+			xml, json := regexp.MustCompile("(?s)<"+set+">.*</"+set+">(<nextToken>.*</nextToken>)?"), regexp.MustCompile(`(?s)\{.*"`+set+`".*\}`)
+			sim.between(func(_ url.Values, answer string) string {
+				if !emptied.Load() {
+					return answer
+				}
+				return json.ReplaceAllString(xml.ReplaceAllString(answer, "<"+set+"/>"), `{"`+set+`":[]}`)
+			})
+			c := sim.cloud(nil)
+			before, err := c.Discover(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			emptied.Store(true)
+			after, err := c.Discover(t.Context())
+			if (err != nil) != tc.refused || c.machine("m5.large") == nil {
+				t.Fatalf("error %v; %d types are known", err, len(c.found.Load().machines))
+			}
+			if notes := strings.Join(c.Notes(), "; "); !strings.Contains(notes, tc.note) {
+				t.Errorf("notes: %q", notes)
+			}
+			if diff := cmp.Diff(before, after); !tc.refused && diff != "" {
+				t.Errorf("what was known is lost: %s", diff)
+			}
+			if _, err := c.RefreshSpotPrices(t.Context()); (err != nil) != (set == "spotPriceHistorySet") {
+				t.Errorf("refreshing spot prices: %v", err)
+			}
+		})
 	}
 }
 

@@ -61,7 +61,8 @@ type poolKey struct{ instanceType, zone string }
 // that can run Linux on amd64 or arm64, with an offering for every zone and
 // every way of buying that has a price. On-demand prices come from Pricing, or
 // from the last call or the shipped catalogue when Pricing does not answer (a
-// note says so). An offering without a price is left out: nothing is free. The
+// note says so). An offering without a price is left out: nothing is free. An
+// empty answer counts as none. The
 // first time, nothing is known that could be bought before this returns: Pricing
 // is then waited for only briefly, and an answer that comes later counts from the
 // next RefreshSpotPrices on.
@@ -79,10 +80,20 @@ func (c *Cloud) Discover(ctx context.Context) ([]capacity.Machine, error) {
 	if d.onDemand.note != "" {
 		d.notes = append(d.notes, d.onDemand.note)
 	}
+	for action, got := range map[string]int{"DescribeInstanceTypes": len(d.infos), "DescribeInstanceTypeOfferings": len(d.offered),
+		"DescribeAvailabilityZones": len(d.zoneIDs)} {
+		if got == 0 {
+			return nil, fmt.Errorf("discovering what region %s offers: %w", c.cfg.Region, emptyAnswer(action))
+		}
+	}
 	d.build(c.cfg.Region)
 	c.found.Store(d)
 	return d.machines, nil
 }
+
+// emptyAnswer is the error for an answer without anything in it where there must
+// be something: EC2 does not stop to sell.
+func emptyAnswer(action string) error { return fmt.Errorf("%s: the answer is empty", action) }
 
 // discovered makes sure that there has been a discovery: right after a start,
 // launches may come before it.
@@ -293,7 +304,11 @@ func (c *Cloud) spotPrices(ctx context.Context) (map[poolKey]float64, error) {
 		}
 		history = append(history, page.SpotPriceHistory...)
 	}
-	return newestSpot(history), nil
+	out := newestSpot(history)
+	if last := c.found.Load(); len(out) == 0 && last != nil && len(last.spot) > 0 { // Some regions have none.
+		return nil, emptyAnswer("DescribeSpotPriceHistory")
+	}
+	return out, nil
 }
 
 const (
@@ -336,6 +351,19 @@ func (c *Cloud) onDemandInTime(ctx, waiting context.Context) prices {
 // onDemandPrices returns Pricing's prices; those of the last discovery, with a
 // note, when Pricing does not answer; none at all before the first.
 func (c *Cloud) onDemandPrices(ctx context.Context) prices {
+	of, err := c.listedPrices(ctx)
+	if err == nil {
+		return prices{of: of, at: time.Now()}
+	}
+	if last := c.found.Load(); last != nil && len(last.onDemand.of) > 0 {
+		return prices{of: last.onDemand.of, at: last.onDemand.at,
+			note: fmt.Sprintf("on-demand prices are of %s: %v", last.onDemand.at.UTC().Format(time.RFC3339), err)}
+	}
+	return prices{note: fmt.Sprintf("AWS Pricing gave no prices: %v", err)}
+}
+
+// listedPrices reads the on-demand prices of the region.
+func (c *Cloud) listedPrices(ctx context.Context) (map[string]float64, error) {
 	of := map[string]float64{}
 	equals := func(field, value string) pricingtypes.Filter {
 		return pricingtypes.Filter{Type: pricingtypes.FilterTypeTermMatch, Field: aws.String(field), Value: aws.String(value)}
@@ -355,12 +383,7 @@ func (c *Cloud) onDemandPrices(ctx context.Context) prices {
 	for p.HasMorePages() {
 		page, err := p.NextPage(ctx)
 		if err != nil {
-			err = translate("GetProducts", err)
-			if last := c.found.Load(); last != nil && len(last.onDemand.of) > 0 {
-				return prices{of: last.onDemand.of, at: last.onDemand.at,
-					note: fmt.Sprintf("on-demand prices are of %s: %v", last.onDemand.at.UTC().Format(time.RFC3339), err)}
-			}
-			return prices{note: fmt.Sprintf("AWS Pricing gave no prices: %v", err)}
+			return nil, translate("GetProducts", err)
 		}
 		for _, product := range page.PriceList {
 			if t, price, ok := priceOf([]byte(product)); ok {
@@ -368,7 +391,10 @@ func (c *Cloud) onDemandPrices(ctx context.Context) prices {
 			}
 		}
 	}
-	return prices{of: of, at: time.Now()}
+	if len(of) == 0 {
+		return nil, emptyAnswer("GetProducts")
+	}
+	return of, nil
 }
 
 // pricingRegion is the region of the Pricing endpoint to use: Pricing is
