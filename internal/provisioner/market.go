@@ -27,6 +27,10 @@ const (
 	discoverRetry = 5 * time.Second
 	// pricesEvery is how often the user's price table is looked at.
 	pricesEvery = 15 * time.Second
+	// restoreTries is how often a new leader tries to read what the last one
+	// published, restorePause the pause between.
+	restoreTries = 5
+	restorePause = time.Second
 	// publishEvery is how often a changed catalogue is published at most.
 	publishEvery = 5 * time.Second
 	// publishFirst is how often a new leader looks whether it has something to publish.
@@ -145,12 +149,25 @@ func (m *market) parsed(data []byte) (capacity.PriceTable, error) {
 	return t, nil
 }
 
-// restore takes over what the last leader published.
+// restore takes over what the last leader published. It is tried for a while,
+// since what was learned is in no other place and is soon written over.
 func (m *market) restore(ctx context.Context) {
 	var cm corev1.ConfigMap
-	err := m.cfg.APIReader.Get(ctx, client.ObjectKey{Namespace: m.cfg.Namespace, Name: v1alpha1.OfferingsConfigMap}, &cm)
-	if err != nil {
-		return // None yet: discovery starts from nothing.
+	for try := 1; ; try++ {
+		err := m.cfg.APIReader.Get(ctx, client.ObjectKey{Namespace: m.cfg.Namespace, Name: v1alpha1.OfferingsConfigMap}, &cm)
+		if err == nil {
+			break
+		}
+		if apierrors.IsNotFound(err) {
+			return // None yet: discovery starts from nothing.
+		}
+		if try == restoreTries {
+			m.log.Error(err, "the published offerings cannot be read; starting without them")
+			return
+		}
+		if !pause(ctx, restorePause) {
+			return
+		}
 	}
 	o, err := capacity.DecodeOfferings(cm.BinaryData[capacity.OfferingsKey])
 	if err != nil {

@@ -2,6 +2,7 @@ package provisioner
 
 import (
 	"context"
+	"errors"
 	"math"
 	"os"
 	"path/filepath"
@@ -11,8 +12,11 @@ import (
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/capacity"
@@ -121,6 +125,35 @@ func TestPriceTableOverEC2sPrices(t *testing.T) {
 	}
 	m.readPrices()
 	check("a table that is gone", "c5.large", "on-demand", 0.02)
+}
+
+// TestANewLeaderReadsWhatWasLearned: also when the API server does not answer at
+// first, as when a leader changes it often does not.
+func TestANewLeaderReadsWhatWasLearned(t *testing.T) {
+	old := newCatalogue("us-west-2")
+	old.setMachines([]capacity.Machine{{Name: "m5.large", Arch: "amd64", VCPUs: 2, MemoryMiB: 8192}}, time.Now())
+	old.learn("m5.large", "ami-1", 7900<<20)
+	o := old.offerings(time.Now())
+	data, err := capacity.EncodeOfferings(&o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "berth-system", Name: v1alpha1.OfferingsConfigMap},
+		BinaryData: map[string][]byte{capacity.OfferingsKey: data}}
+	failures := 1
+	api := fake.NewClientBuilder().WithScheme(testScheme(t)).WithObjects(cm).WithInterceptorFuncs(interceptor.Funcs{
+		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
+			if failures--; failures >= 0 {
+				return apierrors.NewInternalError(errors.New("etcdserver: leader changed"))
+			}
+			return c.Get(ctx, key, o, opts...)
+		}}).Build()
+	m := &market{Loops: &Loops{cfg: Config{Client: api, APIReader: api, Namespace: "berth-system"}, log: logr.Discard(),
+		catalogue: newCatalogue("us-west-2"), wake: make(chan struct{}, 1)}}
+	m.restore(t.Context())
+	if got := m.catalogue.learned["m5.large"]["ami-1"]; got != 7900<<20 || !m.catalogue.ready() {
+		t.Errorf("%d bytes are known of m5.large; ready: %v", got, m.catalogue.ready())
+	}
 }
 
 // TestRoomInReservations: what is on its way into a reservation takes its room
