@@ -79,6 +79,42 @@ func TestCompareStoresADriftThatRepeats(t *testing.T) {
 	}
 }
 
+// TestDriftIsFoundBesideOtherProvisioners: a look at another Provisioner's nodes
+// forgets no suspicion, and a claim that is gone leaves none.
+func TestDriftIsFoundBesideOtherProvisioners(t *testing.T) {
+	y := newYard(t, 1, v1alpha1.ProvisionerSpec{})
+	y.watch()
+	y.fleet = newFleet(y.Loops, newEstate(ec2.Instance{ID: "i-a", ImageID: "ami-1", State: ec2.StateRunning}))
+	if err := y.fleet.poll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	y.catalogue.byName = map[string]*capacity.Machine{"": {Arch: "amd64"}}
+	cloud := &settings{}
+	d := newDrift(y.Loops, cloud)
+	pr, _ := one[*v1alpha1.Provisioner](y.stores.provisioners, "p")
+	other := &v1alpha1.Provisioner{ObjectMeta: metav1.ObjectMeta{Name: "other"}}
+	for i := range 2 {
+		at := y.now.Add(time.Duration(i) * time.Minute)
+		cloud.r = ec2.Resolved{Images: []ec2.Image{{ID: "ami-2", Arch: "amd64"}}, Findings: []ec2.Finding{{OK: true}}, AsOf: at}
+		for _, pr := range []*v1alpha1.Provisioner{pr, other} {
+			if err := d.compare(t.Context(), pr, at.Add(-time.Second)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		y.watch()
+	}
+	claim, _ := one[*v1alpha1.NodeClaim](y.stores.claims, "a")
+	if !isTrue(claim.Status.Conditions, v1alpha1.ConditionDrifted) {
+		t.Error("the drift was seen twice and is not stored")
+	}
+	if err := y.stores.claims.GetStore().Delete(claim); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.compare(t.Context(), pr, y.now.Add(time.Hour)); err != nil || len(d.suspects) > 0 {
+		t.Errorf("suspects without a claim: %v, %v", d.suspects, err)
+	}
+}
+
 // TestACanaryThatFailsStopsDrift: also one that never came so far as to run pods.
 func TestACanaryThatFailsStopsDrift(t *testing.T) {
 	now := time.Unix(1e6, 0)

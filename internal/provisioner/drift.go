@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -111,10 +112,17 @@ func (d *drift) compare(ctx context.Context, pr *v1alpha1.Provisioner, now time.
 	}
 	live := d.fleet.snapshot()
 	alike := capacity.MadeAlike(&pr.Spec, d.cfg.ClusterName)
+	maps.DeleteFunc(d.suspects, func(name string, _ suspicion) bool {
+		_, there := one[*v1alpha1.NodeClaim](d.stores.claims, name)
+		return !there
+	})
 	var failed []error
 	verdicts, asToday := map[*v1alpha1.NodeClaim]driftVerdict{}, map[string]bool{}
 	for _, c := range all[*v1alpha1.NodeClaim](d.stores.claims) {
-		if c.Spec.Provisioner.Name != pr.Name || c.DeletionTimestamp != nil || !isTrue(c.Status.Conditions, v1alpha1.ConditionInitialized) {
+		if c.Spec.Provisioner.Name != pr.Name {
+			continue // Its suspicions are for another comparison.
+		}
+		if c.DeletionTimestamp != nil || !isTrue(c.Status.Conditions, v1alpha1.ConditionInitialized) {
 			delete(d.suspects, c.Name)
 			continue
 		}
