@@ -42,8 +42,8 @@ type NodeFacts struct {
 	// Chosen: a decision under way takes it away. It may be judged although it is
 	// cordoned for that, and although pods have come to it since it was decided.
 	Chosen bool
-	// Reserved: bought in place of others whose pods are still to come. Nobody
-	// else's pods are planned onto it.
+	// Reserved: bought in place of others whose pods are still to come, or about to
+	// go itself. Nobody else's pods are planned onto it.
 	Reserved bool
 }
 

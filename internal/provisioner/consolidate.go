@@ -56,6 +56,8 @@ type consolidation struct {
 	// pledged are the moves, by workload, of what is under way and not in the
 	// history yet.
 	pledged map[string]int
+	// underway are the claims that what is under way takes away.
+	underway map[string]bool
 	// under way; only the disruption loop touches them.
 	intents []*intent
 	// dropped are replacements that serve no intent any more, until the cache
@@ -67,6 +69,8 @@ type consolidation struct {
 type intent struct {
 	// claims that are to go, replacements those bought in their place.
 	claims, replacements []string
+	// onto are the claims of other nodes that pods are to move to.
+	onto []string
 	// wanted is how many replacements there will be; asked: they are being claimed.
 	wanted int
 	asked  *wish
@@ -134,8 +138,9 @@ func (c *consolidation) propose(now time.Time, nodes []candidate) ([]proposal, t
 	c.restore(now)
 	c.advance(now, byClaim)
 	c.begin(now, byClaim)
-	ready := c.recheck(now, byClaim)
 	c.pledge()
+	ready := c.recheck(now, byClaim)
+	c.pledge() // Without what was dropped.
 	var out []proposal
 	for _, i := range ready {
 		p := proposal{reason: v1alpha1.ReasonConsolidated, why: i.why}
@@ -216,11 +221,14 @@ func note(moves map[string]map[string]int, claim, workload string) {
 	moves[claim][workload]++
 }
 
-// pledge says what is under way to the sweep, which is to promise no workload's
-// moves twice.
+// pledge says what is under way to whoever weighs nodes: no workload's moves are
+// promised twice, and no pods are moved to nodes that are to go.
 func (c *consolidation) pledge() {
-	sum := map[string]int{}
+	sum, claims := map[string]int{}, map[string]bool{}
 	for _, i := range c.intents {
+		for _, name := range i.claims {
+			claims[name] = true
+		}
 		for claim, moves := range i.moves {
 			for w, n := range moves {
 				if !i.counted[claim] {
@@ -231,7 +239,7 @@ func (c *consolidation) pledge() {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.pledged = sum
+	c.pledged, c.underway = sum, claims
 }
 
 // count puts the moves of claims that were told to go into the history: no
@@ -359,8 +367,11 @@ func (c *consolidation) begin(now time.Time, byClaim map[string]candidate) {
 		return
 	}
 	room := c.d.allowances(now)
-	busy := map[string]bool{}
+	busy, awaited := map[string]bool{}, map[string]bool{}
 	for _, i := range c.intents {
+		for _, name := range i.onto {
+			awaited[name] = true
+		}
 		for _, name := range append(slices.Clone(i.claims), i.replacements...) {
 			busy[name] = true
 			if n, ok := byClaim[name]; ok && slices.Contains(i.claims, name) && !drain.Cordoned(n.node) {
@@ -375,9 +386,11 @@ func (c *consolidation) begin(now time.Time, byClaim map[string]candidate) {
 		free := true
 		for _, n := range d.Nodes {
 			cand, ok := byClaim[n.Claim]
-			free = free && ok && !busy[n.Claim] && !drain.Cordoned(cand.node)
+			free = free && ok && !busy[n.Claim] && !awaited[n.Claim] && !drain.Cordoned(cand.node)
 			p.nodes = append(p.nodes, cand)
 		}
+		// The sweep may not have known yet what was begun since.
+		free = free && !slices.ContainsFunc(d.Moves, func(m capacity.Move) bool { return m.To != nil && busy[m.To.Claim] })
 		if !free || c.d.holds(p, now) != "" {
 			continue
 		}
@@ -404,6 +417,9 @@ func (c *consolidation) start(d *capacity.Decision, now time.Time) {
 	}
 	for k := range d.Moves {
 		note(i.moves, d.Moves[k].From.Claim, c.workloadOf(d.Moves[k].Pod))
+		if to := d.Moves[k].To; to != nil && !slices.Contains(i.onto, to.Claim) {
+			i.onto = append(i.onto, to.Claim)
+		}
 	}
 	c.log.Info("consolidation decided", "claims", i.claims, "replacements", len(d.Launches), "moves", len(d.Moves), "saving", d.Saving, "why", d.Why)
 	if len(d.Launches) > 0 {

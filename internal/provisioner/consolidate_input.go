@@ -18,8 +18,9 @@ import (
 )
 
 // input reads all that consolidation depends on. chosen are claims whose nodes
-// decisions under way take away: for a recheck of these. Without it, they are on
-// their way out.
+// decisions under way take away: for a recheck of these; nodes that wait for their
+// replacements keep their pods then, and get none. Without it, both are on their way
+// out.
 func (c *consolidation) input(now time.Time, chosen map[string]bool) *capacity.ConsolidationInput {
 	v := c.newView(now)
 	nodes := c.readNodes(v)
@@ -30,13 +31,14 @@ func (c *consolidation) input(now time.Time, chosen map[string]bool) *capacity.C
 	v.snapshot.Nodes = nodes.all
 	in := &capacity.ConsolidationInput{Snapshot: v.snapshot, Policies: c.policies(now), Nodes: map[string]capacity.NodeFacts{},
 		Pods: map[*corev1.Pod]capacity.PodFacts{}, Moved: c.history.moved(now)}
+	c.mu.Lock()
+	underway := c.underway
 	if chosen == nil {
-		c.mu.Lock()
 		for w, n := range c.pledged {
 			in.Moved[w] += n
 		}
-		c.mu.Unlock()
 	}
+	c.mu.Unlock()
 	pdbs := newBudgets(all[*policyv1.PodDisruptionBudget](c.stores.pdbs))
 	for _, pn := range nodes.all {
 		claim := v.claims[pn.Claim]
@@ -44,7 +46,11 @@ func (c *consolidation) input(now time.Time, chosen map[string]bool) *capacity.C
 			continue
 		}
 		node, _ := one[*corev1.Node](c.stores.nodes, pn.Name)
-		in.Nodes[pn.Name] = c.nodeFacts(claim, node, chosen, now)
+		f := c.nodeFacts(claim, node, chosen, now)
+		if underway[claim.Name] && !f.Chosen {
+			f.Going, f.Reserved = f.Going || chosen == nil, true
+		}
+		in.Nodes[pn.Name] = f
 		if node != nil {
 			c.podFacts(in.Pods, pn, node, pdbs, chosen[claim.Name], now)
 		}

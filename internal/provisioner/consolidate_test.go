@@ -241,3 +241,48 @@ func TestConsolidationKeepsChoices(t *testing.T) {
 		t.Errorf("pods that must have a capacity type (-want +got):\n%s", diff)
 	}
 }
+
+// TestNodesThatWaitForReplacementsGetNoPods: until what is bought in their place is
+// ready, nobody else's pods are moved to them, nor are nodes taken away that pods of
+// theirs are to move to.
+func TestNodesThatWaitForReplacementsGetNoPods(t *testing.T) {
+	y, c := consolidatingYard(t)
+	y.pod("web", "rs", "a")
+	y.pod("other", "rs2", "b")
+	y.watch()
+	before := capacity.Consolidate(c.input(y.now, nil))
+	if len(before.Decisions) != 1 || before.Decisions[0].Nodes[0].Name != "a" {
+		t.Fatalf("decisions %+v, kept %v", before.Decisions, before.Kept)
+	}
+	for name, i := range map[string]*intent{
+		"the node that pods would move to is to be replaced": {claims: []string{"b"}},
+		"the node is to take pods of one that is replaced":   {claims: []string{"z"}, onto: []string{"a"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			i.asked = &wish{}
+			c.intents = []*intent{i}
+			c.planned, c.plannedAt = before.Decisions, y.now
+			c.begin(y.now, candidatesOf(y))
+			if len(c.intents) != 1 {
+				t.Errorf("begun: %+v", c.intents[1])
+			}
+		})
+	}
+	c.intents = []*intent{{claims: []string{"b"}, asked: &wish{}}}
+	c.pledge()
+	if got := capacity.Consolidate(c.input(y.now, nil)).Decisions; len(got) > 0 {
+		t.Errorf("a sweep moves pods to a node that is to be replaced: %s", got[0].Why)
+	}
+	why := capacity.Recheck(c.input(y.now, map[string]bool{"a": true}), []capacity.Intent{{Nodes: []string{"a"}}})
+	if why[0] == "" {
+		t.Error("what is under way goes on although its pods could move only to a node that is to be replaced")
+	}
+}
+
+func candidatesOf(y *yard) map[string]candidate {
+	out := map[string]candidate{}
+	for _, c := range y.candidates() {
+		out[c.claim.Name] = c
+	}
+	return out
+}
