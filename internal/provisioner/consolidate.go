@@ -173,7 +173,7 @@ func (c *consolidation) restore(now time.Time) {
 	slices.SortFunc(claims, func(a, b *v1alpha1.NodeClaim) int { return strings.Compare(a.Name, b.Name) })
 	for _, claim := range claims {
 		list := claim.Annotations[v1alpha1.AnnotationReplaces]
-		if list == "" || known[claim.Name] || claim.DeletionTimestamp != nil || !c.anyStays(list) || c.beingClaimed(list) {
+		if list == "" || known[claim.Name] || claim.DeletionTimestamp != nil || !slices.ContainsFunc(strings.Split(list, ","), c.stays) || c.beingClaimed(list) {
 			continue
 		}
 		i := byVictims[list]
@@ -247,8 +247,7 @@ func (c *consolidation) pledge() {
 // the history leaves.
 func (c *consolidation) count(i *intent, now time.Time) {
 	for _, name := range i.claims {
-		claim, ok := one[*v1alpha1.NodeClaim](c.stores.claims, name)
-		if i.counted[name] || ok && claim.DeletionTimestamp == nil {
+		if i.counted[name] || c.stays(name) {
 			continue
 		}
 		if i.counted == nil {
@@ -259,12 +258,14 @@ func (c *consolidation) count(i *intent, now time.Time) {
 	}
 }
 
-// anyStays reports whether one of the claims is still to be told to go.
-func (c *consolidation) anyStays(victims string) bool {
-	return slices.ContainsFunc(strings.Split(victims, ","), func(name string) bool {
-		claim, ok := one[*v1alpha1.NodeClaim](c.stores.claims, name)
-		return ok && claim.DeletionTimestamp == nil
-	})
+// stays reports whether a claim is still to be told to go.
+func (c *consolidation) stays(name string) bool {
+	claim, ok := one[*v1alpha1.NodeClaim](c.stores.claims, name)
+	if !ok || claim.DeletionTimestamp != nil {
+		return false
+	}
+	_, goes := c.removing.Load(claim.UID) // The cache may be behind.
+	return !goes
 }
 
 // beingClaimed reports whether replacements of these claims are being stored.
@@ -314,7 +315,11 @@ func (c *consolidation) look(i *intent, now time.Time, byClaim map[string]candid
 			}
 		}
 	}
-	if alive == 0 {
+	switch {
+	case alive > 0:
+	case slices.ContainsFunc(i.claims, c.stays):
+		return false, "their Provisioner or their Nodes are gone", false
+	default:
 		return true, "", false
 	}
 	if i.asked != nil {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -285,4 +286,43 @@ func candidatesOf(y *yard) map[string]candidate {
 		out[c.claim.Name] = c
 	}
 	return out
+}
+
+// TestADecisionEndsOnce: when its nodes were told to go, whether the watch shows that
+// yet or not; when nobody can take them away any more, it is dropped, and its
+// replacement let go.
+func TestADecisionEndsOnce(t *testing.T) {
+	for name, tc := range map[string]struct {
+		gone                       bool // The Provisioner.
+		done, dropped, moves, left float64
+	}{
+		"the claim was told to go":    {done: 1, moves: 1},
+		"its Provisioner was deleted": {gone: true, dropped: 1, left: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			y, c := consolidatingYard(t)
+			web := y.pod("web", "rs", "a")
+			y.watch()
+			bought, _ := one[*v1alpha1.NodeClaim](y.stores.claims, "b")
+			bought.Annotations = map[string]string{v1alpha1.AnnotationReplaces: "a"}
+			c.intents = []*intent{{claims: []string{"a"}, replacements: []string{"b"}, wanted: 1, moves: c.movesFrom([]string{"a"})}}
+			if tc.gone {
+				pr, _ := one[*v1alpha1.Provisioner](y.stores.provisioners, "p")
+				if err := y.stores.provisioners.GetStore().Delete(pr); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				y.removing.Store(types.UID("uid-a"), true)
+			}
+			for range 3 {
+				c.propose(y.now, y.candidates())
+			}
+			_, released := y.wishes.takeAll()
+			got := []float64{testutil.ToFloat64(y.metrics.consolidated.WithLabelValues("replace", "done")), testutil.ToFloat64(y.metrics.consolidated.WithLabelValues("replace", "dropped")),
+				float64(c.history.moved(y.now)[c.workloadOf(web)]), float64(len(released))}
+			if diff := cmp.Diff([]float64{tc.done, tc.dropped, tc.moves, tc.left}, got); diff != "" {
+				t.Errorf("done, dropped, moves in the history, replacements let go (-want +got):\n%s", diff)
+			}
+		})
+	}
 }
