@@ -51,6 +51,25 @@ func TestEmphasisOfAPriority(t *testing.T) {
 	}
 }
 
+// TestANodeCostsWhatItsOfferingCostsNow: also while EC2 has no more of it, when what
+// it was bought at may be long past.
+func TestANodeCostsWhatItsOfferingCostsNow(t *testing.T) {
+	spot := func(zone string, price float64) Offering {
+		return Offering{Zone: zone, CapacityType: v1alpha1.CapacityTypeSpot, Price: price}
+	}
+	c := &consolidator{in: &ConsolidationInput{Snapshot: &Snapshot{Provisioners: []*Provisioner{{Name: "p", InstanceTypes: []InstanceType{
+		{Machine: &Machine{Name: "m5.large"}, Offerings: []Offering{spot("a", 0.04)}, SoldOut: []Offering{spot("b", 0.05)}},
+	}}}}}}
+	c.readPrices()
+	for zone, want := range map[string]float64{"a": 0.04, "b": 0.05, "c": 0.09} {
+		n := &Node{Provisioner: "p", HourlyPrice: 0.09, Labels: map[string]string{corev1.LabelInstanceTypeStable: "m5.large",
+			corev1.LabelTopologyZone: zone, v1alpha1.LabelCapacityType: v1alpha1.CapacityTypeSpot}}
+		if got := c.priceNow(n); got != want {
+			t.Errorf("in zone %s: %v $/h, want %v", zone, got, want)
+		}
+	}
+}
+
 func TestSpotStaysDiverse(t *testing.T) {
 	node := func(instanceType, capacityType string, price float64) *sender {
 		return &sender{price: price, node: &Node{Claim: "c", Labels: map[string]string{

@@ -188,15 +188,15 @@ func (c *consolidator) readPrices() {
 	for _, p := range c.in.Snapshot.Provisioners {
 		for i := range p.InstanceTypes {
 			t := &p.InstanceTypes[i]
-			for _, o := range t.Offerings {
+			for _, o := range slices.Concat(t.Offerings, t.SoldOut) {
 				c.prices[offeringName{p.Name, t.Machine.Name, o.Zone, o.CapacityType}] = o.Price
 			}
 		}
 	}
 }
 
-// priceNow is what a node costs now: the price of its offering where that can
-// be bought, for spot prices move; else what it was bought at.
+// priceNow is what a node costs now: the price of its offering where its Provisioner
+// still allows that, sold out or not, for spot prices move; else what it was bought at.
 func (c *consolidator) priceNow(n *Node) float64 {
 	if p, ok := c.prices[poolOf(n.Provisioner, n.Labels)]; ok {
 		return p
