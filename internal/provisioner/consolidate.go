@@ -357,7 +357,7 @@ func (c *consolidation) look(i *intent, now time.Time, byClaim map[string]candid
 	case i.cordoned && cordoned == 0:
 		return false, "the nodes were put back into use", true
 	case !i.readyAt.IsZero() && !i.cordoned && now.Sub(i.readyAt) > beginWithin:
-		return false, "the nodes could not be taken out of use in time", false
+		return false, "the nodes could not be taken out of use in time", i.wanted > 0
 	}
 	return false, "", false
 }

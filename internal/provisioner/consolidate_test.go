@@ -326,3 +326,18 @@ func TestADecisionEndsOnce(t *testing.T) {
 		})
 	}
 }
+
+// TestReplacementsThatCouldNotBeUsedAreNotBoughtAgainSoon: where other reasons keep
+// using the budgets up, nodes would be bought in vain every few minutes.
+func TestReplacementsThatCouldNotBeUsedAreNotBoughtAgainSoon(t *testing.T) {
+	for wanted, remembered := range map[int]bool{0: false, 1: true} {
+		y, c := consolidatingYard(t)
+		i := &intent{claims: []string{"a"}, replacements: []string{"b"}[:wanted], wanted: wanted, readyAt: y.now}
+		c.intents = []*intent{i}
+		late := y.now.Add(beginWithin + time.Second)
+		c.advance(late, candidatesOf(y))
+		if _, held := c.history.failed("a", late); len(c.intents) > 0 || held != remembered {
+			t.Errorf("%d replacements: %d intents, remembered %t; want none, %t", wanted, len(c.intents), held, remembered)
+		}
+	}
+}
