@@ -139,7 +139,8 @@ func (l *SpotLedger) Choose(owner types.UID, want SpotShare, reserve bool) strin
 	if o == nil {
 		o = &ledgerOwner{}
 		if reserve {
-			l.owners[owner] = o
+			// A copy: the review that it was read from must not stay in memory with it.
+			l.owners[types.UID(strings.Clone(string(owner)))] = o
 		}
 	}
 	now := l.now()

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unsafe"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -348,4 +349,38 @@ func hasTerm(pod *corev1.Pod, choice string) bool {
 		}
 	}
 	return false
+}
+
+// TestNothingOfAReviewIsKept: strings that are read from a review are part of it, and
+// one that is remembered would keep all of it in memory.
+func TestNothingOfAReviewIsKept(t *testing.T) {
+	within := func(body, s string) bool {
+		at, from := uintptr(unsafe.Pointer(unsafe.StringData(s))), uintptr(unsafe.Pointer(unsafe.StringData(body)))
+		return s != "" && at >= from && at < from+uintptr(len(body))
+	}
+	ledger := NewSpotLedger()
+	body := reviewOf("Pod", "pods", "CREATE", `{"metadata":{"namespace":"shop","annotations":{"berth.dev/spot-share":"50%"},`+
+		`"ownerReferences":[{"kind":"ReplicaSet","uid":"9","controller":true}]},"spec":{"containers":[{"name":"a"}]}}`, "")
+	if _, _, err := reviewPod(body, testSnapshot(defaultProvisioner()), ledger, 0); err != nil {
+		t.Fatal(err)
+	}
+	if len(ledger.owners) != 1 {
+		t.Fatalf("%d owners", len(ledger.owners))
+	}
+	for owner := range ledger.owners {
+		if within(body, string(owner)) {
+			t.Error("the ledger keeps the review of an owner's first pod")
+		}
+	}
+	body = reviewOf("Deployment", "deployments", "CREATE", `{"metadata":{"name":"web","namespace":"shop","uid":"8"},`+
+		`"spec":{"template":{"spec":{"containers":[{"name":"a","resources":{"requests":{"cpu":"5000"}}}]}}}}`, "")
+	_, d, err := reviewWorkload(body, testSnapshot(defaultProvisioner()), 0)
+	if err != nil || d.About == nil {
+		t.Fatalf("%+v, %v", d, err)
+	}
+	for _, s := range []string{d.About.Name, d.About.Namespace, string(d.About.UID), d.About.Kind} {
+		if within(body, s) {
+			t.Errorf("an Event keeps the review that it is about, by %q", s)
+		}
+	}
 }

@@ -63,10 +63,12 @@ type Workload struct {
 	template string
 }
 
-// Object is the workload for whoever writes Events.
+// Object is the workload for whoever writes Events, who remembers it for minutes:
+// without the copies the review that it was read from would stay in memory as long.
 func (w *Workload) Object() *metav1.PartialObjectMetadata {
-	o := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Namespace: w.Namespace, Name: w.Name, UID: w.UID}}
-	o.Kind, o.APIVersion = w.Kind, "apps/v1"
+	o := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{
+		Namespace: strings.Clone(w.Namespace), Name: strings.Clone(w.Name), UID: types.UID(strings.Clone(string(w.UID)))}}
+	o.Kind, o.APIVersion = strings.Clone(w.Kind), "apps/v1"
 	if w.Kind == "Job" || w.Kind == "CronJob" {
 		o.APIVersion = "batch/v1"
 	}
