@@ -96,7 +96,16 @@ nowhere, 2 when the input is wrong, 1 when the cluster cannot be read.`,
 			}
 			// "-f examples/*.yaml" leaves all but the first to the arguments.
 			o.files = append(o.files, args...)
-			return o.run(cmd.Context(), s)
+			// Neither standard input nor the planner hears of ^C; the process ends
+			// with what still waits for them.
+			done := make(chan error, 1)
+			go func() { done <- o.run(cmd.Context(), s) }()
+			select {
+			case err := <-done:
+				return err
+			case <-cmd.Context().Done():
+				return errors.New("interrupted")
+			}
 		},
 	}
 	f := cmd.Flags()

@@ -2,10 +2,12 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -458,4 +460,23 @@ func TestWrittenQuantitiesAreReadBack(t *testing.T) {
 			t.Fatalf("%s: %d became %s", name, want, data)
 		}
 	})
+}
+
+// TestInterruptEndsPlan: also while it waits for what is to be typed.
+func TestInterruptEndsPlan(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	in, typed := io.Pipe()
+	defer typed.Close() // Only then its reader ends.
+	time.AfterFunc(50*time.Millisecond, cancel)
+	var out, stderr strings.Builder
+	code := make(chan int)
+	go func() { code <- execute(ctx, []string{"plan", "-f", "-"}, streams{in, &out, &stderr}) }()
+	select {
+	case got := <-code:
+		if got != 1 || out.String() != "" || !strings.Contains(stderr.String(), "interrupted") {
+			t.Errorf("exit code %d, output %q, error %q", got, &out, &stderr)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("it goes on waiting for standard input")
+	}
 }
