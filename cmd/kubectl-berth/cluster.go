@@ -114,22 +114,21 @@ func readCluster(ctx context.Context, c client.Reader) (*manifest.Set, error) {
 	return set, nil
 }
 
-// readOfferings reads what Berth has published about what can be bought; nil
-// where there is none. Berth's namespace is not known here: the newest counts.
-func readOfferings(ctx context.Context, c client.Reader) (*capacity.Offerings, error) {
+// readOfferings reads what Berth has published about what can be bought, and in
+// which namespace, its own; nil where there is none. The newest count.
+func readOfferings(ctx context.Context, c client.Reader) (newest *capacity.Offerings, namespace string, err error) {
 	var list corev1.ConfigMapList
 	if err := c.List(ctx, &list, client.MatchingFields{"metadata.name": v1alpha1.OfferingsConfigMap}); err != nil {
-		return nil, fmt.Errorf("reading ConfigMap %s: %w", v1alpha1.OfferingsConfigMap, err)
+		return nil, "", fmt.Errorf("reading ConfigMap %s: %w", v1alpha1.OfferingsConfigMap, err)
 	}
-	var newest *capacity.Offerings
 	for i := range list.Items {
 		o, err := capacity.DecodeOfferings(list.Items[i].BinaryData[capacity.OfferingsKey])
 		if err != nil {
-			return nil, fmt.Errorf("ConfigMap %s/%s: %w", list.Items[i].Namespace, list.Items[i].Name, err)
+			return nil, "", fmt.Errorf("ConfigMap %s/%s: %w", list.Items[i].Namespace, list.Items[i].Name, err)
 		}
 		if newest == nil || o.At.After(newest.At) {
-			newest = o
+			newest, namespace = o, list.Items[i].Namespace
 		}
 	}
-	return newest, nil
+	return newest, namespace, nil
 }

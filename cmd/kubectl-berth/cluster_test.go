@@ -122,7 +122,7 @@ func TestClusterThatRefusesIsAnError(t *testing.T) {
 	if _, err := readCluster(t.Context(), c); !errors.Is(err, refused) {
 		t.Errorf("objects: %v", err)
 	}
-	if _, err := readOfferings(t.Context(), c); !errors.Is(err, refused) {
+	if _, _, err := readOfferings(t.Context(), c); !errors.Is(err, refused) {
 		t.Errorf("offerings: %v", err)
 	}
 }
@@ -137,14 +137,14 @@ func TestNewestOfferingsCount(t *testing.T) {
 	}
 	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	c := fakeCluster(t, published("a", "eu-west-1", at), published("b", "us-west-2", at.Add(time.Hour)), &corev1.ConfigMap{ObjectMeta: named("other")}).Build()
-	if o, err := readOfferings(t.Context(), c); err != nil || o == nil || o.Region != "us-west-2" {
+	if o, namespace, err := readOfferings(t.Context(), c); err != nil || o == nil || o.Region != "us-west-2" || namespace != "b" {
 		t.Errorf("got %+v, %v", o, err)
 	}
-	if o, err := readOfferings(t.Context(), fakeCluster(t).Build()); err != nil || o != nil {
+	if o, _, err := readOfferings(t.Context(), fakeCluster(t).Build()); err != nil || o != nil {
 		t.Errorf("without any: got %+v, %v", o, err)
 	}
 	broken := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "berth-offerings"}}
-	if _, err := readOfferings(t.Context(), fakeCluster(t, broken).Build()); err == nil || !strings.Contains(err.Error(), "a/berth-offerings") {
+	if _, _, err := readOfferings(t.Context(), fakeCluster(t, broken).Build()); err == nil || !strings.Contains(err.Error(), "a/berth-offerings") {
 		t.Errorf("broken: %v", err)
 	}
 }

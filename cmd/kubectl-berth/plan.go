@@ -156,7 +156,7 @@ func (o *planOptions) run(ctx context.Context, s streams) error {
 	}
 	snapshot := set.Snapshot(manifest.Options{
 		Now: time.Now(), Region: market.region, Machines: market.machines, Resolved: market.resolved,
-		CapacityTypes: o.capacityTypes, Budget: o.budget, DefaultSpread: spread,
+		CapacityTypes: o.capacityTypes, Budget: o.budget, DefaultSpread: spread, Namespace: market.namespace,
 	})
 	for _, n := range append(market.notes, set.Notes()...) {
 		fmt.Fprintln(s.err, "note:", n)
@@ -214,7 +214,9 @@ type market struct {
 	region   string
 	machines []capacity.Machine
 	resolved map[string]capacity.Resolved
-	notes    []string
+	// namespace is Berth's; empty where it has published nothing.
+	namespace string
+	notes     []string
 }
 
 // read gets the objects and the market, from files or from the cluster.
@@ -239,7 +241,7 @@ func (o *planOptions) read(ctx context.Context, s streams) (*manifest.Set, *mark
 		return nil, nil, err
 	}
 	if o.catalog == "" {
-		offerings, err := readOfferings(ctx, c)
+		offerings, namespace, err := readOfferings(ctx, c)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -249,7 +251,7 @@ func (o *planOptions) read(ctx context.Context, s streams) (*manifest.Set, *mark
 		case o.region != "" && o.region != offerings.Region:
 			return nil, nil, usageError{fmt.Errorf("this cluster is in region %s, not %s; use --catalog to plan for another", offerings.Region, o.region)}
 		default:
-			return set, &market{region: offerings.Region, machines: offerings.Machines, resolved: offerings.Provisioners}, nil
+			return set, &market{region: offerings.Region, machines: offerings.Machines, resolved: offerings.Provisioners, namespace: namespace}, nil
 		}
 	}
 	m, err := o.fromCatalog(set)

@@ -36,6 +36,9 @@ type Options struct {
 	DefaultSpread []corev1.TopologySpreadConstraint
 	// Budget is the time that a plan may take; see capacity.Snapshot.
 	Budget time.Duration
+	// Namespace is Berth's own, where a pause is one of all Provisioners; empty: it
+	// is not known.
+	Namespace string
 }
 
 // DefaultProvisioner stands in where the input has none: what berth.dev would
@@ -83,7 +86,9 @@ func (s *Set) Snapshot(o Options) *capacity.Snapshot {
 		s.Note("no Provisioner given: planning with the default one (amd64, categories c, m and r, accelerated types for pods that ask for them)")
 	}
 	for _, p := range provisioners {
-		out.Provisioners = append(out.Provisioners, provisioner(p, o, nodes))
+		q := provisioner(p, o, nodes)
+		q.NotReady = cmp.Or(s.stopped(p, o), q.NotReady)
+		out.Provisioners = append(out.Provisioners, q)
 	}
 	return out
 }
@@ -326,6 +331,24 @@ func provisioner(p *v1alpha1.Provisioner, o Options, nodes *nodeSet) *capacity.P
 		out.Used, out.UsedHourlyCost = u.resources, u.cost
 	}
 	return out
+}
+
+// stopped says why nothing is bought of a Provisioner whatever its condition says:
+// it goes, or launching is paused; empty: neither.
+func (s *Set) stopped(p *v1alpha1.Provisioner, o Options) string {
+	if p.DeletionTimestamp != nil {
+		return "it is being deleted"
+	}
+	until := v1alpha1.PausedUntil(p.Annotations[v1alpha1.AnnotationPauseLaunching], o.Now)
+	for _, n := range all[*corev1.Namespace](s) {
+		if end := v1alpha1.PausedUntil(n.Annotations[v1alpha1.AnnotationPauseLaunching], o.Now); n.Name == o.Namespace && end.After(until) {
+			until = end
+		}
+	}
+	if until.IsZero() {
+		return ""
+	}
+	return "launching is paused until " + until.UTC().Format(time.RFC3339)
 }
 
 // rootVolume is the size of the volume that holds pods' ephemeral storage, in

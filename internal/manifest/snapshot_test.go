@@ -482,3 +482,29 @@ spec: {nodeName: n1, containers: [{name: c, resources: {requests: {cpu: 1}}}]}
 		}
 	}
 }
+
+// TestNothingIsBoughtWhileProvisionersAreStopped: neither by Berth, nor by a plan.
+func TestNothingIsBoughtWhileProvisionersAreStopped(t *testing.T) {
+	for name, tc := range map[string]struct{ provisioner, namespace, want string }{
+		"nothing stops it":                      {"{name: p}", "", ""},
+		"its launching is paused":               {`{name: p, annotations: {berth.dev/pause-launching: "2026-01-01T01:00:00Z"}}`, "", "launching is paused until 2026-01-01T01:00:00Z"},
+		"its pause is over":                     {`{name: p, annotations: {berth.dev/pause-launching: "2025-12-31T23:00:00Z"}}`, "", ""},
+		"a pause that has not been read yet":    {`{name: p, annotations: {berth.dev/pause-launching: 30m}}`, "", "launching is paused until 2026-01-01T00:30:00Z"},
+		"all are paused, for longer than it is": {`{name: p, annotations: {berth.dev/pause-launching: 30m}}`, `{name: berth-system, annotations: {berth.dev/pause-launching: 2h}}`, "launching is paused until 2026-01-01T02:00:00Z"},
+		"another namespace's annotation":        {"{name: p}", `{name: shop, annotations: {berth.dev/pause-launching: 2h}}`, ""},
+		"another pause":                         {"{name: p}", `{name: berth-system, annotations: {berth.dev/pause-disruption: 2h}}`, ""},
+		"it goes, and takes its nodes with it":  {`{name: p, deletionTimestamp: "2026-01-01T00:00:00Z", annotations: {berth.dev/pause-launching: 2h}}`, "", "it is being deleted"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			in := "apiVersion: berth.dev/v1alpha1\nkind: Provisioner\nmetadata: " + tc.provisioner
+			if tc.namespace != "" {
+				in += "\n---\napiVersion: v1\nkind: Namespace\nmetadata: " + tc.namespace
+			}
+			o := testOptions
+			o.Namespace = "berth-system"
+			if got := read(t, in).Snapshot(o).Provisioners[0].NotReady; got != tc.want {
+				t.Errorf("got %q, want %q", got, tc.want)
+			}
+		})
+	}
+}

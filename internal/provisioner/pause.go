@@ -12,52 +12,20 @@ import (
 	"github.com/berth-dev/berth/api/v1alpha1"
 )
 
-const (
-	// pauseDefault is what a pause stands for that names no time.
-	pauseDefault = time.Hour
-	// pauseMost is the longest pause: it must end by itself.
-	pauseMost = 30 * 24 * time.Hour
-	// pausesEvery is how often pauses are looked at.
-	pausesEvery = time.Second
-)
+// pausesEvery is how often pauses are looked at.
+const pausesEvery = time.Second
 
 // paused says until when something is stopped for a Provisioner, by its own
 // annotation or by that of Berth's namespace; zero: it is not. It goes by the
 // cache alone, so that a new leader knows it from its first decision on.
 func (p *Loops) paused(key string, pr *v1alpha1.Provisioner, now time.Time) time.Time {
-	latest := pausedBy(pr.Annotations[key], now)
+	latest := v1alpha1.PausedUntil(pr.Annotations[key], now)
 	if ns, ok := one[*corev1.Namespace](p.stores.namespace, p.cfg.Namespace); ok {
-		if t := pausedBy(ns.Annotations[key], now); t.After(latest) {
+		if t := v1alpha1.PausedUntil(ns.Annotations[key], now); t.After(latest) {
 			latest = t
 		}
 	}
 	return latest
-}
-
-func pausedBy(value string, now time.Time) time.Time {
-	if value == "" || value == "false" {
-		return time.Time{}
-	}
-	if end, _ := pauseEnd(value, now); end.After(now) {
-		return end
-	}
-	return time.Time{}
-}
-
-// pauseEnd reads the value of a pause annotation: when it ends, and whether that
-// is what it says, or is to be written into it first.
-func pauseEnd(value string, now time.Time) (end time.Time, written bool) {
-	if t, err := time.Parse(time.RFC3339, value); err == nil {
-		if most := now.Add(pauseMost); t.After(most) {
-			return most.Truncate(time.Second), false
-		}
-		return t, true
-	}
-	d, err := time.ParseDuration(value)
-	if err != nil || d <= 0 {
-		d = pauseDefault // Whoever wrote it wants a pause, now.
-	}
-	return now.Add(min(d, pauseMost)).Truncate(time.Second), false
 }
 
 // keepPauses writes the time into pause annotations that do not name one, and
@@ -78,7 +46,7 @@ func (p *Loops) keepPauses(ctx context.Context) error {
 				if value == "" || value == "false" {
 					continue
 				}
-				end, written := pauseEnd(value, now)
+				end, written := v1alpha1.PauseEnd(value, now)
 				if written && end.After(now) {
 					continue
 				}

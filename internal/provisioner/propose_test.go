@@ -167,18 +167,18 @@ func TestPauseEnds(t *testing.T) {
 		"2026-11-28T14:00:00Z":      {2 * time.Hour, true},
 		"2026-11-28T15:00:00+01:00": {2 * time.Hour, true},
 		"2026-11-28T11:00:00Z":      {-time.Hour, true},
-		"2036-01-01T00:00:00Z":      {pauseMost, false},
+		"2036-01-01T00:00:00Z":      {v1alpha1.PauseMost, false},
 		"4h":                        {4 * time.Hour, false},
-		"100000h":                   {pauseMost, false},
-		"true":                      {pauseDefault, false},
-		"-5m":                       {pauseDefault, false},
+		"100000h":                   {v1alpha1.PauseMost, false},
+		"true":                      {v1alpha1.PauseDefault, false},
+		"-5m":                       {v1alpha1.PauseDefault, false},
 	} {
-		end, written := pauseEnd(value, now)
+		end, written := v1alpha1.PauseEnd(value, now)
 		if end.Sub(now) != want.in || written != want.written {
 			t.Errorf("%q ends in %s, written %t; want %s, %t", value, end.Sub(now), written, want.in, want.written)
 		}
 	}
-	if !pausedBy("", now).IsZero() || !pausedBy("false", now).IsZero() || !pausedBy("2026-11-28T11:00:00Z", now).IsZero() {
+	if !v1alpha1.PausedUntil("", now).IsZero() || !v1alpha1.PausedUntil("false", now).IsZero() || !v1alpha1.PausedUntil("2026-11-28T11:00:00Z", now).IsZero() {
 		t.Error("paused without a pause, or after its end")
 	}
 }
@@ -189,7 +189,7 @@ func FuzzPauseEnd(f *testing.F) {
 	f.Add("2026-11-28T14:00:00Z")
 	f.Fuzz(func(t *testing.T, value string) {
 		now := time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
-		if end, _ := pauseEnd(value, now); end.After(now.Add(pauseMost)) {
+		if end, _ := v1alpha1.PauseEnd(value, now); end.After(now.Add(v1alpha1.PauseMost)) {
 			t.Errorf("%q pauses until %s", value, end)
 		}
 	})
