@@ -128,7 +128,11 @@ func (w *why) claim(ctx context.Context, name string) error {
 	case drain.Cordoned(node):
 		fmt.Fprintf(w.out, "\ntaken out of use: %s; its pods are told to go when there is room for them elsewhere\n", cmp.Or(node.Annotations[v1alpha1.AnnotationDisruptionReason], "somebody tainted it"))
 	default:
-		w.staying(&c, pr)
+		until, err := w.pausedEverywhere(ctx)
+		if err != nil {
+			return err
+		}
+		w.staying(&c, pr, until)
 	}
 	if err := w.pods(ctx, &c, node); err != nil {
 		return err
@@ -136,15 +140,45 @@ func (w *why) claim(ctx context.Context, name string) error {
 	return w.events(ctx, "NodeClaim", "", c.Name)
 }
 
-// staying says when a node would go, and what holds it.
-func (w *why) staying(c *v1alpha1.NodeClaim, pr *v1alpha1.Provisioner) {
+// pausedEverywhere is until when Berth's own namespace, the one in which it publishes
+// offerings, pauses disruption of all Provisioners; zero: it does not, or may not be
+// looked at, which is said.
+func (w *why) pausedEverywhere(ctx context.Context) (latest time.Time, err error) {
+	list := &metav1.PartialObjectMetadataList{}
+	list.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("ConfigMapList"))
+	err = w.c.List(ctx, list, client.MatchingFields{"metadata.name": v1alpha1.OfferingsConfigMap})
+	for i := 0; err == nil && i < len(list.Items); i++ {
+		var ns corev1.Namespace
+		if err = w.c.Get(ctx, client.ObjectKey{Name: list.Items[i].Namespace}, &ns); err == nil {
+			if until := v1alpha1.PausedUntil(ns.Annotations[v1alpha1.AnnotationPauseDisruption], w.now); until.After(latest) {
+				latest = until
+			}
+		}
+	}
+	if apierrors.IsForbidden(err) {
+		fmt.Fprintf(w.out, "\nwhether disruption is paused everywhere is not known: %s\n", err)
+		return latest, nil
+	}
+	if err != nil {
+		return latest, fmt.Errorf("reading Berth's namespace: %w", err)
+	}
+	return latest, nil
+}
+
+// staying says when a node would go, and what holds it. everywhere is until when
+// disruption of all Provisioners is paused; zero: it is not.
+func (w *why) staying(c *v1alpha1.NodeClaim, pr *v1alpha1.Provisioner, everywhere time.Time) {
 	fmt.Fprintln(w.out, "\nit stays:")
 	if pr == nil {
 		fmt.Fprintf(w.out, "  its Provisioner %s is gone: nothing gives it back but an interruption, or whoever deletes it\n", c.Spec.Provisioner.Name)
 		return
 	}
-	if until := pr.Annotations[v1alpha1.AnnotationPauseDisruption]; until != "" {
-		fmt.Fprintf(w.out, "  disruption of Provisioner %s is paused until %s\n", pr.Name, until)
+	until := v1alpha1.PausedUntil(pr.Annotations[v1alpha1.AnnotationPauseDisruption], w.now)
+	switch {
+	case everywhere.After(until):
+		fmt.Fprintf(w.out, "  disruption of all Provisioners is paused until %s\n", stamp(everywhere))
+	case !until.IsZero():
+		fmt.Fprintf(w.out, "  disruption of Provisioner %s is paused until %s\n", pr.Name, stamp(until))
 	}
 	if s := meta.FindStatusCondition(pr.Status.Conditions, v1alpha1.ConditionDriftStopped); s != nil && s.Status == metav1.ConditionTrue {
 		fmt.Fprintf(w.out, "  drift is stopped: %s\n", s.Message)
