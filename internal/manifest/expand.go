@@ -127,7 +127,7 @@ func (s *Set) expand() *world {
 			wl := newWorkload(o, "apps/v1", "ReplicaSet", name, &o.Spec.Template, map[string]string{appsv1.DefaultDeploymentUniqueLabelKey: hash})
 			w.replicas(wl, "Deployment", o.Name, atLeastOne(o.Spec.Replicas))
 		case *appsv1.ReplicaSet:
-			if !s.makes(o, "Deployment") {
+			if !s.ofDeployment(o) {
 				w.replicas(newWorkload(o, "apps/v1", "ReplicaSet", o.Name, &o.Spec.Template, nil), "ReplicaSet", o.Name, atLeastOne(o.Spec.Replicas))
 			}
 		case *corev1.ReplicationController:
@@ -150,19 +150,15 @@ func atLeastOne(n *int32) int {
 	return int(*n)
 }
 
-// makes reports whether the Set holds the controller of an object, which then
-// speaks for it.
-func (s *Set) makes(o Object, kind string) bool {
+// ofDeployment reports whether the Set holds the Deployment that controls a
+// ReplicaSet, which then speaks for it.
+func (s *Set) ofDeployment(o *appsv1.ReplicaSet) bool {
 	ref := metav1.GetControllerOfNoCopy(o)
-	if ref == nil || ref.Kind != kind {
+	if ref == nil || ref.Kind != "Deployment" {
 		return false
 	}
-	for _, x := range s.objects {
-		if kindOf(x) == kind && x.GetNamespace() == o.GetNamespace() && x.GetName() == ref.Name {
-			return true
-		}
-	}
-	return false
+	_, ok := s.index[keyOf(&appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: o.Namespace, Name: ref.Name}})]
+	return ok
 }
 
 // replicas adds the pods that are missing.

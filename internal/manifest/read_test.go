@@ -240,3 +240,9 @@ func wanted(s *Set) int {
 }
 
 var _ Object = (*corev1.Pod)(nil)
+
+// kindOf is an object's kind, whether or not it says so itself.
+func kindOf(o Object) string {
+	t := fmt.Sprintf("%T", o)
+	return t[strings.LastIndex(t, ".")+1:]
+}

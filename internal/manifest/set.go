@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
@@ -157,9 +156,3 @@ func namespaced(o Object) bool {
 }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
-
-// kindOf is an object's kind, whether or not it says so itself.
-func kindOf(o Object) string {
-	t := fmt.Sprintf("%T", o)
-	return t[strings.LastIndex(t, ".")+1:]
-}

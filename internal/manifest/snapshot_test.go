@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -506,5 +507,28 @@ func TestNothingIsBoughtWhileProvisionersAreStopped(t *testing.T) {
 				t.Errorf("got %q, want %q", got, tc.want)
 			}
 		})
+	}
+}
+
+// TestReplicaSetsOfLargeClustersAreKnown: whether a Deployment speaks for a
+// ReplicaSet is looked up, not searched for among all objects, which took minutes.
+func TestReplicaSetsOfLargeClustersAreKnown(t *testing.T) {
+	s := &Set{}
+	for i := range 40_000 {
+		s.Add(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("pod-", i)}, Spec: corev1.PodSpec{NodeName: "n"}})
+	}
+	for i := range 10_000 {
+		owner := metav1.OwnerReference{Kind: "Deployment", Name: fmt.Sprint("d-", i/10), Controller: new(true)}
+		s.Add(&appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: owner.Name}, Spec: appsv1.DeploymentSpec{Replicas: new(int32(0))}})
+		s.Add(&appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("rs-", i), OwnerReferences: []metav1.OwnerReference{owner}}})
+	}
+	s.Add(&appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: "alone", OwnerReferences: []metav1.OwnerReference{{Kind: "Deployment", Name: "gone", Controller: new(true)}}}})
+	start := time.Now()
+	w := s.expand()
+	if took := time.Since(start); took > 20*time.Second {
+		t.Errorf("it took %s", took)
+	}
+	if n := len(w.pods); n != 40_001 {
+		t.Errorf("%d pods; want one more than there are, of the ReplicaSet whose Deployment is gone", n)
 	}
 }
