@@ -160,3 +160,29 @@ func TestClusterThatIsDownIsExitCodeOne(t *testing.T) {
 		t.Errorf("exit code %d, output %q, error %q", code, stdout, stderr)
 	}
 }
+
+// TestOldOfferingsAreDoubted: a plan by them is of little worth.
+func TestOldOfferingsAreDoubted(t *testing.T) {
+	for name, tc := range map[string]struct {
+		age     time.Duration
+		doubted bool
+	}{
+		"read within the hour": {time.Hour, false},
+		"nobody reads them":    {50 * time.Hour, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			data, err := capacity.EncodeOfferings(&capacity.Offerings{At: time.Now().Add(-tc.age), Region: "eu-west-1"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := fakeCluster(t, &corev1.ConfigMap{ObjectMeta: named(v1alpha1.OfferingsConfigMap), BinaryData: map[string][]byte{capacity.OfferingsKey: data}}).Build()
+			set, m, err := (&planOptions{}).fromCluster(t.Context(), c)
+			if err != nil || m.region != "eu-west-1" || m.namespace != "x" {
+				t.Fatalf("%+v, %v", m, err)
+			}
+			if notes := strings.Join(set.Notes(), "; "); strings.Contains(notes, "is the provisioner running?") != tc.doubted {
+				t.Errorf("notes %q", notes)
+			}
+		})
+	}
+}

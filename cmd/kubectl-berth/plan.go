@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/admission"
@@ -24,6 +25,9 @@ import (
 
 // fallbackRegion is planned for when nothing says which region is meant.
 const fallbackRegion = "us-east-1"
+
+// staleAfter is how old what Berth has published may be without a word about it.
+const staleAfter = 3 * time.Hour
 
 // planOptions are the flags of plan.
 type planOptions struct {
@@ -236,6 +240,12 @@ func (o *planOptions) read(ctx context.Context, s streams) (*manifest.Set, *mark
 	if err != nil {
 		return nil, nil, usageError{fmt.Errorf("no manifests (-f) and %w", err)}
 	}
+	return o.fromCluster(ctx, c)
+}
+
+// fromCluster gets both from the cluster, and the market from the catalogue where
+// that is wanted or Berth has published none.
+func (o *planOptions) fromCluster(ctx context.Context, c client.Reader) (*manifest.Set, *market, error) {
 	set, err := readCluster(ctx, c)
 	if err != nil {
 		return nil, nil, err
@@ -251,6 +261,9 @@ func (o *planOptions) read(ctx context.Context, s streams) (*manifest.Set, *mark
 		case o.region != "" && o.region != offerings.Region:
 			return nil, nil, usageError{fmt.Errorf("this cluster is in region %s, not %s; use --catalog to plan for another", offerings.Region, o.region)}
 		default:
+			if age := time.Since(offerings.At); age >= staleAfter {
+				set.Note("what can be bought is as of %s ago, and is read anew every hour: is the provisioner running?", age.Round(time.Minute))
+			}
 			return set, &market{region: offerings.Region, machines: offerings.Machines, resolved: offerings.Provisioners, namespace: namespace}, nil
 		}
 	}
