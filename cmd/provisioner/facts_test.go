@@ -12,11 +12,15 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/version"
 	fakediscovery "k8s.io/client-go/discovery/fake"
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/rest"
+	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/berth-dev/berth/internal/ec2"
 	"github.com/berth-dev/berth/internal/ec2sim"
@@ -95,6 +99,29 @@ type apiServer struct {
 }
 
 func (a *apiServer) ServerVersion() (*version.Info, error) { return &a.Info, a.err }
+
+// TestCRDsAreMissedOnlyWhereTheyAreMissing: an API server that does not answer is no
+// reason to apply them.
+func TestCRDsAreMissedOnlyWhereTheyAreMissing(t *testing.T) {
+	for name, tc := range map[string]struct {
+		err  error
+		want string
+	}{
+		"they are there":      {nil, ""},
+		"they are not there":  {apierrors.NewNotFound(schema.GroupResource{}, ""), "apply the CRDs first"},
+		"the server is upset": {errors.New("try again"), "try again"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			kube := fake.NewClientset()
+			kube.Resources = []*metav1.APIResourceList{{GroupVersion: "berth.dev/v1alpha1", APIResources: []metav1.APIResource{{Name: "nodeclaims"}}}}
+			kube.PrependReactor("get", "resource", func(clienttesting.Action) (bool, runtime.Object, error) { return tc.err != nil, nil, tc.err })
+			err := new(options).checkCRDs(kube)
+			if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("error %v, want %q", err, tc.want)
+			}
+		})
+	}
+}
 
 // versioned is a Cloud with a version.
 type versioned struct{ version string }

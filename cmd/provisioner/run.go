@@ -420,6 +420,9 @@ func serviceRange(ctx context.Context, kube kubernetes.Interface) (string, error
 // checkCRDs fails early where the resources are missing.
 func (o *options) checkCRDs(kube kubernetes.Interface) error {
 	list, err := kube.Discovery().ServerResourcesForGroupVersion(v1alpha1.GroupVersion.String())
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("asking the API server for %s: %w", v1alpha1.GroupVersion, err)
+	}
 	if err != nil || len(list.APIResources) == 0 {
 		return fmt.Errorf("the cluster does not know %s: apply the CRDs first (kubectl apply -f deploy/crds)", v1alpha1.GroupVersion)
 	}
