@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -94,11 +95,24 @@ func TestClusterFacts(t *testing.T) {
 
 // apiServer has a version, or an error.
 type apiServer struct {
+	mu sync.Mutex
 	version.Info
 	err error
 }
 
-func (a *apiServer) ServerVersion() (*version.Info, error) { return &a.Info, a.err }
+func (a *apiServer) ServerVersion() (*version.Info, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	info := a.Info
+	return &info, a.err
+}
+
+// becomes has it say another minor version from now on, or an error.
+func (a *apiServer) becomes(minor string, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.Minor, a.err = minor, err
+}
 
 // TestCRDsAreMissedOnlyWhereTheyAreMissing: an API server that does not answer is no
 // reason to apply them.
@@ -124,11 +138,20 @@ func TestCRDsAreMissedOnlyWhereTheyAreMissing(t *testing.T) {
 }
 
 // versioned is a Cloud with a version.
-type versioned struct{ version string }
+type versioned struct {
+	mu      sync.Mutex
+	version string
+}
 
-func (v *versioned) KubernetesVersion() string { return v.version }
+func (v *versioned) KubernetesVersion() string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.version
+}
 
 func (v *versioned) SetKubernetesVersion(version string) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	v.version = version
 	return nil
 }
@@ -138,25 +161,25 @@ func (v *versioned) SetKubernetesVersion(version string) error {
 func TestUpgradesAreNoticed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		api, cloud, elected := &apiServer{Info: version.Info{Major: "1", Minor: "36"}}, &versioned{"1.36"}, make(chan struct{})
+		api, cloud, elected := &apiServer{Info: version.Info{Major: "1", Minor: "36"}}, &versioned{version: "1.36"}, make(chan struct{})
 		k := &versionKeeper{log: zap.NewNop(), kube: api, elected: elected, cloud: cloud}
 		done := make(chan error)
 		go func() { done <- k.Start(ctx) }()
 		wait := func(what, want string) {
 			synctest.Wait()
-			if cloud.version != want {
-				t.Errorf("%s: version %s, want %s", what, cloud.version, want)
+			if got := cloud.KubernetesVersion(); got != want {
+				t.Errorf("%s: version %s, want %s", what, got, want)
 			}
 		}
 		wait("nothing has changed", "1.36")
-		api.Minor = "37+"
+		api.becomes("37+", nil)
 		wait("not looked yet", "1.36")
 		time.Sleep(versionEvery)
 		wait("a minute later", "1.37")
-		api.Minor, api.err = "38", errors.New("no answer")
+		api.becomes("38", errors.New("no answer"))
 		time.Sleep(versionEvery)
 		wait("the API server does not answer", "1.37")
-		api.err = nil
+		api.becomes("38", nil)
 		close(elected)
 		wait("leading now", "1.38")
 		cancel()

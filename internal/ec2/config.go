@@ -227,7 +227,7 @@ func (c *Cloud) KubernetesVersion() string {
 }
 
 func badVersion(version string) error {
-	return fmt.Errorf("version %q of Kubernetes: give major.minor, such as 1.37", version)
+	return fmt.Errorf("cluster's Kubernetes version %q: give major.minor, such as 1.37", version)
 }
 
 // probe asks EC2 for the region's zones and turns what can be wrong with the
