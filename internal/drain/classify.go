@@ -160,7 +160,7 @@ func classify(p *corev1.Pod, node NodeFacts, now, deadline time.Time) Verdict {
 		late = !now.Before(deleteAt)
 	}
 	if p.DeletionTimestamp != nil {
-		gone := p.DeletionTimestamp.Add(stuckAfter)
+		gone := stuckAt(p)
 		if node.Unreachable {
 			gone = earlier(gone, toldAt(p).Add(silentAfter))
 		}
@@ -192,8 +192,11 @@ func classify(p *corev1.Pod, node NodeFacts, now, deadline time.Time) Verdict {
 // Stuck reports whether a pod is still there so long after its own deletion time that no
 // drain waits for it any more.
 func Stuck(p *corev1.Pod, now time.Time) bool {
-	return p.DeletionTimestamp != nil && !now.Before(p.DeletionTimestamp.Add(stuckAfter))
+	return p.DeletionTimestamp != nil && !now.Before(stuckAt(p))
 }
+
+// stuckAt is from when on nobody waits for a terminating pod any more.
+func stuckAt(p *corev1.Pod) time.Time { return p.DeletionTimestamp.Add(stuckAfter) }
 
 // toldAt is when a terminating pod was told to go: its deletion time is later by
 // its grace.

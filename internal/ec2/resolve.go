@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -431,11 +430,7 @@ func (c *Cloud) dryRunRequest(e *v1alpha1.EC2, r *Resolved) *ec2.RunInstancesInp
 	if r.Images[0].Arch == "arm64" {
 		kind = types.InstanceTypeM6gLarge
 	}
-	tags := maps.Clone(e.Tags)
-	if tags == nil {
-		tags = map[string]string{}
-	}
-	maps.Copy(tags, c.clusterTags())
+	tags := c.withClusterTags(e.Tags)
 	meta := metadataOptions(e.MetadataOptions)
 	in := &ec2.RunInstancesInput{
 		DryRun:           aws.Bool(true),

@@ -307,13 +307,17 @@ func (c *Cloud) DeleteUnusedTemplates(ctx context.Context, inUse map[string]bool
 // interfaceTags of what is launched for a Provisioner: the user's, over which
 // ours win. A template is shared by claims, so that none of theirs are there.
 func (c *Cloud) interfaceTags(provisioner string, e *v1alpha1.EC2) map[string]string {
-	tags := maps.Clone(e.Tags)
-	if tags == nil {
-		tags = map[string]string{}
-	}
-	maps.Copy(tags, c.clusterTags())
+	tags := c.withClusterTags(e.Tags)
 	tags[v1alpha1.TagProvisioner] = provisioner
 	return tags
+}
+
+// withClusterTags are the user's tags and, over them, clusterTags.
+func (c *Cloud) withClusterTags(tags map[string]string) map[string]string {
+	out := map[string]string{}
+	maps.Copy(out, tags)
+	maps.Copy(out, c.clusterTags())
+	return out
 }
 
 // clusterTags are on everything that Berth creates.

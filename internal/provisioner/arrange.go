@@ -14,11 +14,11 @@ import (
 )
 
 // arrange exchanges seats among pods alike, so that those on claims that are about to
-// open are of the pods that kube-scheduler tries last, and returns the claims in the order in
-// which it will want their nodes. From the first node that opens on it tries all pods
-// that wait, one every few milliseconds, and forgets the seats of those whose own node
-// is not open by then: it is to begin with pods that have no seat to lose yet, and to come to the others
-// as their nodes open.
+// open are of the pods that kube-scheduler tries last, and returns the claims in the
+// order in which it will want their nodes. From the first node that opens on it tries
+// all pods that wait, one every few milliseconds, and forgets the seats of those whose
+// own node is not open by then: it is to begin with pods that have no seat to lose yet,
+// and to come to the others as their nodes open.
 func (d *doors) arrange(batch []*v1alpha1.NodeClaim) []*v1alpha1.NodeClaim {
 	claims := slices.Clone(batch)
 	for _, c := range d.closed() {
@@ -26,17 +26,25 @@ func (d *doors) arrange(batch []*v1alpha1.NodeClaim) []*v1alpha1.NodeClaim {
 			claims = append(claims, c)
 		}
 	}
-	// seats are how many pods of each kind a claim has seats for.
+	holders := map[string][]*corev1.Pod{}
+	var queue []*corev1.Pod
+	for _, c := range claims {
+		holders[c.Name] = d.nominator.seatHolders(c)
+		queue = append(queue, holders[c.Name]...)
+	}
+	// Of two nodes that a pod may have its seat on, that of more pods opens first.
+	slices.SortStableFunc(claims[:len(batch)], func(a, b *v1alpha1.NodeClaim) int {
+		return cmp.Compare(len(holders[b.Name]), len(holders[a.Name]))
+	})
+	// seats are how many pods of each kind a claim has seats for; nil once they are given.
 	seats := make([]map[string]int, len(claims))
 	kinds := map[types.UID]string{}
-	var queue []*corev1.Pod
 	for i, c := range claims {
 		seats[i] = map[string]int{}
-		for _, p := range d.nominator.seatHolders(c) {
+		for _, p := range holders[c.Name] {
 			kind := kindOf(p)
 			kinds[p.UID] = kind
 			seats[i][kind]++
-			queue = append(queue, p)
 		}
 	}
 	slices.SortFunc(queue, triedBefore)
@@ -62,12 +70,7 @@ func (d *doors) arrange(batch []*v1alpha1.NodeClaim) []*v1alpha1.NodeClaim {
 		if given[p.UID] != "" {
 			continue
 		}
-		next := -1
-		for i := range batch {
-			if seats[i][kinds[p.UID]] > 0 && (next < 0 || total(seats[i]) > total(seats[next])) {
-				next = i
-			}
-		}
+		next := slices.IndexFunc(seats[:len(batch)], func(of map[string]int) bool { return of[kinds[p.UID]] > 0 })
 		order = append(order, claims[next])
 		give(next)
 	}
@@ -80,17 +83,9 @@ func (d *doors) arrange(batch []*v1alpha1.NodeClaim) []*v1alpha1.NodeClaim {
 	return order
 }
 
-func total(counts map[string]int) int {
-	n := 0
-	for _, c := range counts {
-		n += c
-	}
-	return n
-}
-
 // triedBefore orders pods as kube-scheduler will try them: by priority, then those
-// first whose last vain try is longest ago. It writes each new reason to the pod, so that the pod's
-// version tells.
+// first whose last vain try is longest ago. It writes each new reason to the pod, so
+// that the pod's version tells.
 func triedBefore(a, b *corev1.Pod) int {
 	if c := cmp.Compare(corev1helpers.PodPriority(b), corev1helpers.PodPriority(a)); c != 0 {
 		return c
@@ -105,9 +100,7 @@ func triedBefore(a, b *corev1.Pod) int {
 // scheduler looks at tells one from another. A pod that has volumes, devices or a
 // group of its own, or its seat already, is of a kind of its own.
 func kindOf(p *corev1.Pod) string {
-	_, grouped := p.Annotations[v1alpha1.AnnotationPodGroup]
-	if grouped || p.Spec.SchedulingGroup != nil || len(p.Spec.ResourceClaims) > 0 || p.Status.NominatedNodeName != "" ||
-		slices.ContainsFunc(p.Spec.Volumes, func(v corev1.Volume) bool { return v.PersistentVolumeClaim != nil || v.Ephemeral != nil }) {
+	if grouped(p) || claimsVolumes(p) || len(p.Spec.ResourceClaims) > 0 || p.Status.NominatedNodeName != "" {
 		return string(p.UID)
 	}
 	return capacity.ShapeHash(p)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -157,10 +158,8 @@ func mayBind(pod *corev1.Pod, claim *v1alpha1.NodeClaim) bool {
 	if s.SchedulerName != corev1.DefaultSchedulerName || len(s.SchedulingGates) > 0 || len(s.ResourceClaims) > 0 || s.SchedulingGroup != nil {
 		return false
 	}
-	for i := range s.Volumes {
-		if s.Volumes[i].PersistentVolumeClaim != nil || s.Volumes[i].Ephemeral != nil {
-			return false
-		}
+	if claimsVolumes(pod) {
+		return false
 	}
 	for i := range claim.Spec.StartupTaints {
 		if t := &claim.Spec.StartupTaints[i]; t.Effect == corev1.TaintEffectNoExecute && !corev1helpers.TolerationsTolerateTaint(klog.Background(), s.Tolerations, t, true) {
@@ -168,6 +167,11 @@ func mayBind(pod *corev1.Pod, claim *v1alpha1.NodeClaim) bool {
 		}
 	}
 	return true
+}
+
+// claimsVolumes reports whether a pod has volumes that are claimed, be it for it alone.
+func claimsVolumes(pod *corev1.Pod) bool {
+	return slices.ContainsFunc(pod.Spec.Volumes, func(v corev1.Volume) bool { return v.PersistentVolumeClaim != nil || v.Ephemeral != nil })
 }
 
 // ensureNode creates the Node of an immediately bound claim ahead of its

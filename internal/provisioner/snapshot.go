@@ -400,13 +400,7 @@ func (p *Loops) incomplete(pending []*corev1.Pod, nodes *nodeSet) map[string]boo
 // tooSmall names what a node lacks for a pod even when it holds none but the pods
 // that come with it: DaemonSets' and static ones. Empty: nothing.
 func tooSmall(n *capacity.Node, pod *corev1.Pod) corev1.ResourceName {
-	free := n.Allocatable.Clone()
-	for _, other := range n.Pods {
-		if comesWithNode(other) {
-			free.Sub(capacity.PodRequests(other))
-		}
-	}
-	needs := capacity.PodRequests(pod)
+	free, needs := roomBeside(n, comesWithNode), capacity.PodRequests(pod)
 	for _, name := range slices.Sorted(maps.Keys(needs)) {
 		if needs[name] > free[name] {
 			return name
@@ -427,11 +421,18 @@ func comesWithNode(pod *corev1.Pod) bool {
 
 // hasRoom reports whether a pod's requests fit beside what is on a node.
 func hasRoom(n *capacity.Node, pod *corev1.Pod) bool {
+	return capacity.PodRequests(pod).Fits(roomBeside(n, func(*corev1.Pod) bool { return true }))
+}
+
+// roomBeside is what the node's pods that count leave of it.
+func roomBeside(n *capacity.Node, counts func(*corev1.Pod) bool) capacity.Resources {
 	free := n.Allocatable.Clone()
 	for _, other := range n.Pods {
-		free.Sub(capacity.PodRequests(other))
+		if counts(other) {
+			free.Sub(capacity.PodRequests(other))
+		}
 	}
-	return capacity.PodRequests(pod).Fits(free)
+	return free
 }
 
 func (p *Loops) stoppedShape(pod *corev1.Pod, now time.Time) (capacity.Reason, bool) {
