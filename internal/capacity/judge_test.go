@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,16 +20,11 @@ func judge(s *capacity.Snapshot, plan *capacity.Plan) []string {
 	complain := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
 
 	seen := map[*corev1.Pod]int{}
-	w := newWorld(s)
-	seats := map[*corev1.Pod]*host{}
 	for _, pl := range plan.Placements {
 		seen[pl.Pod]++
-		i := slices.Index(s.Nodes, pl.Node)
-		if i < 0 {
-			complain("placement on a node that is not there")
-			continue
+		if !slices.Contains(s.Nodes, pl.Node) {
+			return append(wrong, "placement on a node that is not there")
 		}
-		seats[pl.Pod] = w.nodes[i]
 	}
 	cost := 0.0
 	for i, l := range plan.Launches {
@@ -38,12 +32,9 @@ func judge(s *capacity.Snapshot, plan *capacity.Plan) []string {
 			complain("launch %d is for nobody", i)
 		}
 		cost += l.Price
-		complain2 := judgeLaunch(s, &plan.Launches[i])
-		wrong = append(wrong, complain2...)
-		h := w.join(fmt.Sprintf("new-%d", i), l.Labels, l.Taints, l.Allocatable)
+		wrong = append(wrong, judgeLaunch(s, &plan.Launches[i])...)
 		for _, p := range l.Pods {
 			seen[p]++
-			seats[p] = h
 		}
 	}
 	for _, u := range plan.Unschedulable {
@@ -72,6 +63,7 @@ func judge(s *capacity.Snapshot, plan *capacity.Plan) []string {
 		complain("lower bound %v above cost %v", plan.LowerBound, plan.HourlyCost)
 	}
 	wrong = append(wrong, judgeLimits(s, plan)...)
+	w, seats := planned(s, plan)
 	wrong = append(wrong, judgeGroups(s, seats)...)
 	if why := w.bindAll(s, seats); why != "" {
 		complain("%s", why)
@@ -80,50 +72,96 @@ func judge(s *capacity.Snapshot, plan *capacity.Plan) []string {
 	return wrong
 }
 
-// bindAll looks for an order in which all pods can be bound to their seats.
-func (w *world) bindAll(s *capacity.Snapshot, seats map[*corev1.Pod]*host) string {
-	before := make([][]*corev1.Pod, len(w.nodes))
-	for i, h := range w.nodes {
-		before[i] = slices.Clone(h.pods)
+// planned is the world with the plan's nodes and their DaemonSets' pods, and the seat of
+// each pod that has one; none is bound yet.
+func planned(s *capacity.Snapshot, plan *capacity.Plan) (*world, map[*corev1.Pod]*host) {
+	w, seats := newWorld(s), map[*corev1.Pod]*host{}
+	for _, pl := range plan.Placements {
+		seats[pl.Pod] = w.nodes[slices.Index(s.Nodes, pl.Node)]
 	}
-	var stuck string
-	r := rand.New(rand.NewPCG(7, 7))
-	orders := permutations(templatesOf(s.Pods))
-	for try := range len(orders) + 12 {
-		for i, h := range w.nodes {
-			h.pods = slices.Clone(before[i])
+	for i, l := range plan.Launches {
+		h := w.join(fmt.Sprintf("new-%d", i), l.Labels, l.Taints, l.Allocatable)
+		for _, p := range l.Pods {
+			seats[p] = h
 		}
-		var waiting []*corev1.Pod
-		for _, p := range s.Pods {
-			if seats[p] != nil {
-				waiting = append(waiting, p)
+	}
+	return w, seats
+}
+
+// maxStates bounds the search for an order of binding.
+const maxStates = 20000
+
+// bindAll looks for an order in which all pods can be bound to their seats, going back
+// where one leads nowhere; pods of one template are interchangeable on a host. It leaves
+// them bound when it has found one, and says what stood in the way otherwise.
+func (w *world) bindAll(s *capacity.Snapshot, seats map[*corev1.Pod]*host) string {
+	type group struct {
+		h    *host
+		pods []*corev1.Pod
+		next int
+	}
+	var groups []*group
+	byKey := map[string]*group{}
+	left := 0
+	for _, p := range s.Pods {
+		h := seats[p]
+		if h == nil {
+			continue
+		}
+		left++
+		key := templateOf(p) + " on " + h.name
+		if byKey[key] == nil {
+			byKey[key] = &group{h: h}
+			groups = append(groups, byKey[key])
+		}
+		byKey[key].pods = append(byKey[key].pods, p)
+	}
+	// Those whose place hangs on others first: the likeliest order.
+	ties := func(g *group) int {
+		near, apart := required(g.pods[0])
+		return len(near) + len(apart) + len(g.pods[0].Spec.TopologySpreadConstraints)
+	}
+	slices.SortStableFunc(groups, func(a, b *group) int { return ties(b) - ties(a) })
+	seen := map[string]bool{}
+	least, stuck := left+1, ""
+	var search func(left int) bool
+	search = func(left int) bool {
+		if left == 0 {
+			return true
+		}
+		var key []byte
+		for _, g := range groups {
+			key = append(key, byte(g.next))
+		}
+		if seen[string(key)] || len(seen) == maxStates {
+			return false
+		}
+		seen[string(key)] = true
+		var refused []string
+		for _, g := range groups {
+			if g.next == len(g.pods) {
+				continue
 			}
-		}
-		r.Shuffle(len(waiting), func(i, j int) { waiting[i], waiting[j] = waiting[j], waiting[i] })
-		// Template by template, in every order; then in random ones.
-		if try < len(orders) {
-			rank := func(p *corev1.Pod) int { return slices.Index(orders[try], templateOf(p)) }
-			slices.SortStableFunc(waiting, func(a, b *corev1.Pod) int { return rank(a) - rank(b) })
-		}
-		for progress := true; progress; {
-			progress = false
-			for i, p := range waiting {
-				if w.refuses(p, seats[p]) == "" {
-					seats[p].pods = append(seats[p].pods, p)
-					waiting = slices.Delete(waiting, i, i+1)
-					progress = true
-					break
-				}
+			p := g.pods[g.next]
+			if why := w.refuses(p, g.h); why != "" {
+				refused = append(refused, fmt.Sprintf("%s on %s (%s)", p.Name, g.h.name, why))
+				continue
 			}
+			g.h.pods = append(g.h.pods, p)
+			g.next++
+			if search(left - 1) {
+				return true
+			}
+			g.next--
+			g.h.pods = g.h.pods[:len(g.h.pods)-1]
 		}
-		if len(waiting) == 0 {
-			return ""
+		if left < least {
+			least, stuck = left, "no order of binding was found: "+strings.Join(refused, ", ")
 		}
-		var list []string
-		for _, p := range waiting {
-			list = append(list, fmt.Sprintf("%s on %s (%s)", p.Name, seats[p].name, w.refuses(p, seats[p])))
-		}
-		stuck = "no order of binding was found: " + strings.Join(list, ", ")
+		return false
+	}
+	if search(left) {
+		return ""
 	}
 	return stuck
 }
@@ -140,20 +178,6 @@ func templatesOf(pods []*corev1.Pod) []string {
 	}
 	slices.Sort(ts)
 	return slices.Compact(ts)
-}
-
-// permutations are all orders of up to five names; the one given for more.
-func permutations(names []string) [][]string {
-	if len(names) <= 1 || len(names) > 5 {
-		return [][]string{names}
-	}
-	var all [][]string
-	for i, n := range names {
-		for _, rest := range permutations(slices.Delete(slices.Clone(names), i, i+1)) {
-			all = append(all, append([]string{n}, rest...))
-		}
-	}
-	return all
 }
 
 func judgeLaunch(s *capacity.Snapshot, l *capacity.Launch) []string {
@@ -289,9 +313,15 @@ func judgeReservations(p *capacity.Provisioner, plan *capacity.Plan) []string {
 
 // judgeRefusals checks that pods without a place would really be refused: on
 // every node of the plan and on an empty node of every offering that the limits
-// still allow.
+// still allow. An empty node's acceptance counts where all others keep their seats
+// with that node there, whose domain they may have to count.
 func (w *world) judgeRefusals(s *capacity.Snapshot, plan *capacity.Plan) []string {
 	var wrong []string
+	keepsAll := func(p *corev1.Pod, labels map[string]string, taints []corev1.Taint, alloc capacity.Resources) bool {
+		w, seats := planned(s, plan)
+		seats[p] = w.join("probe", labels, taints, alloc)
+		return w.bindAll(s, seats) == ""
+	}
 	for _, u := range plan.Unschedulable {
 		if len(u.Pod.Spec.SchedulingGates)+len(u.Pod.Spec.ResourceClaims) > 0 || inGroup(u.Pod) {
 			continue
@@ -318,7 +348,7 @@ func (w *world) judgeRefusals(s *capacity.Snapshot, plan *capacity.Plan) []strin
 					}
 					for _, labels := range labelsOf(p, t, o) {
 						h := w.join("probe", labels, p.Spec.Taints, t.Allocatable)
-						if w.refuses(u.Pod, h) == "" {
+						if w.refuses(u.Pod, h) == "" && keepsAll(u.Pod, labels, p.Spec.Taints, t.Allocatable) {
 							wrong = append(wrong, fmt.Sprintf("%s has no place, but an empty %s in %s of %s would take it; reasons %+v", u.Pod.Name, t.Machine.Name, o.Zone, p.Name, u.Reasons))
 						}
 						w.nodes = w.nodes[:len(w.nodes)-1]

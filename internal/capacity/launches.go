@@ -358,7 +358,7 @@ func (v *solver) whyNot(s *shape) []Reason {
 func (v *solver) topologyReason(s *shape, seller *seller) Reason {
 	probe := &bin{host: hostValue(-1), probe: true}
 	r := Reason{Provisioner: seller.p.Name}
-	some := false
+	some, kind := false, Constraint("")
 	for i := seller.first; i < seller.end; i++ {
 		c := &v.m.columns[i]
 		if !v.usable(s, c) {
@@ -366,26 +366,31 @@ func (v *solver) topologyReason(s *shape, seller *seller) Reason {
 		}
 		some = true
 		probe.col, probe.taints = c, seller.p.Spec.Taints
-		kind := v.blocked(s, probe, everything)
-		if kind == "" {
-			if lacks, fix := seller.left.lacks(seller.p, c); lacks != "" {
-				r.Constraint, r.Detail, r.Fix = ConstraintLimits, lacks, fix
-				return r
-			}
+		if k := v.blocked(s, probe, everything); k != "" {
+			kind = cmp.Or(kind, k)
 			continue
 		}
-		r.Constraint = kind
-		switch kind {
-		case ConstraintAntiAffinity:
-			r.Detail = "every domain it could go to has a pod that it must keep apart from" + keysOf(s.anti)
-			r.Fix = "allow more zones in Provisioner " + seller.p.Name + ", run fewer replicas, or make the anti-affinity preferred"
-		case ConstraintPodAffinity:
-			r.Detail = "no pod that it must be near is where Provisioner " + seller.p.Name + " can buy a node" + keysOf(s.affinity)
-			r.Fix = "start the pods that it must be near first, or correct the affinity's selector"
-		case ConstraintTopologySpread:
-			r.Detail = "one more pod in any domain that can get a node would exceed maxSkew" + keysOfSpread(s.spread)
-			r.Fix = "allow the missing domains in Provisioner " + seller.p.Name + ", raise maxSkew, or use ScheduleAnyway"
+		if lacks, fix := seller.left.lacks(seller.p, c); lacks != "" {
+			r.Constraint, r.Detail, r.Fix = ConstraintLimits, lacks, fix
+			return r
 		}
+		r.Constraint = ConstraintTopologySpread
+		r.Detail = "a node for it would be a domain more, and put pods that have a place beyond their maxSkew"
+		r.Fix = "nothing: it is planned again when those pods run"
+		return r
+	}
+	switch r.Constraint = kind; kind {
+	case ConstraintAntiAffinity:
+		r.Detail = "every domain it could go to has a pod that it must keep apart from" + keysOf(s.anti)
+		r.Fix = "allow more zones in Provisioner " + seller.p.Name + ", run fewer replicas, or make the anti-affinity preferred"
+		return r
+	case ConstraintPodAffinity:
+		r.Detail = "no pod that it must be near is where Provisioner " + seller.p.Name + " can buy a node" + keysOf(s.affinity)
+		r.Fix = "start the pods that it must be near first, or correct the affinity's selector"
+		return r
+	case ConstraintTopologySpread:
+		r.Detail = "one more pod in any domain that can get a node would exceed maxSkew" + keysOfSpread(s.spread)
+		r.Fix = "allow the missing domains in Provisioner " + seller.p.Name + ", raise maxSkew, or use ScheduleAnyway"
 		return r
 	}
 	if !some && len(v.dims.attach) > 0 && len(s.volumes.ids) > 0 {
@@ -394,14 +399,7 @@ func (v *solver) topologyReason(s *shape, seller *seller) Reason {
 		r.Fix = "allow instance types that attach more volumes in Provisioner " + seller.p.Name + ", or use fewer volumes"
 		return r
 	}
-	if r.Constraint == "" && len(s.spread) > 0 {
-		r.Constraint = ConstraintTopologySpread
-		r.Detail = "nodes bought for other pods leave no domain within maxSkew" + keysOfSpread(s.spread)
-		r.Fix = "nothing: it is planned again when those pods run"
-	}
-	if r.Constraint == "" {
-		r.Constraint, r.Detail, r.Fix = ConstraintAntiAffinity, "pods of DaemonSets on its nodes must keep apart from it", "change the anti-affinity between the pod and the DaemonSet"
-	}
+	r.Constraint, r.Detail, r.Fix = ConstraintAntiAffinity, "pods of DaemonSets on its nodes must keep apart from it", "change the anti-affinity between the pod and the DaemonSet"
 	return r
 }
 

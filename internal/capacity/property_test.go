@@ -91,7 +91,7 @@ func ptrTo[T any](v T) *T { return &v }
 
 func (d *drawn) machines() []capacity.Machine {
 	var ms []capacity.Machine
-	for i := range d.int(1, 4) {
+	for i := range d.int(1, 6) {
 		vcpu := int32(pick(d, 1, 2, 4, 8))
 		m := capacity.Machine{Name: fmt.Sprintf("m%d.x%d", 5+i, vcpu), VCPUs: vcpu, MemoryMiB: int64(vcpu) * 1024 * int64(pick(d, 2, 4, 8)),
 			Arch: pick(d, "amd64", "amd64", "amd64", "arm64"), CurrentGeneration: true, ENIs: 2, IPv4PerENI: int32(pick(d, 4, 10))}
