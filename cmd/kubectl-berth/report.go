@@ -242,6 +242,9 @@ func objectiveLine(o *capacity.Objective) string {
 		fmt.Fprintf(&b, ", less room left for pods to come %.4f", o.Salvage)
 	}
 	fmt.Fprintf(&b, "; the dearest node is %.0f %% of the price", 100*o.LargestNode)
+	if o.LargestShare > 0 {
+		fmt.Fprintf(&b, "; a node holds up to %.0f %% of a workload's pods", 100*o.LargestShare)
+	}
 	if o.SpotMean > o.Price*(1+1e-9) {
 		fmt.Fprintf(&b, "; at the mean of the five cheapest pools for each spot node it would be %.4f $/h", o.SpotMean)
 	}
