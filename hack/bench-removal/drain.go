@@ -86,8 +86,9 @@ func writeRates(ctx context.Context, c *cluster.Cluster) []float64 {
 		select {
 		case <-ctx.Done():
 			return out
-		case now := <-tick.C:
+		case <-tick.C:
 			n, err := writes(ctx, c.ProvisionerMetrics)
+			now := time.Now() // An answer may be late: it counts up to now, not to the tick.
 			if err != nil {
 				continue // The next second counts for two.
 			}
