@@ -119,8 +119,14 @@ func TestTinyPlansCostNoMoreThanTheBestOfAllPlans(t *testing.T) {
 		seeds = 100
 	}
 	seeds = max(seeds, *exhaustiveSeeds)
+	// What weights may explain where a taint is kept away from: a fifth of what the pods
+	// cost (preferenceShare), concentration and spot's premium, and the number of nodes.
+	const explained = 1.25
 	planned, dearer, worst := 0, 0, 0.0
-	for seed := range seeds {
+	for seed := range seeds + 1 {
+		if seed == seeds {
+			seed = max(seed, 1288) // It was three times as dear.
+		}
 		s := drawSnapshot(fromSeed(*exhaustiveFrom+seed), false)
 		few(s)
 		plan := capacity.Solve(s)
@@ -139,7 +145,7 @@ func TestTinyPlansCostNoMoreThanTheBestOfAllPlans(t *testing.T) {
 			if gap := plan.HourlyCost/best - 1; gap > 1e-9 {
 				dearer++
 				worst = max(worst, gap)
-				if !avoidsAny(s) {
+				if !avoidsAny(s) || plan.HourlyCost > explained*best+0.005 {
 					t.Errorf("seed %d: %.4f, optimum %.4f\n%s", seed, plan.HourlyCost, best, describe(plan))
 				}
 			}

@@ -222,6 +222,17 @@ func (f *folding) target(b *bin) (to *bin, col *column) {
 			need[r] += x
 		}
 		now := f.price(n.col, n.free, n.credit) + f.price(b.col, b.free, b.credit)
+		consider := func(d *column) {
+			for r, x := range need {
+				free[r] = d.free[r] - x
+			}
+			if s := now - f.price(d, free, n.credit); s > saving && f.place(d) == f.place(n.col) && f.v.suits(n, d) && f.v.suits(b, d) {
+				saving, to, col = s, n, d
+			}
+		}
+		if f.looks--; vectorFits(moved, n.free) {
+			consider(n.col) // As it is; others are sought among those that cost no less than either.
+		}
 		offers := f.v.m.offersOf(n.col.seller)
 		first, _ := slices.BinarySearchFunc(offers, max(n.col.price, b.col.price), func(i int32, price float64) int {
 			return cmp.Compare(f.v.m.columns[i].price, price)
@@ -234,12 +245,7 @@ func (f *folding) target(b *bin) (to *bin, col *column) {
 			if d.typ.Machine.VCPUs > ordinaryVCPUs || d.room != "" || d.typ.OnlyFor != n.col.typ.OnlyFor || !vectorFits(need, d.free) {
 				continue
 			}
-			for r, x := range need {
-				free[r] = d.free[r] - x
-			}
-			if s := now - f.price(d, free, n.credit); s > saving && f.place(d) == f.place(n.col) && f.v.suits(n, d) && f.v.suits(b, d) {
-				saving, to, col = s, n, d
-			}
+			consider(d)
 		}
 	}
 	return to, col
