@@ -99,11 +99,14 @@ func (v *solver) exact() {
 // many, or an exact plan could do them wrong.
 func (v *solver) exactPods() (pods []*shape, ok bool) {
 	for i, s := range v.m.sellers {
-		if s.left != nil || s.shunned || s.p.Spec.Weight != v.m.sellers[0].p.Spec.Weight && i > 0 {
+		if s.left != nil || s.p.Spec.Weight != v.m.sellers[0].p.Spec.Weight && i > 0 {
 			return nil, false
 		}
 	}
 	for _, s := range v.shapes {
+		if v.left[s.id] > 0 && v.hopeless(s) {
+			continue
+		}
 		if v.left[s.id] > 0 || s.tied() || s.gang != nil || len(pods)+len(s.pods) > maxExactPods {
 			return nil, false
 		}
@@ -178,14 +181,18 @@ func exactPrice(c *column, free []int64, credit *credit) float64 {
 
 // cheapestAlone is the cheapest new node that hosts each set of pods, with its
 // price, less what its left-over room is worth; of giant nodes only what a single
-// pod needs.
+// pod needs, and none that asks one of the pods to stay away.
 func (v *solver) cheapestAlone(pods []*shape, all int, credit *credit) (alone []*column, price []float64) {
 	alone, price = make([]*column, all+1), make([]float64, all+1)
 	var seats, sets []bitset
 	for _, s := range pods {
 		seats, sets = append(seats, v.sigs[s.sig].seats), append(sets, v.sigs[s.sig].cols)
 	}
-	cols := v.m.unreplaced(false, append(append(seats, sets...), v.m.ordinary()), len(pods))
+	sets = append(append(seats, sets...), v.m.ordinary())
+	if v.anyShunned() {
+		sets = append(sets, v.m.unshunned())
+	}
+	cols := v.m.unreplaced(false, sets, len(pods))
 	for set := 1; set <= all; set++ {
 		price[set] = math.Inf(1)
 		sum := make([]int64, len(v.dims.names))
@@ -208,8 +215,9 @@ func (v *solver) cheapestAlone(pods []*shape, all int, credit *credit) (alone []
 			}
 			wanted, seats := false, true
 			for rest := set; rest > 0 && seats; rest &= rest - 1 {
-				sig := v.sigs[pods[bits.TrailingZeros(uint(rest))].sig]
-				wanted, seats = wanted || sig.cols.has(c.index), sig.seats.has(c.index)
+				s := pods[bits.TrailingZeros(uint(rest))]
+				sig := v.sigs[s.sig]
+				wanted, seats = wanted || sig.cols.has(c.index), sig.seats.has(c.index) && !avoids(s.pod.Spec.Tolerations, c.seller.p.Spec.Taints)
 			}
 			if wanted && seats && together(pods, set, c.free, c.daemons.ports, nil) {
 				alone[set], price[set] = c, cost

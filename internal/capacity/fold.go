@@ -47,7 +47,7 @@ func (v *solver) fold() {
 	if len(v.bins) == len(bins) {
 		return
 	}
-	if v.rebind(v.inOrder()); v.waiting() > 0 {
+	if v.rebind(v.inOrder()); v.unserved() > 0 {
 		v.restore(bins, bound)
 		v.foldThose(movable, v.spares)
 	}
@@ -97,7 +97,7 @@ func (v *solver) foldThose(movable []bool, may func(*bin) bool) {
 // movable says of each shape whether its pods may change their host without
 // anybody's noticing; nil: nobody's may, since nodes themselves are counted.
 func (v *solver) movable() []bool {
-	if v.waiting() > 0 || v.scarce || len(v.bins)-v.existing < 2 {
+	if v.unserved() > 0 || v.scarce || len(v.bins)-v.existing < 2 {
 		return nil
 	}
 	byHost := func(c *counter) bool { return c.key == corev1.LabelHostname }

@@ -37,7 +37,7 @@ func (v *solver) prove() {
 	order := v.inOrder()
 	v.rebind(order)
 	v.purchase(order)
-	if v.spare(order) && v.waiting() > 0 {
+	if v.spare(order) && v.unserved() > 0 {
 		// A domain may have become free for others.
 		v.purchase(order)
 	}
@@ -277,6 +277,31 @@ func (v *solver) interleave(s *shape, seats []*seat) []*seat {
 	}
 	slices.SortStableFunc(seats, func(a, b *seat) int { return cmp.Compare(turn[a], turn[b]) })
 	return seats
+}
+
+// unserved is the number of pods that have no seat, but for those that no node could
+// host: who serves the others need not regard these.
+func (v *solver) unserved() int {
+	n := 0
+	for _, s := range v.shapes {
+		if v.left[s.id] > 0 && !v.hopeless(s) {
+			n += v.left[s.id]
+		}
+	}
+	return n
+}
+
+// hopeless says whether neither a node that is there has room for a pod of the shape,
+// nor a node to buy would have, other pods aside.
+func (v *solver) hopeless(s *shape) bool {
+	if s.hopeless == nil {
+		fits := slices.ContainsFunc(v.bins[:v.existing], func(b *bin) bool { return vectorFits(s.vector, b.start) && v.reachable(s, b) })
+		for i := 0; i < len(v.m.columns) && !fits; i++ {
+			fits = v.seatable(s, &v.m.columns[i])
+		}
+		s.hopeless = new(!fits)
+	}
+	return *s.hopeless
 }
 
 // waiting is the number of pods that have no seat.

@@ -63,6 +63,8 @@ type shape struct {
 	// neverFirst: DaemonSets' pods on new nodes match the shape's affinity, so
 	// that no pod of it can count on being the first of its group.
 	neverFirst bool
+	// hopeless is what solver.hopeless has found; nil: nobody has asked.
+	hopeless *bool
 	// sig groups shapes with equal demands on columns, before fit.
 	sig int
 }

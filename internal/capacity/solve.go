@@ -46,7 +46,7 @@ func attempted(s *Snapshot, gangs map[*corev1.Pod]*gang, m *Memory) *solver {
 func (v *solver) attemptInOrder() {
 	v.realFirst, v.filled = true, nil
 	v.attemptOnce()
-	if v.waiting() == 0 && !slices.ContainsFunc(v.shapes, func(s *shape) bool { return v.filled[s] && v.strict[s.id] }) || len(v.filled) == 0 {
+	if v.unserved() == 0 && !slices.ContainsFunc(v.shapes, func(s *shape) bool { return v.filled[s] && v.strict[s.id] }) || len(v.filled) == 0 {
 		return
 	}
 	first := v.outcome()
