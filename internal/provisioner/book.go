@@ -22,6 +22,11 @@ const (
 	// its turn for long. It is what kube-scheduler itself takes to try again a pod
 	// that it found no room for (podMaxInUnschedulablePodsDuration).
 	seatPatienceMost = 5 * time.Minute
+	// crowdedFor is how long others have to have the room of a pod's seat, on a node that is
+	// ready, until the pod is planned again: while kube-scheduler goes through the pods that
+	// wait for nodes which have just opened, who sits down on another's seat leaves his own
+	// free, and often all find a place.
+	crowdedFor = 3 * time.Second
 	// vainTries is how often kube-scheduler has to have refused a pod whose node
 	// is ready for the plan to be wrong though others are bound. The first refusal may
 	// be older than the node's readiness.
@@ -48,6 +53,8 @@ type seat struct {
 	// wrong with them, so that another message is another try.
 	said  string
 	tries int
+	// crowdedAt is since when others have its room; zero: they have not.
+	crowdedAt time.Time
 }
 
 // book is what the loops remember between rounds: seats, claims that the cache
@@ -192,6 +199,27 @@ func (b *book) drop(claim string) {
 	delete(b.created, claim)
 }
 
+// crowded reports whether others have had the room of a pod's seat for long enough to end
+// it, and ends it. again: it is to be asked once more by then, since nobody may wake the
+// rounds until then.
+func (b *book) crowded(pod types.UID, now time.Time) (ended, again bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s, ok := b.seats[pod]
+	switch {
+	case !ok:
+		return true, false
+	case s.crowdedAt.IsZero():
+		s.crowdedAt = now
+		b.seats[pod] = s
+		return false, true
+	case now.Sub(s.crowdedAt) < crowdedFor:
+		return false, false
+	}
+	b.takeLocked(pod)
+	return true, false
+}
+
 // overdue reports whether kube-scheduler leaves a pod unbound though its node is ready,
 // and not because others have their turn. It then ends the seat and counts it against
 // the pod's shape, with kube-scheduler's own message. late: kube-scheduler may have
@@ -203,6 +231,7 @@ func (b *book) overdue(pod *corev1.Pod, nodeReady, late bool, now time.Time) boo
 	if !ok {
 		return false
 	}
+	s.crowdedAt = time.Time{}
 	if said := schedulerMessage(pod); said != s.said {
 		s.said = said
 		s.tries++

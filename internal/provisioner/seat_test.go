@@ -44,7 +44,7 @@ func TestNoSeatIsBoughtWhereTheSchedulerMakesRoom(t *testing.T) {
 			preemptor := pod("preemptor", "2", false)
 			preemptor.Status.NominatedNodeName = "n"
 			nodes := &nodeSet{byNode: map[string]*capacity.Node{"n": &c.node}}
-			if got := p.seatOf(preemptor, nodes, false, time.Unix(10, 0)); (got != nil) != c.want {
+			if got, _ := p.seatOf(preemptor, nodes, false, time.Unix(10, 0)); (got != nil) != c.want {
 				t.Errorf("has a place there: %t, want %t", got != nil, c.want)
 			}
 		})
@@ -70,7 +70,8 @@ func TestAGangIsNotOverdueBeforeAllItsNodesAreThere(t *testing.T) {
 	}
 	look := func(at time.Time) bool {
 		early := p.incomplete([]*corev1.Pod{first, second}, nodes)["default/train"]
-		return p.seatOf(first, nodes, early, at) != nil
+		on, _ := p.seatOf(first, nodes, early, at)
+		return on != nil
 	}
 	start := time.Unix(1000, 0)
 	for _, after := range []time.Duration{0, seatPatience, 10 * seatPatience} {
@@ -124,8 +125,12 @@ func TestANodeThatIsTooSmallIsNotBoughtForEver(t *testing.T) {
 				p.book.give(pod.UID, claim)
 				node := &capacity.Node{Name: "n", Claim: claim, Allocatable: capacity.Resources{corev1.ResourceCPU: tc.cpu, corev1.ResourcePods: 10}, Pods: tc.on}
 				nodes := &nodeSet{byClaim: map[string]*capacity.Node{claim: node}, ready: map[string]bool{claim: true}}
-				if p.seatOf(pod, nodes, false, now) != nil {
-					t.Fatal("it keeps a seat that it cannot take")
+				if on, crowded := p.seatOf(pod, nodes, false, now); on != nil || crowded != (tc.want == "") {
+					t.Fatalf("a seat that it cannot take: on %v, crowded %t", on, crowded)
+				}
+				now = now.Add(crowdedFor)
+				if on, crowded := p.seatOf(pod, nodes, false, now); on != nil || crowded {
+					t.Fatalf("some time later: on %v, crowded %t", on, crowded)
 				}
 				if _, seated := p.book.of(pod.UID); seated {
 					t.Fatal("the seat is still in the book")
@@ -152,11 +157,42 @@ func TestSeatsOfPodsWhoseVolumesAreBeingMade(t *testing.T) {
 	nodes := &nodeSet{byClaim: map[string]*capacity.Node{"a": node}, ready: map[string]bool{"a": true}}
 	start := time.Unix(1000, 0)
 	for _, after := range []time.Duration{0, seatPatience, 4 * time.Minute} {
-		if p.seatOf(pod, nodes, false, start.Add(after)) == nil {
+		if on, _ := p.seatOf(pod, nodes, false, start.Add(after)); on == nil {
 			t.Fatalf("after %s the seat is given up", after)
 		}
 	}
-	if p.seatOf(pod, nodes, false, start.Add(seatPatienceMost)) != nil {
+	if on, _ := p.seatOf(pod, nodes, false, start.Add(seatPatienceMost)); on != nil {
 		t.Error("the seat is kept for ever")
+	}
+}
+
+// TestWhoIsCrowdedOutMayFindRoomHimself: who sits down on another's seat leaves his own
+// free, and kube-scheduler needs no new plan to find it.
+func TestWhoIsCrowdedOutMayFindRoomHimself(t *testing.T) {
+	asking := func(name string) *corev1.Pod {
+		p := podNamed(name)
+		p.Spec.Containers = []corev1.Container{{Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("2")}}}}
+		return p
+	}
+	p, pod, now := &Loops{book: newBook()}, asking("p"), time.Unix(1000, 0)
+	node := &capacity.Node{Claim: "a", Allocatable: capacity.Resources{corev1.ResourceCPU: 3000, corev1.ResourcePods: 10}}
+	nodes := &nodeSet{byClaim: map[string]*capacity.Node{"a": node}, ready: map[string]bool{"a": true}}
+	look := func(after time.Duration, others ...*corev1.Pod) (on *capacity.Node, crowded bool) {
+		now, node.Pods = now.Add(after), others
+		return p.seatOf(pod, nodes, false, now)
+	}
+	p.book.give(pod.UID, "a")
+	if on, crowded := look(0, asking("thief")); on != nil || !crowded {
+		t.Errorf("at once: on %v, crowded %t", on, crowded)
+	}
+	if on, _ := look(time.Second); on != node {
+		t.Error("the room is free again, and the pod has no seat")
+	}
+	// What was before does not count.
+	if on, crowded := look(crowdedFor, asking("thief")); on != nil || !crowded {
+		t.Errorf("crowded out again: on %v, crowded %t", on, crowded)
+	}
+	if on, crowded := look(crowdedFor, asking("thief")); on != nil || crowded {
+		t.Errorf("for long: on %v, crowded %t", on, crowded)
 	}
 }

@@ -306,8 +306,11 @@ func (p *Loops) readPods(v *view, nodes *nodeSet, now time.Time) {
 	incomplete := p.incomplete(v.pending, nodes)
 	for _, pod := range v.pending {
 		group, _ := podGroupOf(pod)
-		if n := p.seatOf(pod, nodes, incomplete[group], now); n != nil {
+		n, crowded := p.seatOf(pod, nodes, incomplete[group], now)
+		if n != nil {
 			n.Pods = append(n.Pods, pod)
+		}
+		if n != nil || crowded {
 			continue
 		}
 		if why, stop := p.stoppedShape(pod, now); stop {
@@ -336,42 +339,46 @@ func (s *nodeSet) expectDaemons(pods []*corev1.Pod) {
 
 // seatOf returns the node that a waiting pod has a seat on: one that Berth
 // bought for it, or one where kube-scheduler is making room by preemption. early:
-// its group still waits for other nodes, so that it cannot be overdue.
-func (p *Loops) seatOf(pod *corev1.Pod, nodes *nodeSet, early bool, now time.Time) *capacity.Node {
+// its group still waits for other nodes, so that it cannot be overdue. crowded: others have
+// its room since just now, and it may find another without being planned again.
+func (p *Loops) seatOf(pod *corev1.Pod, nodes *nodeSet, early bool, now time.Time) (on *capacity.Node, crowded bool) {
 	claim, ok := p.book.of(pod.UID)
 	if ok {
 		n := nodes.byClaim[claim]
 		switch {
 		case n == nil || n.Unschedulable:
 			p.book.take(pod.UID)
-			return nil
+			return nil, false
 		case nodes.ready[claim] && !hasRoom(n, pod):
 			if lacks := tooSmall(n, pod); lacks != "" {
 				p.book.useless(pod, "node "+n.Name+" has too little "+string(lacks)+" for it beside DaemonSets' and static pods", now)
-				return nil
+				return nil, false
 			}
 			// Somebody else has it. That says nothing against the plan.
-			p.book.take(pod.UID)
-			return nil
+			ended, again := p.book.crowded(pod.UID, now)
+			if again {
+				time.AfterFunc(crowdedFor, p.trigger)
+			}
+			return nil, !ended
 		case p.book.overdue(pod, nodes.ready[claim] && !early, p.lacksVolumes(pod), now):
-			return nil
+			return nil, false
 		}
-		return n
+		return n, false
 	}
 	n := nodes.byNode[pod.Status.NominatedNodeName]
 	if n == nil || n.Unschedulable {
-		return nil
+		return nil, false
 	}
 	if n.Claim != "" && n.InFlight {
 		// A seat that was given before a restart.
 		p.book.give(pod.UID, n.Claim)
-		return n
+		return n, false
 	}
 	if n.Claim == "" || n.MakesRoom(pod) {
 		// kube-scheduler preempts: the pod gets its place when the victims are gone.
-		return n
+		return n, false
 	}
-	return nil
+	return nil, false
 }
 
 // podGroupOf names the PodGroup that kube-scheduler admits a pod with, if any.
