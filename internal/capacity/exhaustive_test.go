@@ -125,11 +125,11 @@ func TestTinyPlansCostNoMoreThanTheBestOfAllPlans(t *testing.T) {
 	planned, dearer, worst := 0, 0, 0.0
 	// Plans of these were two to a thousand times as dear: pods had room on a node that was
 	// bought for others; a pod that no node could host kept others from the best plan.
-	drawn := []uint64{1<<32 + 1288, 99999999 + 595, 99999999 + 6255, 99999999 + 7729}
+	tried := []uint64{1<<32 + 1288, 99999999 + 595, 99999999 + 6255, 99999999 + 7729}
 	for i := range seeds {
-		drawn = append(drawn, *exhaustiveFrom+i)
+		tried = append(tried, *exhaustiveFrom+i)
 	}
-	for _, seed := range drawn {
+	for _, seed := range tried {
 		s := drawSnapshot(fromSeed(seed), false)
 		few(s)
 		plan := capacity.Solve(s)

@@ -358,13 +358,12 @@ func (v *solver) whyNot(s *shape) []Reason {
 func (v *solver) topologyReason(s *shape, seller *seller) Reason {
 	probe := &bin{host: hostValue(-1), probe: true}
 	r := Reason{Provisioner: seller.p.Name}
-	some, kind := false, Constraint("")
+	kind := Constraint("") // What keeps it off the first node; empty: there is none that would do.
 	for i := seller.first; i < seller.end; i++ {
 		c := &v.m.columns[i]
 		if !v.usable(s, c) {
 			continue
 		}
-		some = true
 		probe.col, probe.taints = c, seller.p.Spec.Taints
 		if k := v.blocked(s, probe, everything); k != "" {
 			kind = cmp.Or(kind, k)
@@ -379,27 +378,23 @@ func (v *solver) topologyReason(s *shape, seller *seller) Reason {
 		r.Fix = "nothing: it is planned again when those pods run"
 		return r
 	}
-	switch r.Constraint = kind; kind {
-	case ConstraintAntiAffinity:
+	switch r.Constraint = kind; {
+	case kind == ConstraintAntiAffinity:
 		r.Detail = "every domain it could go to has a pod that it must keep apart from" + keysOf(s.anti)
 		r.Fix = "allow more zones in Provisioner " + seller.p.Name + ", run fewer replicas, or make the anti-affinity preferred"
-		return r
-	case ConstraintPodAffinity:
+	case kind == ConstraintPodAffinity:
 		r.Detail = "no pod that it must be near is where Provisioner " + seller.p.Name + " can buy a node" + keysOf(s.affinity)
 		r.Fix = "start the pods that it must be near first, or correct the affinity's selector"
-		return r
-	case ConstraintTopologySpread:
+	case kind == ConstraintTopologySpread:
 		r.Detail = "one more pod in any domain that can get a node would exceed maxSkew" + keysOfSpread(s.spread)
 		r.Fix = "allow the missing domains in Provisioner " + seller.p.Name + ", raise maxSkew, or use ScheduleAnyway"
-		return r
-	}
-	if !some && len(v.dims.attach) > 0 && len(s.volumes.ids) > 0 {
+	case len(v.dims.attach) > 0 && len(s.volumes.ids) > 0:
 		r.Constraint = ConstraintVolume
 		r.Detail = fmt.Sprintf("none of its nodes that would do can attach %d volumes for the pod beside the root volume", len(s.volumes.ids))
 		r.Fix = "allow instance types that attach more volumes in Provisioner " + seller.p.Name + ", or use fewer volumes"
-		return r
+	default:
+		r.Constraint, r.Detail, r.Fix = ConstraintAntiAffinity, "pods of DaemonSets on its nodes must keep apart from it", "change the anti-affinity between the pod and the DaemonSet"
 	}
-	r.Constraint, r.Detail, r.Fix = ConstraintAntiAffinity, "pods of DaemonSets on its nodes must keep apart from it", "change the anti-affinity between the pod and the DaemonSet"
 	return r
 }
 

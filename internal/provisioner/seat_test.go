@@ -12,12 +12,18 @@ import (
 	"github.com/berth-dev/berth/internal/capacity"
 )
 
+// asking is a pod that requests so much processor time.
+func asking(name, cpu string) *corev1.Pod {
+	p := podNamed(name)
+	p.Spec.Containers = []corev1.Container{{Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu)}}}}
+	return p
+}
+
 // TestNoSeatIsBoughtWhereTheSchedulerMakesRoom: a pod that kube-scheduler has
 // nominated for a node waits there for its victims; elsewhere it is planned for.
 func TestNoSeatIsBoughtWhereTheSchedulerMakesRoom(t *testing.T) {
 	pod := func(name string, cpu string, leaving bool) *corev1.Pod {
-		p := podNamed(name)
-		p.Spec.Containers = []corev1.Container{{Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu)}}}}
+		p := asking(name, cpu)
 		if leaving {
 			p.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)}
 		}
@@ -94,11 +100,6 @@ func TestAGangIsNotOverdueBeforeAllItsNodesAreThere(t *testing.T) {
 // (an image of one's own), or DaemonSets take more of it. The same would be
 // bought again as soon as it is ready.
 func TestANodeThatIsTooSmallIsNotBoughtForEver(t *testing.T) {
-	asking := func(name, cpu string) *corev1.Pod {
-		p := podNamed(name)
-		p.Spec.Containers = []corev1.Container{{Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu)}}}}
-		return p
-	}
 	with := func(p *corev1.Pod, f func(*corev1.Pod)) *corev1.Pod {
 		f(p)
 		return p
@@ -169,12 +170,7 @@ func TestSeatsOfPodsWhoseVolumesAreBeingMade(t *testing.T) {
 // TestWhoIsCrowdedOutMayFindRoomHimself: who sits down on another's seat leaves his own
 // free, and kube-scheduler needs no new plan to find it.
 func TestWhoIsCrowdedOutMayFindRoomHimself(t *testing.T) {
-	asking := func(name string) *corev1.Pod {
-		p := podNamed(name)
-		p.Spec.Containers = []corev1.Container{{Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("2")}}}}
-		return p
-	}
-	p, pod, now := &Loops{book: newBook()}, asking("p"), time.Unix(1000, 0)
+	p, pod, now := &Loops{book: newBook()}, asking("p", "2"), time.Unix(1000, 0)
 	node := &capacity.Node{Claim: "a", Allocatable: capacity.Resources{corev1.ResourceCPU: 3000, corev1.ResourcePods: 10}}
 	nodes := &nodeSet{byClaim: map[string]*capacity.Node{"a": node}, ready: map[string]bool{"a": true}}
 	look := func(after time.Duration, others ...*corev1.Pod) (on *capacity.Node, crowded bool) {
@@ -182,17 +178,17 @@ func TestWhoIsCrowdedOutMayFindRoomHimself(t *testing.T) {
 		return p.seatOf(pod, nodes, false, now)
 	}
 	p.book.give(pod.UID, "a")
-	if on, crowded := look(0, asking("thief")); on != nil || !crowded {
+	if on, crowded := look(0, asking("thief", "2")); on != nil || !crowded {
 		t.Errorf("at once: on %v, crowded %t", on, crowded)
 	}
 	if on, _ := look(time.Second); on != node {
 		t.Error("the room is free again, and the pod has no seat")
 	}
 	// What was before does not count.
-	if on, crowded := look(crowdedFor, asking("thief")); on != nil || !crowded {
+	if on, crowded := look(crowdedFor, asking("thief", "2")); on != nil || !crowded {
 		t.Errorf("crowded out again: on %v, crowded %t", on, crowded)
 	}
-	if on, crowded := look(crowdedFor, asking("thief")); on != nil || crowded {
+	if on, crowded := look(crowdedFor, asking("thief", "2")); on != nil || crowded {
 		t.Errorf("for long: on %v, crowded %t", on, crowded)
 	}
 }
