@@ -18,7 +18,8 @@ import (
 // order in which it will want their nodes. From the first node that opens on it tries
 // all pods that wait, one every few milliseconds, and forgets the seats of those whose
 // own node is not open by then: it is to begin with pods that have no seat to lose yet,
-// and to come to the others as their nodes open.
+// and to come to the others as their nodes open. Those sit down where room is left, be
+// their own seat elsewhere: so it becomes their seat first.
 func (d *doors) arrange(batch []*v1alpha1.NodeClaim) []*v1alpha1.NodeClaim {
 	claims := slices.Clone(batch)
 	for _, c := range d.closed() {
@@ -32,6 +33,8 @@ func (d *doors) arrange(batch []*v1alpha1.NodeClaim) []*v1alpha1.NodeClaim {
 		holders[c.Name] = d.nominator.seatHolders(c)
 		queue = append(queue, holders[c.Name]...)
 	}
+	slices.SortFunc(queue, triedBefore)
+	d.fill(claims[:len(batch)], claims[len(batch):], holders)
 	// Of two nodes that a pod may have its seat on, that of more pods opens first.
 	slices.SortStableFunc(claims[:len(batch)], func(a, b *v1alpha1.NodeClaim) int {
 		return cmp.Compare(len(holders[b.Name]), len(holders[a.Name]))
@@ -47,7 +50,6 @@ func (d *doors) arrange(batch []*v1alpha1.NodeClaim) []*v1alpha1.NodeClaim {
 			seats[i][kind]++
 		}
 	}
-	slices.SortFunc(queue, triedBefore)
 	alike := map[string][]types.UID{}
 	for _, p := range queue {
 		alike[kinds[p.UID]] = append(alike[kinds[p.UID]], p.UID)
@@ -81,6 +83,51 @@ func (d *doors) arrange(batch []*v1alpha1.NodeClaim) []*v1alpha1.NodeClaim {
 	}
 	d.book.exchange(given)
 	return order
+}
+
+// fill moves pods from claims that open later to room that is left on those that open
+// now, those first that are tried first.
+func (d *doors) fill(now, later []*v1alpha1.NodeClaim, holders map[string][]*corev1.Pod) {
+	from := map[types.UID]*v1alpha1.NodeClaim{}
+	var movable []*corev1.Pod
+	for _, c := range later {
+		for _, p := range holders[c.Name] {
+			if undemanding(p) {
+				from[p.UID] = c
+				movable = append(movable, p)
+			}
+		}
+	}
+	slices.SortFunc(movable, triedBefore)
+	for _, c := range now {
+		node, ok := one[*corev1.Node](d.stores.nodes, c.Status.NodeName)
+		if !ok {
+			continue
+		}
+		free := capacity.FromResourceList(node.Status.Allocatable)
+		for _, p := range slices.Concat(slices.DeleteFunc(d.stores.podsOn(node.Name), terminal), d.stores.podsBy(targetIndex, node.Name), holders[c.Name]) {
+			free.Sub(capacity.PodRequests(p))
+		}
+		movable = slices.DeleteFunc(movable, func(p *corev1.Pod) bool {
+			old, needs := from[p.UID], capacity.PodRequests(p)
+			if old.Spec.Provisioner.Name != c.Spec.Provisioner.Name || !needs.Fits(free) {
+				return false
+			}
+			free.Sub(needs)
+			holders[old.Name] = slices.DeleteFunc(holders[old.Name], func(other *corev1.Pod) bool { return other == p })
+			holders[c.Name] = append(holders[c.Name], p)
+			return true
+		})
+	}
+}
+
+// undemanding reports whether any node of its Provisioner that has the room takes a pod.
+func undemanding(p *corev1.Pod) bool {
+	s := &p.Spec
+	return len(s.NodeSelector) == 0 && s.Affinity == nil && len(s.TopologySpreadConstraints) == 0 && kindOf(p) != string(p.UID) &&
+		!slices.ContainsFunc(slices.Concat(s.InitContainers, s.Containers), func(c corev1.Container) bool {
+			return slices.ContainsFunc(c.Ports, func(port corev1.ContainerPort) bool { return port.HostPort != 0 })
+		})
 }
 
 // triedBefore orders pods as kube-scheduler will try them: by priority, then those
