@@ -22,41 +22,86 @@ import (
 
 const (
 	launches     = 30
+	firstLaunch  = 12
 	terminations = 10
-	// sampled is how many points of a run are tried without BERTH_CRASH=all.
-	sampled = 4
+	stages       = 3
+	// sampled is how many runs are made without BERTH_CRASH.
+	sampled = 2
 )
 
 // TestKilledAtEveryCall runs a scenario of 30 launches and 10 terminations once
 // to count the calls that the provisioner makes, to AWS and to the API server.
 // Then it kills the provisioner, with SIGKILL, at each of them: before the call,
-// after its effect, and after its reply. Each run must end as the first one did,
-// within a minute of the kill, and no invariant may break on the way.
+// after its effect, and after its reply. All must be as it should be within a
+// minute of each kill, and no invariant may break on the way.
+//
+// The scenario has three stages, each of which begins when all is as the one
+// before should leave it: so a run can kill once in each.
 //
 // BERTH_CRASH=all tries all points. BERTH_CRASH=writes tries those after which the
 // world differs: what a killed process has read, or not, dies with it, so that
 // each write's effect leaves a state, and all other points leave the state of
 // the write before. Else a few of all are drawn, another few each time.
-// BERTH_CRASH_PART=2/4 tries the second quarter of them: parts can run side by
+// BERTH_CRASH_PART=2/4 makes the second quarter of the runs: parts can run side by
 // side, or one after the other, each on a control plane of its own.
 func TestKilledAtEveryCall(t *testing.T) {
-	var calls []string
+	var undisturbed [stages]outcome
 	t.Run("undisturbed", func(t *testing.T) {
 		w := newWorld(t, nil)
-		w.arm(0, "")
-		w.scenario()
-		calls, _ = w.made()
-		if n := len(w.fleets); n > 3 {
-			t.Errorf("%d CreateFleet calls for %d identical nodes", n, launches)
+		undisturbed = w.scenario([stages]point{})
+		if n := len(w.fleets); n > 5 {
+			t.Errorf("%d CreateFleet calls for %d identical nodes in two batches", n, launches)
 		}
 	})
-	if len(calls) < 200 {
-		t.Fatalf("%d calls only: %v", len(calls), calls)
+	if t.Failed() {
+		t.FailNow()
 	}
+	var points [stages][]point
+	for s, o := range undisturbed {
+		logCalls(t, s, o.calls)
+		points[s] = everyPoint(len(o.calls))
+		switch os.Getenv("BERTH_CRASH") {
+		case "all":
+		case "writes":
+			points[s] = slices.DeleteFunc(points[s], func(p point) bool {
+				return p.call > 1 && (p.moment != afterEffect || reads(o.calls[p.call-1]))
+			})
+		default:
+			rand.Shuffle(len(points[s]), func(i, j int) { points[s][i], points[s][j] = points[s][j], points[s][i] })
+			points[s] = points[s][:sampled]
+		}
+	}
+	all := part(t, together(points))
+	kills, kinds, slowest, began := 0, map[string]bool{}, time.Duration(0), time.Now()
+	for i, at := range all {
+		if i%25 == 0 && i > 0 {
+			fmt.Printf("%d of %d runs, %d kills, %s; slowest recovery %s\n", i, len(all), kills, time.Since(began).Round(time.Second), slowest)
+		}
+		t.Run(fmt.Sprint(at), func(t *testing.T) {
+			for s, o := range newWorld(t, nil).scenario(at) {
+				switch {
+				case o.struck == "": // No point is left in this stage, or it needed fewer calls.
+				case o.recovery > patience:
+					t.Errorf("stage %d: %s after the kill (%s %s)", s+1, o.recovery, at[s].moment, o.struck)
+				default:
+					kills++
+					kinds[string(at[s].moment)+" "+o.struck] = true
+					slowest = max(slowest, o.recovery)
+				}
+			}
+		})
+	}
+	t.Logf("%d runs, %d kills at %d kinds of points, slowest recovery %s", len(all), kills, len(kinds), slowest)
+}
+
+// logCalls tells what a stage consists of.
+func logCalls(t *testing.T, stage int, calls []string) {
+	t.Helper()
 	kinds := map[string]int{}
 	for _, c := range calls {
 		kinds[c]++
 	}
+	t.Logf("stage %d: %d calls of %d kinds", stage+1, len(calls), len(kinds))
 	for _, k := range slices.Sorted(maps.Keys(kinds)) {
 		what := "writes"
 		if reads(k) {
@@ -64,46 +109,22 @@ func TestKilledAtEveryCall(t *testing.T) {
 		}
 		t.Logf("%s %4d x %s", what, kinds[k], k)
 	}
-	t.Logf("%d calls of %d kinds", len(calls), len(kinds))
-	points := everyPoint(len(calls))
-	switch os.Getenv("BERTH_CRASH") {
-	case "all":
-	case "writes":
-		points = slices.DeleteFunc(points, func(p point) bool {
-			return p.call > 1 && (p.moment != afterEffect || reads(calls[p.call-1]))
-		})
-	default:
-		rand.Shuffle(len(points), func(i, j int) { points[i], points[j] = points[j], points[i] })
-		points = points[:sampled]
+	if len(calls) < 50 {
+		t.Fatalf("%d calls only: %v", len(calls), calls)
 	}
-	points = part(t, points)
-	slowest, struck, began := time.Duration(0), map[string]bool{}, time.Now()
-	for i, p := range points {
-		if i%25 == 0 && i > 0 {
-			fmt.Printf("%d of %d points, %s; slowest recovery %s\n", i, len(points), time.Since(began).Round(time.Second), slowest)
-		}
-		t.Run(fmt.Sprintf("%s call %d", p.moment, p.call), func(t *testing.T) {
-			w := newWorld(t, nil)
-			w.arm(p.call, p.moment)
-			w.scenario()
-			_, hit := w.made()
-			if hit == "" {
-				return // This run needed fewer calls.
-			}
-			struck[string(p.moment)+" "+hit] = true
-			if d := time.Since(w.killed); d > patience {
-				t.Errorf("%s after the kill (%s %s)", d, p.moment, hit)
-			} else {
-				slowest = max(slowest, d)
-			}
-		})
-	}
-	t.Logf("%d points, %d kinds of them, slowest recovery %s", len(points), len(struck), slowest)
 }
 
+// point is when the process is to be killed; the zero point is never.
 type point struct {
 	call   int
 	moment moment
+}
+
+func (p point) String() string {
+	if p == (point{}) {
+		return "never"
+	}
+	return fmt.Sprintf("%s call %d", p.moment, p.call)
 }
 
 func everyPoint(calls int) []point {
@@ -116,27 +137,49 @@ func everyPoint(calls int) []point {
 	return out
 }
 
-// part is every nth point, from the kth, where BERTH_CRASH_PART is k/n.
-func part(t *testing.T, points []point) []point {
+// together are runs that try all points of each stage.
+func together(points [stages][]point) [][stages]point {
+	var out [][stages]point
+	for s, list := range points {
+		for i, p := range list {
+			if i == len(out) {
+				out = append(out, [stages]point{})
+			}
+			out[i][s] = p
+		}
+	}
+	return out
+}
+
+// part is every nth run, from the kth, where BERTH_CRASH_PART is k/n.
+func part(t *testing.T, runs [][stages]point) [][stages]point {
 	t.Helper()
 	text := os.Getenv("BERTH_CRASH_PART")
 	if text == "" {
-		return points
+		return runs
 	}
 	var k, n int
 	if _, err := fmt.Sscanf(text, "%d/%d", &k, &n); err != nil || k < 1 || k > n {
 		t.Fatalf("BERTH_CRASH_PART=%s: want 1/4 to 4/4, or the like", text)
 	}
-	var out []point
-	for i := k - 1; i < len(points); i += n {
-		out = append(out, points[i])
+	var out [][stages]point
+	for i := k - 1; i < len(runs); i += n {
+		out = append(out, runs[i])
 	}
 	return out
 }
 
-// scenario launches 30 nodes and gives 10 of them back. It ends when all is as
-// it should be.
-func (w *world) scenario() {
+// outcome of a stage: the calls that the provisioner made, the one at which it was
+// killed, if it was, and how long after that all was as it should be.
+type outcome struct {
+	calls    []string
+	struck   string
+	recovery time.Duration
+}
+
+// scenario launches 30 nodes, in two batches, and gives 10 of them back. In each
+// of these stages it kills the provisioner once, where it is told to.
+func (w *world) scenario(kills [stages]point) (out [stages]outcome) {
 	w.t.Helper()
 	foreign := w.foreignInstance()
 	w.create(provisioner("crash", func(p *v1alpha1.Provisioner) {
@@ -145,10 +188,30 @@ func (w *world) scenario() {
 		p.Spec.TTLSecondsAfterEmpty = new(int64(1))
 		p.Spec.Limits = corev1.ResourceList{v1alpha1.LimitNodes: resource.MustParse("32"), v1alpha1.LimitHourlyCost: resource.MustParse("4"), corev1.ResourceCPU: resource.MustParse("66")}
 	}))
-	w.create(pods("crash", launches)...)
-	w.start()
-	w.until("30 nodes are there", func() bool { return w.settled(launches) })
+	wanted := pods("crash", launches)
+	for s, begin := range [stages]func() (nodes int){
+		func() int { w.create(wanted[:firstLaunch]...); w.start(); return firstLaunch },
+		func() int { w.create(wanted[firstLaunch:]...); return launches },
+		func() int { w.giveBack(); return launches - terminations },
+	} {
+		w.arm(kills[s].call, kills[s].moment)
+		nodes := begin()
+		w.until(fmt.Sprintf("%d nodes are there, and no more", nodes), func() bool { return w.settled(nodes) })
+		out[s].calls, out[s].struck = w.made()
+		out[s].recovery = w.sinceKill()
+	}
+	w.report(w.look().Violations())
+	for _, i := range w.state().Instances {
+		if i.ID == foreign && i.State != "running" && i.State != "pending" {
+			w.t.Errorf("the foreign instance is %s", i.State)
+		}
+	}
+	return out
+}
 
+// giveBack deletes 10 pods and the claims of their nodes.
+func (w *world) giveBack() {
+	w.t.Helper()
 	doomed := map[string]bool{}
 	list := w.podList()
 	slices.SortFunc(list, func(a, b corev1.Pod) int { return strings.Compare(a.Name, b.Name) })
@@ -166,13 +229,6 @@ func (w *world) scenario() {
 		}
 		return plane.Client.Delete(w.ctx, &claims[i])
 	})
-	w.until("10 of them are gone again", func() bool { return w.settled(launches - terminations) })
-	w.report(w.look().Violations())
-	for _, i := range w.state().Instances {
-		if i.ID == foreign && i.State != "running" && i.State != "pending" {
-			w.t.Errorf("the foreign instance is %s", i.State)
-		}
-	}
 }
 
 // settled reports whether n nodes are there and no more: for each a claim that

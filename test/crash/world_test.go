@@ -428,6 +428,13 @@ func (w *world) killNow() {
 	_ = w.cmd.Process.Kill() // It may be dead already.
 }
 
+// sinceKill is how long ago the provisioner was killed.
+func (w *world) sinceKill() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return time.Since(w.killed)
+}
+
 // stop ends the provisioner for good.
 func (w *world) stop() {
 	w.mu.Lock()
