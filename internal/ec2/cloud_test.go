@@ -165,17 +165,37 @@ func TestDiscoverKeepsTheLastSpotPrices(t *testing.T) {
 		t.Errorf("the same prices make other machines: %s", diff)
 	}
 	sim.fault(ec2sim.Fault{Action: "DescribeSpotPriceHistory", Code: "UnauthorizedOperation", HTTPStatus: 403, Count: -1})
-	if _, err := c.RefreshSpotPrices(t.Context()); err == nil {
-		t.Error("a refresh that failed must say so")
+	for name, read := range map[string]func(context.Context) ([]capacity.Machine, error){"refresh": c.RefreshSpotPrices, "discovery": c.Discover} {
+		again, err := read(t.Context())
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if diff := cmp.Diff(before, again); diff != "" {
+			t.Errorf("%s: spot offerings are lost with the prices: %s", name, diff)
+		}
+		if notes := strings.Join(c.Notes(), "; "); !strings.Contains(notes, "spot prices are of") || !strings.Contains(notes, "UnauthorizedOperation") {
+			t.Errorf("%s: notes: %q", name, notes)
+		}
 	}
-	again, err := c.Discover(t.Context())
-	if err != nil {
+}
+
+// TestOnDemandPricesDoNotWaitForSpotPrices: whoever may not read those has these
+// all the same.
+func TestOnDemandPricesDoNotWaitForSpotPrices(t *testing.T) {
+	sim := newStandIn(t, nil)
+	sim.fault(ec2sim.Fault{Action: "DescribeSpotPriceHistory", Code: "UnauthorizedOperation", HTTPStatus: 403, Count: -1})
+	c := sim.cloud(nil)
+	if _, err := c.Discover(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(before, again); diff != "" {
-		t.Errorf("spot offerings are lost with the prices: %s", diff)
+	c.latePrices.Store(&prices{of: map[string]float64{"m5.large": 0.5}, at: time.Now()})
+	if _, err := c.RefreshSpotPrices(t.Context()); err != nil {
+		t.Fatal(err)
 	}
-	if notes := strings.Join(c.Notes(), "; "); !strings.Contains(notes, "spot prices are of") {
+	if m := c.machine("m5.large"); m == nil || len(m.Offerings) == 0 || m.Offerings[0].Price != 0.5 {
+		t.Errorf("m5.large is %+v", m)
+	}
+	if notes := strings.Join(c.Notes(), "; "); !strings.Contains(notes, "no spot price is known") {
 		t.Errorf("notes: %q", notes)
 	}
 }
@@ -218,8 +238,9 @@ func TestAnEmptyAnswerIsNoNews(t *testing.T) {
 			if diff := cmp.Diff(before, after); !tc.refused && diff != "" {
 				t.Errorf("what was known is lost: %s", diff)
 			}
-			if _, err := c.RefreshSpotPrices(t.Context()); (err != nil) != (set == "spotPriceHistorySet") {
-				t.Errorf("refreshing spot prices: %v", err)
+			refreshed, err := c.RefreshSpotPrices(t.Context())
+			if diff := cmp.Diff(before, refreshed); err != nil || diff != "" {
+				t.Errorf("refreshing spot prices: %v; other machines: %s", err, diff)
 			}
 		})
 	}

@@ -108,23 +108,20 @@ func (c *Cloud) discovered(ctx context.Context) error {
 }
 
 // RefreshSpotPrices reads the spot prices again and returns the machines of
-// the last Discover with them; before the first Discover it discovers.
+// the last Discover with them; before the first Discover it discovers. Where EC2 does
+// not give them the last ones stay, which a note says.
 func (c *Cloud) RefreshSpotPrices(ctx context.Context) ([]capacity.Machine, error) {
 	last := c.found.Load()
 	if last == nil {
 		return c.Discover(ctx)
 	}
-	spot, err := c.spotPrices(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("refreshing spot prices: %w", err)
-	}
-	next := &discovery{infos: last.infos, offered: last.offered, zoneIDs: last.zoneIDs, onDemand: last.onDemand,
-		spot: spot, spotAt: time.Now()}
+	next := &discovery{infos: last.infos, offered: last.offered, zoneIDs: last.zoneIDs, onDemand: last.onDemand}
+	next.spot, next.spotAt, next.notes = c.spotOrLast(ctx)
 	if late := c.latePrices.Swap(nil); late != nil && late.at.After(last.onDemand.at) {
 		next.onDemand = *late
 	}
 	if next.onDemand.note != "" {
-		next.notes = []string{next.onDemand.note}
+		next.notes = append(next.notes, next.onDemand.note)
 	}
 	next.build(c.cfg.Region)
 	c.found.Store(next)
@@ -283,7 +280,7 @@ func (c *Cloud) spotOrLast(ctx context.Context) (map[poolKey]float64, time.Time,
 	if err == nil {
 		return spot, time.Now(), nil
 	}
-	if last := c.found.Load(); last != nil {
+	if last := c.found.Load(); last != nil && len(last.spot) > 0 {
 		return last.spot, last.spotAt, []string{fmt.Sprintf("spot prices are of %s: %v", last.spotAt.UTC().Format(time.RFC3339), err)}
 	}
 	return nil, time.Time{}, []string{fmt.Sprintf("no spot price is known, so no spot instance is bought: %v", err)}

@@ -23,8 +23,10 @@ const (
 	discoverEvery = time.Hour
 	// spotEvery is how often spot prices are read.
 	spotEvery = 5 * time.Minute
-	// discoverRetry is the pause after a discovery that failed.
-	discoverRetry = 5 * time.Second
+	// discoverRetry is the pause after a discovery that failed, twice as long after each further
+	// one, up to discoverRetryMost.
+	discoverRetry     = 5 * time.Second
+	discoverRetryMost = 2 * time.Minute
 	// pricesEvery is how often the user's price table is looked at.
 	pricesEvery = 15 * time.Second
 	// restoreTries is how often a new leader tries to read what the last one
@@ -41,7 +43,8 @@ const (
 type discoverer interface {
 	// Discover reads all instance types with their offerings and prices.
 	Discover(ctx context.Context) ([]capacity.Machine, error)
-	// RefreshSpotPrices reads spot prices alone; the rest is as discovered last.
+	// RefreshSpotPrices reads spot prices alone; the rest, and what cannot be read, is as
+	// discovered last.
 	RefreshSpotPrices(ctx context.Context) ([]capacity.Machine, error)
 	// Resolve looks up what a Provisioner's EC2 settings stand for.
 	Resolve(ctx context.Context, provisioner string, t *v1alpha1.NodeTemplate) (ec2.Resolved, error)
@@ -65,6 +68,8 @@ type market struct {
 func (m *market) run(ctx context.Context) error {
 	m.restore(ctx)
 	var whole time.Time
+	var noted []string
+	retry := discoverRetry
 	for {
 		read, every := m.cloud.RefreshSpotPrices, spotEvery
 		if time.Since(whole) >= discoverEvery {
@@ -79,12 +84,16 @@ func (m *market) run(ctx context.Context) error {
 			m.log.Error(err, "reading what EC2 offers failed; the last answer stays in force")
 			m.catalogue.cannotRead(err)
 			m.trigger()
-			every = discoverRetry
+			every, retry = retry, min(2*retry, discoverRetryMost)
 		default:
+			retry = discoverRetry
 			if time.Since(whole) >= discoverEvery {
 				whole = start
 				m.log.Info("discovered", "instanceTypes", len(machines), "took", time.Since(start).String())
-				for _, n := range m.cloud.Notes() {
+			}
+			if notes := m.cloud.Notes(); !slices.Equal(notes, noted) {
+				noted = notes
+				for _, n := range notes {
 					m.log.Info("about prices: " + n)
 				}
 			}
