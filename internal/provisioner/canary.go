@@ -210,7 +210,8 @@ func (d *drift) stopping(g *generation, target string, h health) stop {
 		return stop{target, stoppedCanary, told.Message}
 	}
 	if h.sick != "" {
-		return stop{target, stoppedCanary, fmt.Sprintf("replacing drifted nodes has stopped: %s; %s", h.sick, howToAcknowledge(pr, target))}
+		// Clipped here, so that the way out, by which a new leader knows the target, is not.
+		return stop{target, stoppedCanary, fmt.Sprintf("replacing drifted nodes has stopped: %s; %s", clipTo(500, h.sick), howToAcknowledge(pr, target))}
 	}
 	if most := driftShare(pr); len(g.drifted)*100 > most*(len(g.drifted)+len(g.fresh)) {
 		return stop{target, stoppedShare, fmt.Sprintf("%d of %d nodes have drifted, more than disruption.driftShare (%d%%); %s",

@@ -156,3 +156,13 @@ func TestACanaryThatFailsStopsDrift(t *testing.T) {
 		})
 	}
 }
+
+// TestTheWayOutOfAStopIsNotClipped: whoever is told needs it, and a new leader knows
+// the target by it.
+func TestTheWayOutOfAStopIsNotClipped(t *testing.T) {
+	pr := &v1alpha1.Provisioner{ObjectMeta: metav1.ObjectMeta{Name: strings.Repeat("p", 253)}}
+	s := newDrift(&Loops{}, nil).stopping(&generation{provisioner: pr}, "target", health{sick: strings.Repeat("long ", 1000)})
+	if told := clip(s.message); !strings.HasSuffix(told, howToAcknowledge(pr, "target")) {
+		t.Errorf("told: %s", told)
+	}
+}

@@ -68,9 +68,11 @@ func summarize(c *v1alpha1.NodeClaim) {
 func apiEqual(a, b any) bool { return equality.Semantic.DeepEqual(a, b) }
 
 // clip keeps a message within what an event's note may hold (1024 bytes).
-func clip(s string) string {
-	if len(s) > 1000 {
-		return strings.ToValidUTF8(s[:1000], "") + "…"
+func clip(s string) string { return clipTo(1000, s) }
+
+func clipTo(most int, s string) string {
+	if len(s) > most {
+		return strings.ToValidUTF8(s[:most], "") + "…"
 	}
 	return s
 }

@@ -109,7 +109,11 @@ func (c *consolidation) run(ctx context.Context) error {
 		c.mu.Lock()
 		due := now.Sub(c.plannedAt) >= weighEvery
 		c.mu.Unlock()
-		if !due || !c.catalogue.discovered() || len(c.policies(now)) == 0 {
+		if !due || !c.catalogue.discovered() {
+			continue
+		}
+		if len(c.policies(now)) == 0 {
+			c.metrics.possible.Set(0) // Nobody consolidates, any more.
 			continue
 		}
 		in := c.input(now, nil)
