@@ -106,7 +106,7 @@ func (w *why) claim(ctx context.Context, name string) error {
 	err := w.c.Get(ctx, client.ObjectKey{Name: c.Spec.Provisioner.Name}, pr)
 	switch {
 	case apierrors.IsNotFound(err):
-		fmt.Fprintf(w.out, "  its Provisioner is gone: only deleting the nodeclaim removes it\n")
+		fmt.Fprintln(w.out, "  its Provisioner is gone")
 		pr = nil
 	case err != nil:
 		return fmt.Errorf("reading provisioner %s: %w", c.Spec.Provisioner.Name, err)
@@ -170,7 +170,7 @@ func (w *why) pausedEverywhere(ctx context.Context) (latest time.Time, err error
 func (w *why) staying(c *v1alpha1.NodeClaim, pr *v1alpha1.Provisioner, everywhere time.Time) {
 	fmt.Fprintln(w.out, "\nit stays:")
 	if pr == nil {
-		fmt.Fprintf(w.out, "  its Provisioner %s is gone: nothing gives it back but an interruption, or whoever deletes it\n", c.Spec.Provisioner.Name)
+		fmt.Fprintln(w.out, "  nothing gives it back but an interruption, or whoever deletes the nodeclaim")
 		return
 	}
 	until := v1alpha1.PausedUntil(pr.Annotations[v1alpha1.AnnotationPauseDisruption], w.now)
