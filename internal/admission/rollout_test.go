@@ -35,9 +35,10 @@ const (
 	rolloutCallers = 16
 	// propagation is how long routes lag behind readiness.
 	propagation = 50 * time.Millisecond
-	// rolloutDelay is the servers' DrainDelay: well above propagation, as the
-	// 10 s of cmd/webhook are above that of EndpointSlices and kube-proxy.
-	rolloutDelay = 400 * time.Millisecond
+	// rolloutDelay is the servers' DrainDelay: well above propagation, also on a
+	// machine that is busy with other tests, as the 10 s of cmd/webhook are above that of
+	// EndpointSlices and kube-proxy.
+	rolloutDelay = 2 * time.Second
 )
 
 // route is how an API server comes from the Service to a replica: the routes are
@@ -84,6 +85,7 @@ func TestRollingRestartsLoseNoCall(t *testing.T) {
 			for load.calls.Load() < *rolloutCalls {
 				load.wait() // Until the next calls have been made.
 			}
+			f.replaced.Wait() // Their ends are to be under load too.
 			load.stop()
 			t.Logf("%d calls over %d rolling restarts on %d connections: %d lost, %d denied, %d without a hint",
 				load.calls.Load(), *rolloutRestarts, load.connections.Load(), load.lost.Load(), load.denied.Load(), load.unhinted.Load())
@@ -108,12 +110,15 @@ type fleet struct {
 	endpoints []string
 	replicas  []*replica
 	ended     sync.WaitGroup
+	// replaced ends with the replicas that were replaced.
+	replaced sync.WaitGroup
 }
 
 type replica struct {
 	address string
 	server  *Server
 	stop    context.CancelFunc
+	ended   chan struct{}
 }
 
 func newFleet(t *testing.T) *fleet {
@@ -145,8 +150,9 @@ func (f *fleet) start() *replica {
 		f.t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	r := &replica{address: l.Addr().String(), server: server, stop: stop}
+	r := &replica{address: l.Addr().String(), server: server, stop: stop, ended: make(chan struct{})}
 	f.ended.Go(func() {
+		defer close(r.ended)
 		if err := server.Run(ctx); err != nil {
 			f.t.Errorf("a replica's end: %v", err)
 		}
@@ -169,6 +175,7 @@ func (f *fleet) replace() {
 	f.replicas = f.replicas[1:]
 	f.mu.Unlock()
 	old.stop()
+	f.replaced.Go(func() { <-old.ended })
 	lag := time.NewTimer(propagation)
 	defer lag.Stop()
 	<-lag.C
