@@ -36,7 +36,7 @@ test: control-plane ## all tests, with the race detector where there is a C comp
 	$(GO) test -count=1 -timeout 20m ./test/crash
 
 .PHONY: test-crash
-test-crash: control-plane ## kill the provisioner at every call that it makes; takes hours
+test-crash: control-plane ## kill the provisioner at every call that it makes; takes two hours
 	BERTH_CRASH=all $(GO) test -count=1 -timeout 0 -v ./test/crash
 
 .PHONY: lint
