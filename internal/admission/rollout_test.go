@@ -85,7 +85,7 @@ func TestRollingRestartsLoseNoCall(t *testing.T) {
 			for load.calls.Load() < *rolloutCalls {
 				load.wait() // Until the next calls have been made.
 			}
-			f.replaced.Wait() // Their ends are to be under load too.
+			await(f.replaced) // Their ends are to be under load too.
 			load.stop()
 			t.Logf("%d calls over %d rolling restarts on %d connections: %d lost, %d denied, %d without a hint",
 				load.calls.Load(), *rolloutRestarts, load.connections.Load(), load.lost.Load(), load.denied.Load(), load.unhinted.Load())
@@ -109,9 +109,8 @@ type fleet struct {
 	// endpoints as routes know them now.
 	endpoints []string
 	replicas  []*replica
-	ended     sync.WaitGroup
-	// replaced ends with the replicas that were replaced.
-	replaced sync.WaitGroup
+	// replaced are those that were told to end.
+	replaced []*replica
 }
 
 type replica struct {
@@ -128,7 +127,8 @@ func newFleet(t *testing.T) *fleet {
 		for _, r := range f.replicas {
 			r.stop()
 		}
-		f.ended.Wait()
+		await(f.replaced)
+		await(f.replicas)
 	})
 	return f
 }
@@ -151,13 +151,20 @@ func (f *fleet) start() *replica {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	r := &replica{address: l.Addr().String(), server: server, stop: stop, ended: make(chan struct{})}
-	f.ended.Go(func() {
+	go func() {
 		defer close(r.ended)
 		if err := server.Run(ctx); err != nil {
 			f.t.Errorf("a replica's end: %v", err)
 		}
-	})
+	}()
 	return r
+}
+
+// await returns when all of them have ended.
+func await(replicas []*replica) {
+	for _, r := range replicas {
+		<-r.ended
+	}
 }
 
 func (f *fleet) add(r *replica) {
@@ -175,7 +182,7 @@ func (f *fleet) replace() {
 	f.replicas = f.replicas[1:]
 	f.mu.Unlock()
 	old.stop()
-	f.replaced.Go(func() { <-old.ended })
+	f.replaced = append(f.replaced, old)
 	lag := time.NewTimer(propagation)
 	defer lag.Stop()
 	<-lag.C

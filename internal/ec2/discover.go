@@ -77,9 +77,6 @@ func (c *Cloud) Discover(ctx context.Context) ([]capacity.Machine, error) {
 	if err := g.Wait(); err != nil {
 		return nil, fmt.Errorf("discovering what region %s offers: %w", c.cfg.Region, err)
 	}
-	if d.onDemand.note != "" {
-		d.notes = append(d.notes, d.onDemand.note)
-	}
 	for action, got := range map[string]int{"DescribeInstanceTypes": len(d.infos), "DescribeInstanceTypeOfferings": len(d.offered),
 		"DescribeAvailabilityZones": len(d.zoneIDs)} {
 		if got == 0 {
@@ -119,9 +116,6 @@ func (c *Cloud) RefreshSpotPrices(ctx context.Context) ([]capacity.Machine, erro
 	next.spot, next.spotAt, next.notes = c.spotOrLast(ctx)
 	if late := c.latePrices.Swap(nil); late != nil && late.at.After(last.onDemand.at) {
 		next.onDemand = *late
-	}
-	if next.onDemand.note != "" {
-		next.notes = append(next.notes, next.onDemand.note)
 	}
 	next.build(c.cfg.Region)
 	c.found.Store(next)
@@ -164,8 +158,11 @@ func (c *Cloud) PricesAt() map[string]time.Time {
 	return out
 }
 
-// build puts the machines together.
+// build puts the machines together, and notes what stands in for on-demand prices.
 func (d *discovery) build(region string) {
+	if d.onDemand.note != "" {
+		d.notes = append(d.notes, d.onDemand.note)
+	}
 	shipped, shippedNote := shippedPrices(region)
 	for _, info := range d.infos {
 		m, ok := machineOf(info)

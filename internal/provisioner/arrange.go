@@ -34,7 +34,7 @@ func (d *doors) arrange(batch []*v1alpha1.NodeClaim) []*v1alpha1.NodeClaim {
 		queue = append(queue, holders[c.Name]...)
 	}
 	slices.SortFunc(queue, triedBefore)
-	d.fill(claims[:len(batch)], claims[len(batch):], holders)
+	d.fill(claims[:len(batch)], claims[len(batch):], holders, queue)
 	// Of two nodes that a pod may have its seat on, that of more pods opens first.
 	slices.SortStableFunc(claims[:len(batch)], func(a, b *v1alpha1.NodeClaim) int {
 		return cmp.Compare(len(holders[b.Name]), len(holders[a.Name]))
@@ -86,45 +86,46 @@ func (d *doors) arrange(batch []*v1alpha1.NodeClaim) []*v1alpha1.NodeClaim {
 }
 
 // fill moves pods from claims that open later to room that is left on those that open
-// now, those first that are tried first.
-func (d *doors) fill(now, later []*v1alpha1.NodeClaim, holders map[string][]*corev1.Pod) {
+// now, in the order of the queue.
+func (d *doors) fill(now, later []*v1alpha1.NodeClaim, holders map[string][]*corev1.Pod, queue []*corev1.Pod) {
 	from := map[types.UID]*v1alpha1.NodeClaim{}
-	var movable []*corev1.Pod
 	for _, c := range later {
 		for _, p := range holders[c.Name] {
 			if undemanding(p) {
 				from[p.UID] = c
-				movable = append(movable, p)
 			}
 		}
 	}
-	slices.SortFunc(movable, triedBefore)
 	for _, c := range now {
 		node, ok := one[*corev1.Node](d.stores.nodes, c.Status.NodeName)
 		if !ok {
 			continue
 		}
-		free := capacity.FromResourceList(node.Status.Allocatable)
-		for _, p := range slices.Concat(slices.DeleteFunc(d.stores.podsOn(node.Name), terminal), d.stores.podsBy(targetIndex, node.Name), holders[c.Name]) {
-			free.Sub(capacity.PodRequests(p))
-		}
-		movable = slices.DeleteFunc(movable, func(p *corev1.Pod) bool {
-			old, needs := from[p.UID], capacity.PodRequests(p)
-			if old.Spec.Provisioner.Name != c.Spec.Provisioner.Name || !needs.Fits(free) {
-				return false
+		free := roomBeside(&capacity.Node{
+			Allocatable: capacity.FromResourceList(node.Status.Allocatable),
+			Pods:        slices.Concat(slices.DeleteFunc(d.stores.podsOn(node.Name), terminal), d.stores.podsBy(targetIndex, node.Name), holders[c.Name]),
+		}, anyPod)
+		for _, p := range queue {
+			old := from[p.UID]
+			if old == nil || old.Spec.Provisioner.Name != c.Spec.Provisioner.Name {
+				continue
+			}
+			needs := capacity.PodRequests(p)
+			if !needs.Fits(free) {
+				continue
 			}
 			free.Sub(needs)
+			delete(from, p.UID)
 			holders[old.Name] = slices.DeleteFunc(holders[old.Name], func(other *corev1.Pod) bool { return other == p })
 			holders[c.Name] = append(holders[c.Name], p)
-			return true
-		})
+		}
 	}
 }
 
 // undemanding reports whether any node of its Provisioner that has the room takes a pod.
 func undemanding(p *corev1.Pod) bool {
 	s := &p.Spec
-	return len(s.NodeSelector) == 0 && s.Affinity == nil && len(s.TopologySpreadConstraints) == 0 && kindOf(p) != string(p.UID) &&
+	return len(s.NodeSelector) == 0 && s.Affinity == nil && len(s.TopologySpreadConstraints) == 0 && !itself(p) &&
 		!slices.ContainsFunc(slices.Concat(s.InitContainers, s.Containers), func(c corev1.Container) bool {
 			return slices.ContainsFunc(c.Ports, func(port corev1.ContainerPort) bool { return port.HostPort != 0 })
 		})
@@ -144,11 +145,16 @@ func triedBefore(a, b *corev1.Pod) int {
 }
 
 // kindOf is the same for pods that may have each other's seats: nothing that a
-// scheduler looks at tells one from another. A pod that has volumes, devices or a
-// group of its own, or its seat already, is of a kind of its own.
+// scheduler looks at tells one from another.
 func kindOf(p *corev1.Pod) string {
-	if grouped(p) || claimsVolumes(p) || len(p.Spec.ResourceClaims) > 0 || p.Status.NominatedNodeName != "" {
+	if itself(p) {
 		return string(p.UID)
 	}
 	return capacity.ShapeHash(p)
+}
+
+// itself reports whether no other pod may have a pod's seat: it has volumes, devices or a
+// group of its own, or its seat already.
+func itself(p *corev1.Pod) bool {
+	return grouped(p) || claimsVolumes(p) || len(p.Spec.ResourceClaims) > 0 || p.Status.NominatedNodeName != ""
 }

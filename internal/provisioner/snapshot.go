@@ -428,8 +428,11 @@ func comesWithNode(pod *corev1.Pod) bool {
 
 // hasRoom reports whether a pod's requests fit beside what is on a node.
 func hasRoom(n *capacity.Node, pod *corev1.Pod) bool {
-	return capacity.PodRequests(pod).Fits(roomBeside(n, func(*corev1.Pod) bool { return true }))
+	return capacity.PodRequests(pod).Fits(roomBeside(n, anyPod))
 }
+
+// anyPod counts each pod.
+func anyPod(*corev1.Pod) bool { return true }
 
 // roomBeside is what the node's pods that count leave of it.
 func roomBeside(n *capacity.Node, counts func(*corev1.Pod) bool) capacity.Resources {

@@ -49,7 +49,7 @@ func TestKilledAtEveryCall(t *testing.T) {
 	t.Run("undisturbed", func(t *testing.T) {
 		w := newWorld(t, nil)
 		undisturbed = w.scenario([stages]point{})
-		if n := len(w.fleets); n > 5 {
+		if n := len(w.fleets); n > 3 {
 			t.Errorf("%d CreateFleet calls for %d identical nodes in two batches", n, launches)
 		}
 	})
@@ -109,7 +109,7 @@ func logCalls(t *testing.T, stage int, calls []string) {
 		}
 		t.Logf("%s %4d x %s", what, kinds[k], k)
 	}
-	if len(calls) < 50 {
+	if len(calls) < 100 {
 		t.Fatalf("%d calls only: %v", len(calls), calls)
 	}
 }
