@@ -25,7 +25,8 @@ const (
 	// crowdedFor is how long others have to have the room of a pod's seat, on a node that is
 	// ready, until the pod is planned again: while kube-scheduler goes through the pods that
 	// wait for nodes which have just opened, who sits down on another's seat leaves his own
-	// free, and often all find a place.
+	// free, and often all find a place. Where nobody has left a seat for as long, it is
+	// planned again at once.
 	crowdedFor = 3 * time.Second
 	// vainTries is how often kube-scheduler has to have refused a pod whose node
 	// is ready for the plan to be wrong though others are bound. The first refusal may
@@ -70,8 +71,9 @@ type book struct {
 	wasted   map[string]waste
 	// vain are the pods whose seats count as wasted.
 	vain map[types.UID]vainSeats
-	// lastBound is when a pod with a seat was last seen bound.
-	lastBound time.Time
+	// lastBound is when a pod with a seat was last seen bound, and lastLeft when to another
+	// node than that of its seat.
+	lastBound, lastLeft time.Time
 }
 
 type createdClaim struct {
@@ -199,8 +201,9 @@ func (b *book) drop(claim string) {
 	delete(b.created, claim)
 }
 
-// crowded reports whether others have had the room of a pod's seat for long enough to end
-// it, and ends it. again: it is to be asked once more by then, since nobody may wake the
+// crowded reports whether a pod whose seat's room others have is to be planned again, and
+// then ends its seat: when it has waited for a while, or none of them has left a seat that it
+// might find. again: it is to be asked once more by then, since nobody may wake the
 // rounds until then.
 func (b *book) crowded(pod types.UID, now time.Time) (ended, again bool) {
 	b.mu.Lock()
@@ -209,11 +212,11 @@ func (b *book) crowded(pod types.UID, now time.Time) (ended, again bool) {
 	switch {
 	case !ok:
 		return true, false
-	case s.crowdedAt.IsZero():
+	case s.crowdedAt.IsZero() && now.Sub(b.lastLeft) < crowdedFor:
 		s.crowdedAt = now
 		b.seats[pod] = s
 		return false, true
-	case now.Sub(s.crowdedAt) < crowdedFor:
+	case !s.crowdedAt.IsZero() && now.Sub(s.crowdedAt) < crowdedFor:
 		return false, false
 	}
 	b.takeLocked(pod)
@@ -305,7 +308,11 @@ func (b *book) bound(pod *corev1.Pod, claim string, now time.Time) {
 	}
 	b.takeLocked(pod.UID)
 	b.lastBound = now
-	if s.claim == claim && len(b.wasted) > 0 {
+	if s.claim != claim {
+		b.lastLeft = now
+		return
+	}
+	if len(b.wasted) > 0 {
 		// The shape is that of the pod when it waited.
 		was := *pod
 		was.Spec.NodeName = ""

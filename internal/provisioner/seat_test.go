@@ -126,12 +126,8 @@ func TestANodeThatIsTooSmallIsNotBoughtForEver(t *testing.T) {
 				p.book.give(pod.UID, claim)
 				node := &capacity.Node{Name: "n", Claim: claim, Allocatable: capacity.Resources{corev1.ResourceCPU: tc.cpu, corev1.ResourcePods: 10}, Pods: tc.on}
 				nodes := &nodeSet{byClaim: map[string]*capacity.Node{claim: node}, ready: map[string]bool{claim: true}}
-				if on, crowded := p.seatOf(pod, nodes, false, now); on != nil || crowded != (tc.want == "") {
-					t.Fatalf("a seat that it cannot take: on %v, crowded %t", on, crowded)
-				}
-				now = now.Add(crowdedFor)
 				if on, crowded := p.seatOf(pod, nodes, false, now); on != nil || crowded {
-					t.Fatalf("some time later: on %v, crowded %t", on, crowded)
+					t.Fatalf("a seat that it cannot take: on %v, crowded %t", on, crowded)
 				}
 				if _, seated := p.book.of(pod.UID); seated {
 					t.Fatal("the seat is still in the book")
@@ -168,27 +164,36 @@ func TestSeatsOfPodsWhoseVolumesAreBeingMade(t *testing.T) {
 }
 
 // TestWhoIsCrowdedOutMayFindRoomHimself: who sits down on another's seat leaves his own
-// free, and kube-scheduler needs no new plan to find it.
+// free, and kube-scheduler needs no new plan to find it. Who had none leaves none.
 func TestWhoIsCrowdedOutMayFindRoomHimself(t *testing.T) {
-	p, pod, now := &Loops{book: newBook()}, asking("p", "2"), time.Unix(1000, 0)
+	p, pod, thief, now := &Loops{book: newBook()}, asking("p", "2"), asking("thief", "2"), time.Unix(1000, 0)
 	node := &capacity.Node{Claim: "a", Allocatable: capacity.Resources{corev1.ResourceCPU: 3000, corev1.ResourcePods: 10}}
 	nodes := &nodeSet{byClaim: map[string]*capacity.Node{"a": node}, ready: map[string]bool{"a": true}}
 	look := func(after time.Duration, others ...*corev1.Pod) (on *capacity.Node, crowded bool) {
 		now, node.Pods = now.Add(after), others
+		for _, o := range others {
+			p.book.bound(o, "a", now)
+		}
 		return p.seatOf(pod, nodes, false, now)
 	}
 	p.book.give(pod.UID, "a")
-	if on, crowded := look(0, asking("thief", "2")); on != nil || !crowded {
+	p.book.give(thief.UID, "b")
+	if on, crowded := look(0, thief); on != nil || !crowded {
 		t.Errorf("at once: on %v, crowded %t", on, crowded)
 	}
 	if on, _ := look(time.Second); on != node {
 		t.Error("the room is free again, and the pod has no seat")
 	}
 	// What was before does not count.
-	if on, crowded := look(crowdedFor, asking("thief", "2")); on != nil || !crowded {
+	p.book.give(thief.UID, "b")
+	if on, crowded := look(crowdedFor, thief); on != nil || !crowded {
 		t.Errorf("crowded out again: on %v, crowded %t", on, crowded)
 	}
-	if on, crowded := look(crowdedFor, asking("thief", "2")); on != nil || crowded {
+	if on, crowded := look(crowdedFor, thief); on != nil || crowded {
 		t.Errorf("for long: on %v, crowded %t", on, crowded)
+	}
+	p.book.give(pod.UID, "a")
+	if on, crowded := look(0, thief); on != nil || crowded {
+		t.Errorf("by one that had no seat: on %v, crowded %t", on, crowded)
 	}
 }
