@@ -153,8 +153,12 @@ func kindOf(p *corev1.Pod) string {
 	return capacity.ShapeHash(p)
 }
 
-// itself reports whether no other pod may have a pod's seat: it has volumes, devices or a
-// group of its own, or its seat already.
-func itself(p *corev1.Pod) bool {
-	return grouped(p) || claimsVolumes(p) || len(p.Spec.ResourceClaims) > 0 || p.Status.NominatedNodeName != ""
+// itself reports whether no other pod may have a pod's seat: it is particular about it, or
+// has it already.
+func itself(p *corev1.Pod) bool { return particular(p) || p.Status.NominatedNodeName != "" }
+
+// particular reports whether a seat of a pod of its shape may not do for a pod: it has volumes,
+// devices or a group of its own.
+func particular(p *corev1.Pod) bool {
+	return grouped(p) || claimsVolumes(p) || len(p.Spec.ResourceClaims) > 0
 }

@@ -25,8 +25,7 @@ const (
 	// crowdedFor is how long others have to have the room of a pod's seat, on a node that is
 	// ready, until the pod is planned again: while kube-scheduler goes through the pods that
 	// wait for nodes which have just opened, who sits down on another's seat leaves his own
-	// free, and often all find a place. Where nobody has left a seat for as long, it is
-	// planned again at once.
+	// free, and often all find a place.
 	crowdedFor = 3 * time.Second
 	// vainTries is how often kube-scheduler has to have refused a pod whose node
 	// is ready for the plan to be wrong though others are bound. The first refusal may
@@ -71,9 +70,16 @@ type book struct {
 	wasted   map[string]waste
 	// vain are the pods whose seats count as wasted.
 	vain map[types.UID]vainSeats
-	// lastBound is when a pod with a seat was last seen bound, and lastLeft when to another
-	// node than that of its seat.
-	lastBound, lastLeft time.Time
+	// lastBound is when a pod with a seat was last seen bound.
+	lastBound time.Time
+	// left are the seats of pods that have sat down elsewhere, for crowdedFor.
+	left []leftSeat
+}
+
+// leftSeat is a seat that a pod has left free, since it was bound to another node.
+type leftSeat struct {
+	shape, claim string
+	at           time.Time
 }
 
 type createdClaim struct {
@@ -201,26 +207,36 @@ func (b *book) drop(claim string) {
 	delete(b.created, claim)
 }
 
-// crowded reports whether a pod whose seat's room others have is to be planned again, and
-// then ends its seat: when it has waited for a while, or none of them has left a seat that it
-// might find. again: it is to be asked once more by then, since nobody may wake the
-// rounds until then.
-func (b *book) crowded(pod types.UID, now time.Time) (ended, again bool) {
+// crowded decides about the seat of a pod whose room others have. Where a pod of its shape
+// has left a seat that still has room, that becomes its own, and its claim is returned. Else
+// the pod is to be planned again, its seat being ended, once it has waited for a while; and
+// at once where nobody else has left one that it might find. again: it is to be asked once more
+// by then, since nobody may wake the rounds until then. An empty shape is like no other.
+func (b *book) crowded(pod types.UID, shape string, hasRoom func(claim string) bool, now time.Time) (instead string, ended, again bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s, ok := b.seats[pod]
+	if !ok {
+		return "", true, false
+	}
+	b.left = slices.DeleteFunc(b.left, func(l leftSeat) bool { return now.Sub(l.at) >= crowdedFor })
+	own := func(l leftSeat) bool { return l.shape == shape }
+	if i := slices.IndexFunc(b.left, func(l leftSeat) bool { return own(l) && hasRoom(l.claim) }); i >= 0 {
+		instead = b.left[i].claim
+		b.left = slices.Delete(b.left, i, i+1)
+		b.giveLocked(pod, instead)
+		return instead, false, false
+	}
 	switch {
-	case !ok:
-		return true, false
-	case s.crowdedAt.IsZero() && now.Sub(b.lastLeft) < crowdedFor:
+	case s.crowdedAt.IsZero() && slices.ContainsFunc(b.left, func(l leftSeat) bool { return !own(l) }):
 		s.crowdedAt = now
 		b.seats[pod] = s
-		return false, true
+		return "", false, true
 	case !s.crowdedAt.IsZero() && now.Sub(s.crowdedAt) < crowdedFor:
-		return false, false
+		return "", false, false
 	}
 	b.takeLocked(pod)
-	return true, false
+	return "", true, false
 }
 
 // overdue reports whether kube-scheduler leaves a pod unbound though its node is ready,
@@ -308,14 +324,12 @@ func (b *book) bound(pod *corev1.Pod, claim string, now time.Time) {
 	}
 	b.takeLocked(pod.UID)
 	b.lastBound = now
+	// The shape is that of the pod when it waited.
+	was := *pod
+	was.Spec.NodeName = ""
 	if s.claim != claim {
-		b.lastLeft = now
-		return
-	}
-	if len(b.wasted) > 0 {
-		// The shape is that of the pod when it waited.
-		was := *pod
-		was.Spec.NodeName = ""
+		b.left = append(b.left, leftSeat{capacity.ShapeHash(&was), s.claim, now})
+	} else if len(b.wasted) > 0 {
 		b.forgiveLocked(capacity.ShapeHash(&was))
 	}
 }

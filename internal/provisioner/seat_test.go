@@ -166,34 +166,78 @@ func TestSeatsOfPodsWhoseVolumesAreBeingMade(t *testing.T) {
 // TestWhoIsCrowdedOutMayFindRoomHimself: who sits down on another's seat leaves his own
 // free, and kube-scheduler needs no new plan to find it. Who had none leaves none.
 func TestWhoIsCrowdedOutMayFindRoomHimself(t *testing.T) {
-	p, pod, thief, now := &Loops{book: newBook()}, asking("p", "2"), asking("thief", "2"), time.Unix(1000, 0)
+	for name, tc := range map[string]struct {
+		thief string // CPUs of the pod that sits down on the seat
+		had   string // the claim that it had its own seat on
+		full  bool   // somebody else sits there
+		want  string // what becomes of the pod at once, and after crowdedFor
+	}{
+		"by one of its kind":                               {"2", "b", false, "seat on b"},
+		"by one of its kind, whose seat is taken":          {"2", "b", true, "planned"},
+		"by one of another kind":                           {"1500m", "b", false, "waits, planned"},
+		"by one that had no seat":                          {"2", "", false, "planned"},
+		"by one of its kind, whose node is on its way out": {"2", "c", false, "planned"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := &Loops{book: newBook()}
+			p.nominator = newNominator(p)
+			pod, thief, now := asking("p", "2"), asking("thief", tc.thief), time.Unix(1000, 0)
+			nodes := &nodeSet{byClaim: map[string]*capacity.Node{}, ready: map[string]bool{"a": true}}
+			for _, claim := range []string{"a", "b", "c"} {
+				nodes.byClaim[claim] = &capacity.Node{Claim: claim, Unschedulable: claim == "c", Allocatable: capacity.Resources{corev1.ResourceCPU: 3000, corev1.ResourcePods: 10}}
+			}
+			p.book.give(pod.UID, "a")
+			if tc.had != "" {
+				p.book.give(thief.UID, tc.had)
+			}
+			if tc.full {
+				nodes.byClaim["b"].Pods = []*corev1.Pod{asking("third", "2")}
+			}
+			nodes.byClaim["a"].Pods = []*corev1.Pod{thief}
+			p.book.bound(thief, "a", now)
+			var got []string
+			for range 2 {
+				on, crowded := p.seatOf(pod, nodes, false, now)
+				claim, seated := p.book.of(pod.UID)
+				switch {
+				case on != nil && on.Claim == claim:
+					got = append(got, "seat on "+claim)
+				case on == nil && crowded && seated:
+					got = append(got, "waits")
+				case on == nil && !crowded && !seated:
+					got = append(got, "planned")
+				default:
+					t.Fatalf("on %v, crowded %t, seat on %q", on, crowded, claim)
+				}
+				if !crowded {
+					break
+				}
+				now = now.Add(crowdedFor)
+			}
+			if s := strings.Join(got, ", "); s != tc.want {
+				t.Errorf("it %s; want %s", s, tc.want)
+			}
+		})
+	}
+}
+
+// TestACrowdFromBeforeDoesNotCount: the room was free again meanwhile.
+func TestACrowdFromBeforeDoesNotCount(t *testing.T) {
+	p, pod, now := &Loops{book: newBook()}, asking("p", "2"), time.Unix(1000, 0)
 	node := &capacity.Node{Claim: "a", Allocatable: capacity.Resources{corev1.ResourceCPU: 3000, corev1.ResourcePods: 10}}
 	nodes := &nodeSet{byClaim: map[string]*capacity.Node{"a": node}, ready: map[string]bool{"a": true}}
-	look := func(after time.Duration, others ...*corev1.Pod) (on *capacity.Node, crowded bool) {
-		now, node.Pods = now.Add(after), others
-		for _, o := range others {
-			p.book.bound(o, "a", now)
+	p.book.give(pod.UID, "a")
+	for i, crowd := range []bool{true, false, true} {
+		node.Pods = nil
+		if crowd {
+			thief := asking("thief", "1500m")
+			p.book.give(thief.UID, "b")
+			p.book.bound(thief, "a", now)
+			node.Pods = []*corev1.Pod{thief}
 		}
-		return p.seatOf(pod, nodes, false, now)
-	}
-	p.book.give(pod.UID, "a")
-	p.book.give(thief.UID, "b")
-	if on, crowded := look(0, thief); on != nil || !crowded {
-		t.Errorf("at once: on %v, crowded %t", on, crowded)
-	}
-	if on, _ := look(time.Second); on != node {
-		t.Error("the room is free again, and the pod has no seat")
-	}
-	// What was before does not count.
-	p.book.give(thief.UID, "b")
-	if on, crowded := look(crowdedFor, thief); on != nil || !crowded {
-		t.Errorf("crowded out again: on %v, crowded %t", on, crowded)
-	}
-	if on, crowded := look(crowdedFor, thief); on != nil || crowded {
-		t.Errorf("for long: on %v, crowded %t", on, crowded)
-	}
-	p.book.give(pod.UID, "a")
-	if on, crowded := look(0, thief); on != nil || crowded {
-		t.Errorf("by one that had no seat: on %v, crowded %t", on, crowded)
+		if on, crowded := p.seatOf(pod, nodes, false, now); (on == nil) != crowd || crowded != crowd {
+			t.Errorf("look %d: on %v, crowded %t", i, on, crowded)
+		}
+		now = now.Add(crowdedFor / 2)
 	}
 }

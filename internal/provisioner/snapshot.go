@@ -355,9 +355,20 @@ func (p *Loops) seatOf(pod *corev1.Pod, nodes *nodeSet, early bool, now time.Tim
 				return nil, false
 			}
 			// Somebody else has it. That says nothing against the plan.
-			ended, again := p.book.crowded(pod.UID, now)
+			shape := ""
+			if !particular(pod) {
+				shape = capacity.ShapeHash(pod)
+			}
+			instead, ended, again := p.book.crowded(pod.UID, shape, func(claim string) bool {
+				n := nodes.byClaim[claim]
+				return n != nil && !n.Unschedulable && hasRoom(n, pod)
+			}, now)
 			if again {
 				time.AfterFunc(crowdedFor, p.trigger)
+			}
+			if instead != "" {
+				p.nominator.enqueue(instead)
+				return nodes.byClaim[instead], false
 			}
 			return nil, !ended
 		case p.book.overdue(pod, nodes.ready[claim] && !early, p.lacksVolumes(pod), now):
