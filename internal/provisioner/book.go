@@ -324,14 +324,22 @@ func (b *book) bound(pod *corev1.Pod, claim string, now time.Time) {
 	}
 	b.takeLocked(pod.UID)
 	b.lastBound = now
-	// The shape is that of the pod when it waited.
+	if s.claim != claim {
+		b.left = append(b.left, leftSeat{shapeBefore(pod), s.claim, now})
+	} else if len(b.wasted) > 0 {
+		b.forgiveLocked(shapeBefore(pod))
+	}
+}
+
+// shapeBefore is the shape that a bound pod had while it waited: binding gives it its node's
+// zone and region as labels (admission plugin PodTopologyLabels, since Kubernetes 1.35).
+func shapeBefore(pod *corev1.Pod) string {
 	was := *pod
 	was.Spec.NodeName = ""
-	if s.claim != claim {
-		b.left = append(b.left, leftSeat{capacity.ShapeHash(&was), s.claim, now})
-	} else if len(b.wasted) > 0 {
-		b.forgiveLocked(capacity.ShapeHash(&was))
-	}
+	was.Labels = maps.Clone(pod.Labels)
+	delete(was.Labels, corev1.LabelTopologyZone)
+	delete(was.Labels, corev1.LabelTopologyRegion)
+	return capacity.ShapeHash(&was)
 }
 
 // stopped reports whether launches for a shape are stopped, and what was wrong with

@@ -196,6 +196,7 @@ func TestBoundPodClearsItsShape(t *testing.T) {
 	}
 	b.give(pod.UID, "another")
 	pod.Spec.NodeName = "n"
+	pod.Labels = map[string]string{corev1.LabelTopologyZone: "z"} // As binding gives it.
 	b.bound(pod, "another", now)
 	if b.anyStopped() {
 		t.Fatal("a pod bound to its node must clear its shape")

@@ -193,6 +193,7 @@ func TestWhoIsCrowdedOutMayFindRoomHimself(t *testing.T) {
 			if tc.full {
 				nodes.byClaim["b"].Pods = []*corev1.Pod{asking("third", "2")}
 			}
+			thief.Spec.NodeName, thief.Labels = "node", map[string]string{corev1.LabelTopologyZone: "z", corev1.LabelTopologyRegion: "r"}
 			nodes.byClaim["a"].Pods = []*corev1.Pod{thief}
 			p.book.bound(thief, "a", now)
 			var got []string
