@@ -67,6 +67,7 @@ var provisionerNeeds = []need{
 	{why: "events of leader election", resource: "events", verbs: "create patch", own: true},
 	{why: "publishing offerings", resource: "configmaps", verbs: "create", own: true},
 	{why: "publishing offerings", resource: "configmaps", verbs: "get update", names: []string{v1alpha1.OfferingsConfigMap}, own: true},
+	{why: "the gate before nodes that open together", resource: "pods", verbs: "create", own: true},
 	{why: "what was moved lately", resource: "configmaps", verbs: "get update", names: []string{v1alpha1.ConsolidationConfigMap}, own: true},
 }
 

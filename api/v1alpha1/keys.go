@@ -199,6 +199,10 @@ const (
 	AnnotationSafeToEvict           = "cluster-autoscaler.kubernetes.io/safe-to-evict"
 )
 
+// LabelGated is on nodes that open together, while a pod keeps all others off them until the
+// last one is open, and on that pod.
+const LabelGated = Group + "/gated"
+
 // Taints.
 const (
 	// TaintUnregistered keeps pods off a node until Berth has put all labels

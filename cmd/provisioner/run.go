@@ -19,6 +19,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/kubernetes"
@@ -452,6 +453,10 @@ func (o *options) manager(kubeConfig *rest.Config) (manager.Manager, error) {
 	// A leader that dies is replaced within leaseDuration. The lease only
 	// spares work: safety rests on tokens and preconditions.
 	leaseDuration, renew, retry, grace := 10*time.Second, 7*time.Second, time.Second, 20*time.Second
+	noGate, err := labels.Parse("!" + v1alpha1.LabelGated)
+	if err != nil {
+		return nil, fmt.Errorf("selecting pods: %w", err)
+	}
 	mgr, err := ctrl.NewManager(kubeConfig, ctrl.Options{
 		Scheme:                        scheme,
 		Metrics:                       metricsserver.Options{BindAddress: o.metricsAddress},
@@ -468,6 +473,7 @@ func (o *options) manager(kubeConfig *rest.Config) (manager.Manager, error) {
 			DefaultTransform: cache.TransformStripManagedFields(),
 			ByObject: map[client.Object]cache.ByObject{
 				&corev1.ConfigMap{}: {Namespaces: map[string]cache.Config{o.namespace: {}}},
+				&corev1.Pod{}:       {Label: noGate}, // It keeps nobody off for long, and no plan is to go by it.
 			},
 		},
 	})

@@ -43,7 +43,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	fmt.Printf("%d Deployments of %d pods each, boot delay %s, binding Nominate\n", len(shapes), *each, *boot)
-	fmt.Printf("%4s %-20s %6s %8s %9s %10s %8s %8s %10s %10s\n", "run", "preemptionPolicy", "pods", "seated", "on it", "elsewhere", "nodes", "further", "cpu used", "mem used")
+	fmt.Printf("%4s %-20s %6s %8s %9s %10s %8s %8s %10s %10s %10s\n", "run", "preemptionPolicy", "pods", "seated", "on it", "elsewhere", "nodes", "further", "cpu used", "mem used", "all bound")
 	good := true
 	for i := range *runs {
 		for _, policy := range []corev1.PreemptionPolicy{corev1.PreemptLowerPriority, corev1.PreemptNever} {
@@ -52,7 +52,7 @@ func main() {
 				fmt.Fprintln(os.Stderr, "bench-seats:", err)
 				os.Exit(1)
 			}
-			fmt.Printf("%4d %-20s %6d %8d %8.1f%% %10d %8d %8d %9.1f%% %9.1f%%\n", i+1, policy, r.pods, r.seated, 100*r.share(), r.seated-r.onIt, r.nodes, r.further, 100*r.cpu, 100*r.memory)
+			fmt.Printf("%4d %-20s %6d %8d %8.1f%% %10d %8d %8d %9.1f%% %9.1f%% %9.1fs\n", i+1, policy, r.pods, r.seated, 100*r.share(), r.seated-r.onIt, r.nodes, r.further, 100*r.cpu, 100*r.memory, r.took.Seconds())
 			good = good && r.share() >= 0.99 && r.further == 0
 		}
 	}
@@ -74,6 +74,8 @@ type result struct {
 	nodes, further int
 	// cpu and memory are the shares of the nodes' allocatable that pods request.
 	cpu, memory float64
+	// took is the time from the first pod's creation to the last one's binding.
+	took time.Duration
 }
 
 // share is the part of all pods that ended on the node bought for them.
@@ -108,10 +110,12 @@ func run(ctx context.Context, policy corev1.PreemptionPolicy, each int, boot, li
 			return r, fmt.Errorf("clearing the cluster after the rehearsal: %w", err)
 		}
 	}
+	began := time.Now()
 	stories, err := burst(ctx, c, "shape", each)
 	if err != nil {
 		return r, err
 	}
+	r.took = time.Since(began)
 	return r, r.count(ctx, c, stories)
 }
 

@@ -106,7 +106,7 @@ func (n *nominator) seatPod(ctx context.Context, claim *v1alpha1.NodeClaim, pod 
 		return n.bind(ctx, claim, pod)
 	}
 	if pod.Status.NominatedNodeName == claim.Status.NodeName || !n.contested.Load() ||
-		isTrue(claim.Status.Conditions, v1alpha1.ConditionInitialized) {
+		isTrue(claim.Status.Conditions, v1alpha1.ConditionInitialized) && !n.doors.isGated(claim) {
 		// Nobody of another kind waits, or the scheduler has the node before it
 		// already: holding the seat would cost a write and win nothing.
 		return nil

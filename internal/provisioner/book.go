@@ -165,17 +165,6 @@ func (b *book) takeLocked(pod types.UID) {
 	}
 }
 
-// exchange moves pods that have seats to other claims.
-func (b *book) exchange(claims map[types.UID]string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for pod, claim := range claims {
-		if s, ok := b.seats[pod]; ok && s.claim != claim {
-			b.giveLocked(pod, claim)
-		}
-	}
-}
-
 // of returns the claim that a pod has a seat on.
 func (b *book) of(pod types.UID) (string, bool) {
 	b.mu.Lock()

@@ -9,7 +9,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
-	"k8s.io/apimachinery/pkg/types"
 	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
 	"k8s.io/klog/v2"
 
@@ -20,21 +19,18 @@ import (
 const (
 	// gatherFor is how long a node that is ready waits for others that are not.
 	gatherFor = time.Second
-	// openers is the number of nodes that are opened at once: few, so that they open in
-	// order.
-	openers = 3
 	// seatingFor is how long a node that is ready waits for its seats to be shown while
-	// none of them is.
-	seatingFor = time.Second
+	// none of them is, and seatingMost in all.
+	seatingFor  = time.Second
+	seatingMost = 10 * time.Second
 	// quietFor is how long kube-scheduler has forgotten no seat when nodes open: longer than it
 	// takes from one pod to the next while it tries them in vain.
 	quietFor = 60 * time.Millisecond
-	// settleFor is how long a node that is ready waits for kube-scheduler to have tried
-	// the pods of the nodes that were opened before, while it tries none of them: it tries
-	// those of nodes that are closed in between. By default it writes 50 times a second.
-	settleFor = 3 * time.Second
-	// settleMost bounds each of the two while there is progress.
-	settleMost = 10 * time.Second
+	// triedFor is how long nothing was written to any pod that waits when kube-scheduler is
+	// taken to have tried them all, and tryingMost is how long that is waited for. It writes to
+	// a pod that it has tried what it found, 50 times a second unless it is told otherwise.
+	triedFor   = 250 * time.Millisecond
+	tryingMost = 3 * time.Second
 	// comesWithin is how long after its launch a node is waited for: one that takes
 	// longer may never come, and nobody else is to wait for it.
 	comesWithin = 2 * time.Minute
@@ -44,29 +40,28 @@ const (
 	doorsPatience = time.Second
 )
 
-// doors open nodes to pods. With each node that joins or opens, and with each nomination
-// that it forgets, kube-scheduler tries all pods that wait, and forgets the nominations
-// of those whose own node is still closed. So a node on which seats are held stays
-// closed until it is ready, those that are ready at about the same time open together,
-// right after all their seats were written, and the next ones when kube-scheduler has
-// been through the pods of these.
+// doors open nodes to pods. With each node that joins or opens, kube-scheduler tries all
+// pods that wait, and forgets the nominations of those whose own node is still closed. So a node
+// on which seats are held stays closed until it is ready, and those that are ready at about
+// the same time open together, behind a gate, right after all their seats were written.
 type doors struct {
 	*Loops
-	mu sync.Mutex
+	gate *gate
+	mu   sync.Mutex
 	// asked are the claims whose nodes are ready to open.
 	asked map[string]bool
-	// opening are the claims whose nodes are being opened, or were last.
-	opening map[string]bool
-	// untried are the pods with seats on nodes that were opened last, while others are closed:
-	// kube-scheduler has not tried them since.
-	untried map[types.UID]bool
-	// forgotten is when kube-scheduler last forgot a seat.
-	forgotten time.Time
-	ready     chan struct{}
+	// seating are the claims whose seats are being written, or were last.
+	seating map[string]bool
+	// gated are the claims whose nodes are behind the gate.
+	gated map[string]bool
+	// forgotten is when kube-scheduler last forgot a seat, and stirred when last something was
+	// written to a pod that waits.
+	forgotten, stirred time.Time
+	ready              chan struct{}
 }
 
 func newDoors(p *Loops) *doors {
-	return &doors{Loops: p, asked: map[string]bool{}, ready: make(chan struct{}, 1)}
+	return &doors{Loops: p, gate: &gate{Loops: p}, asked: map[string]bool{}, ready: make(chan struct{}, 1)}
 }
 
 // keeps reports whether a node that has joined stays closed. Where it is ready, it is
@@ -119,6 +114,7 @@ func keptOff(p *corev1.Pod, node *corev1.Node, counts func(*corev1.Taint) bool) 
 
 // run opens nodes until the context ends.
 func (d *doors) run(ctx context.Context) error {
+	d.gate.lift(ctx) // One that a process before this one has left.
 	for {
 		select {
 		case <-ctx.Done():
@@ -127,15 +123,12 @@ func (d *doors) run(ctx context.Context) error {
 		}
 		d.until(ctx, gatherFor, gatherFor, d.othersCome)
 		d.mu.Lock()
-		batch := slices.Sorted(maps.Keys(d.asked))
+		names := slices.Sorted(maps.Keys(d.asked))
 		clear(d.asked)
 		d.mu.Unlock()
-		d.open(ctx, batch)
-		d.until(ctx, settleFor, settleMost, func() int {
-			d.mu.Lock()
-			defer d.mu.Unlock()
-			return len(d.untried)
-		})
+		if batch := d.batchOf(names); len(batch) > 0 {
+			d.open(ctx, batch)
+		}
 	}
 }
 
@@ -190,10 +183,9 @@ func forgetful(p *corev1.Pod) bool {
 	return p.Spec.PreemptionPolicy == nil || *p.Spec.PreemptionPolicy != corev1.PreemptNever
 }
 
-// open writes the seats of these claims and takes the taint off their nodes.
-func (d *doors) open(ctx context.Context, names []string) {
+// batchOf are those of the claims whose nodes are still closed.
+func (d *doors) batchOf(names []string) []*v1alpha1.NodeClaim {
 	var batch []*v1alpha1.NodeClaim
-	opening := map[string]bool{}
 	for _, name := range names {
 		c, ok := one[*v1alpha1.NodeClaim](d.stores.claims, name)
 		if !ok || c.DeletionTimestamp != nil {
@@ -201,42 +193,60 @@ func (d *doors) open(ctx context.Context, names []string) {
 		}
 		if node, ok := one[*corev1.Node](d.stores.nodes, c.Status.NodeName); ok && hasTaint(node.Spec.Taints, v1alpha1.TaintUnregistered) {
 			batch = append(batch, c)
-			opening[name] = true
 		}
 	}
-	if len(batch) == 0 {
-		return
+	return batch
+}
+
+// open writes the seats of these claims and opens their nodes: one after the other, or,
+// where kube-scheduler may forget a seat between the first and the last, behind a gate.
+func (d *doors) open(ctx context.Context, batch []*v1alpha1.NodeClaim) {
+	names := map[string]bool{}
+	forget := false
+	for _, c := range batch {
+		names[c.Name] = true
+		forget = forget || slices.ContainsFunc(d.nominator.seatHolders(c), forgetful)
 	}
-	batch = d.arrange(batch)
+	gated := len(batch) > 1 && forget && d.gate.shut(ctx, batch[0].Status.NodeName)
+	began := time.Now()
+	if gated {
+		d.mu.Lock()
+		d.gated, d.seating = names, nil
+		d.mu.Unlock()
+		d.unlock(ctx, batch, true)
+		d.stir(time.Now())
+		d.until(ctx, tryingMost, tryingMost, d.trying)
+	}
 	d.mu.Lock()
-	d.opening = opening
+	d.seating = names
 	d.mu.Unlock()
-	// Those last that are tried first: until their node is open, a try costs them the seat.
-	for _, c := range slices.Backward(batch) {
+	for _, c := range batch {
 		d.nominator.seatPods(ctx, c)
 	}
-	d.until(ctx, seatingFor, settleMost, func() int { return d.unseated(batch) })
-	untried := map[types.UID]bool{}
-	if slices.ContainsFunc(d.closed(), func(c *v1alpha1.NodeClaim) bool {
-		return !opening[c.Name] && slices.ContainsFunc(d.nominator.seatHolders(c), forgetful)
-	}) {
-		for _, c := range batch {
-			for _, p := range d.nominator.seatHolders(c) {
-				untried[p.UID] = true
-			}
-		}
+	d.until(ctx, seatingFor, seatingMost, func() int { return d.unseated(batch) })
+	if gated {
+		d.gate.lift(ctx)
+		d.mu.Lock()
+		d.gated = nil
+		d.mu.Unlock()
+	} else {
+		d.unlock(ctx, batch, false)
 	}
-	d.mu.Lock()
-	d.untried = untried
-	d.mu.Unlock()
-	began := time.Now()
-	each(batch, openers, func(_ int, c *v1alpha1.NodeClaim) {
+	d.log.Info("nodes opened", "nodes", len(batch), "gated", gated, "took", time.Since(began).String())
+}
+
+// unlock takes the taint off the claims' nodes, the first one's first.
+func (d *doors) unlock(ctx context.Context, batch []*v1alpha1.NodeClaim, gated bool) {
+	unlock := func(_ int, c *v1alpha1.NodeClaim) {
 		node, ok := one[*corev1.Node](d.stores.nodes, c.Status.NodeName)
 		if !ok {
 			return
 		}
 		after := node.DeepCopy()
 		dress(after, c, true)
+		if gated {
+			after.Labels[v1alpha1.LabelGated] = gateName
+		}
 		err := d.patchNode(ctx, node, after, "opening")
 		if err == nil {
 			d.mu.Lock()
@@ -245,8 +255,19 @@ func (d *doors) open(ctx context.Context, names []string) {
 		} else if ctx.Err() == nil {
 			d.log.V(1).Info("a node will be opened again", "node", node.Name, "reason", err.Error()) // Its claim asks again.
 		}
-	})
-	d.log.Info("nodes opened", "nodes", len(batch), "podsAwaited", len(untried), "took", time.Since(began).String())
+	}
+	each(batch[:1], 1, unlock) // It has the gate.
+	each(batch[1:], writers, unlock)
+}
+
+// trying is 1 while kube-scheduler still tries pods, as far as can be seen.
+func (d *doors) trying() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if time.Since(d.stirred) < triedFor {
+		return 1
+	}
+	return 0
 }
 
 // unseated counts the seats of claims that are not written; one more where
@@ -272,9 +293,16 @@ func (d *doors) unseated(claims []*v1alpha1.NodeClaim) int {
 // opens.
 func (d *doors) hold(c *v1alpha1.NodeClaim) bool {
 	d.mu.Lock()
-	opening := d.opening[c.Name]
+	seating, gated := d.seating[c.Name], d.gated[c.Name]
 	d.mu.Unlock()
-	return !opening && len(c.Spec.StartupTaints) == 0 && d.shut(c)
+	return !seating && len(c.Spec.StartupTaints) == 0 && (gated || d.shut(c))
+}
+
+// isGated reports whether a claim's node is behind the gate.
+func (d *doors) isGated(c *v1alpha1.NodeClaim) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.gated[c.Name]
 }
 
 // forgot notes that kube-scheduler has forgotten a seat.
@@ -284,12 +312,11 @@ func (d *doors) forgot(at time.Time) {
 	d.forgotten = at
 }
 
-// tried notes that kube-scheduler has found no room for a pod, has bound it, or that
-// it is gone.
-func (d *doors) tried(pod types.UID) {
+// stir notes that something was written to a pod that waits.
+func (d *doors) stir(at time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	delete(d.untried, pod)
+	d.stirred = at
 }
 
 // targetOf is the node that a DaemonSet's unbound pod was made for; empty: none.

@@ -2,6 +2,7 @@ package provisioner
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	kubefake "k8s.io/client-go/kubernetes/fake"
@@ -26,14 +28,26 @@ import (
 type quay struct {
 	*doors
 	claims map[string]*v1alpha1.NodeClaim
-	// opened is when each node was opened, and seated whether its pod had its seat.
+	// opened is when pods could first get onto each node, and seated whether its pod had its
+	// seat by then.
 	opened map[string]time.Duration
 	seated map[string]bool
 	began  time.Time
+	api    client.Client
+	// shuts and lifts count the gate's pods made and deleted; refuse says why one is not.
+	shuts, lifts int
+	refuse       func(what string) error
+}
+
+// opens notes that pods get onto a node now.
+func (q *quay) opens(name string) {
+	q.opened[name] = time.Since(q.began)
+	pod, ok := one[*corev1.Pod](q.stores.pods, "default/pod-"+name)
+	q.seated[name] = ok && pod.Status.NominatedNodeName == "node-"+name
 }
 
 func newQuay(t *testing.T, names ...string) *quay {
-	q := &quay{claims: map[string]*v1alpha1.NodeClaim{}, opened: map[string]time.Duration{}, seated: map[string]bool{}, began: time.Now()}
+	q := &quay{claims: map[string]*v1alpha1.NodeClaim{}, opened: map[string]time.Duration{}, seated: map[string]bool{}, began: time.Now(), refuse: func(string) error { return nil }}
 	var objects []client.Object
 	var pods []*corev1.Pod
 	var nodes []*corev1.Node
@@ -60,21 +74,45 @@ func newQuay(t *testing.T, names ...string) *quay {
 		pod.Status.NominatedNodeName = "node-" + name[len("pod-"):]
 		return true, pod, p.stores.pods.GetStore().Update(pod)
 	})
-	api := fake.NewClientBuilder().WithScheme(testScheme(t)).WithObjects(objects...).WithInterceptorFuncs(interceptor.Funcs{
+	q.api = fake.NewClientBuilder().WithScheme(testScheme(t)).WithObjects(objects...).WithInterceptorFuncs(interceptor.Funcs{
 		Patch: func(ctx context.Context, c client.WithWatch, o client.Object, patch client.Patch, opts ...client.PatchOption) error {
 			if err := c.Patch(ctx, o, patch, opts...); err != nil {
 				return err
 			}
-			name := o.GetName()[len("node-"):]
 			q.mu.Lock()
 			defer q.mu.Unlock()
-			q.opened[name] = time.Since(q.began)
-			pod, ok := one[*corev1.Pod](p.stores.pods, "default/pod-"+name)
-			q.seated[name] = ok && pod.Status.NominatedNodeName == o.GetName()
+			name, gated := o.GetName()[len("node-"):], o.GetLabels()[v1alpha1.LabelGated] != "" && q.shuts > q.lifts
+			if _, before := q.opened[name]; !before && !gated {
+				q.opens(name)
+			}
 			return p.stores.nodes.GetStore().Update(o)
 		},
+		Create: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.CreateOption) error {
+			if err := errors.Join(q.refuse("create"), c.Create(ctx, o, opts...)); err != nil {
+				return err
+			}
+			q.shuts++
+			return nil
+		},
+		Delete: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.DeleteOption) error {
+			if err := q.refuse("delete"); err != nil {
+				return err
+			}
+			if err := c.Delete(ctx, o, opts...); err != nil {
+				return err
+			}
+			q.mu.Lock()
+			defer q.mu.Unlock()
+			q.lifts++
+			for _, n := range all[*corev1.Node](p.stores.nodes) {
+				if n.Labels[v1alpha1.LabelGated] != "" && !hasTaint(n.Spec.Taints, v1alpha1.TaintUnregistered) {
+					q.opens(n.Name[len("node-"):])
+				}
+			}
+			return nil
+		},
 	}).Build()
-	p.cfg = Config{Client: api, Kube: kube}
+	p.cfg = Config{Client: q.api, Kube: kube, Namespace: "berth"}
 	p.contested.Store(true)
 	var err error
 	if p.metrics, err = newMetrics(prometheus.NewRegistry(), p); err != nil {
@@ -109,34 +147,88 @@ func (q *quay) openedAt(name string) time.Duration {
 }
 
 func TestNodesWithSeatsOpenTogether(t *testing.T) {
-	for name, triedAt := range map[string]time.Duration{"tried": 2500 * time.Millisecond, "not tried": 0} {
+	forbidden := apierrors.NewForbidden(corev1.Resource("pods"), gateName, errors.New("quota"))
+	for name, tc := range map[string]struct {
+		change func(*testing.T, *quay)
+		gates  int
+		lifted time.Duration // after the seats were written
+	}{
+		"behind a gate": {nil, 1, 0},
+		"who lost his seat has it again": {func(_ *testing.T, q *quay) {
+			time.AfterFunc(gatherFor+gateSeen+triedFor, func() { q.forgot(time.Now()) })
+		}, 1, quietFor},
+		"kube-scheduler tries pods for some time": {func(_ *testing.T, q *quay) {
+			for at := gatherFor; at < gatherFor+gateSeen+time.Second; at += 50 * time.Millisecond {
+				time.AfterFunc(at, func() { q.stir(time.Now()) })
+			}
+		}, 1, 950 * time.Millisecond},
+		"it never ends": {func(_ *testing.T, q *quay) {
+			for at := gatherFor; at < 10*time.Second; at += 50 * time.Millisecond {
+				time.AfterFunc(at, func() { q.stir(time.Now()) })
+			}
+		}, 1, tryingMost - triedFor},
+		"the gate is not lifted at once": {func(_ *testing.T, q *quay) {
+			q.refuse = func(what string) error {
+				if what == "delete" && time.Since(q.began) < 2*time.Second && q.shuts > 0 {
+					return errors.New("timeout")
+				}
+				return nil
+			}
+		}, 1, gatePause},
+		"a gate was left": {func(t *testing.T, q *quay) {
+			if err := q.api.Create(t.Context(), gatePod("berth", "elsewhere")); err != nil {
+				t.Fatal(err)
+			}
+		}, 2, 0},
+		"another process leaves one meanwhile": {func(t *testing.T, q *quay) {
+			time.AfterFunc(gatherFor/2, func() {
+				if err := q.api.Create(t.Context(), gatePod("berth", "elsewhere")); err != nil {
+					t.Error(err)
+				}
+			})
+		}, 2, 0},
+		"no gate is allowed": {func(_ *testing.T, q *quay) {
+			q.refuse = func(what string) error {
+				if what == "create" {
+					return forbidden
+				}
+				return nil
+			}
+		}, 0, -gateSeen - triedFor},
+		"nobody forgets a seat": {func(_ *testing.T, q *quay) {
+			for _, p := range all[*corev1.Pod](q.stores.pods) {
+				p.Spec.PreemptionPolicy = new(corev1.PreemptNever)
+			}
+		}, 0, -gateSeen - triedFor},
+	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				q := newQuay(t, "a", "b", "c")
+				if tc.change != nil {
+					tc.change(t, q)
+				}
 				ctx, stop := context.WithCancel(t.Context())
 				defer stop()
 				go func() { _ = q.run(ctx) }()
 				q.asks(t, "a", 0)
 				q.asks(t, "b", 500*time.Millisecond)
-				q.asks(t, "c", 2*time.Second)
-				want := gatherFor + settleFor
-				if triedAt > 0 {
-					time.Sleep(triedAt - time.Since(q.began))
-					q.tried("pod-a")
-					q.tried("pod-b")
-					want = triedAt
-				}
+				time.Sleep(10*time.Second - time.Since(q.began))
+				q.asks(t, "c", 10*time.Second)
 				time.Sleep(10 * time.Second)
-				for name, want := range map[string]time.Duration{"a": gatherFor, "b": gatherFor, "c": want} {
+				together := gatherFor + gateSeen + triedFor + tc.lifted
+				for name, want := range map[string]time.Duration{"a": together, "b": together, "c": 10 * time.Second} {
 					if d := q.openedAt(name) - want; d < 0 || d > 100*time.Millisecond {
 						t.Errorf("%s opened after %s, want %s", name, q.openedAt(name), want)
 					}
 					if !q.seated[name] {
 						t.Errorf("%s opened before its pod had its seat", name)
 					}
-					if hasTaint(q.node(t, name).Spec.Taints, v1alpha1.TaintUnregistered) {
-						t.Errorf("%s is closed", name)
+					if n := q.node(t, name); hasTaint(n.Spec.Taints, v1alpha1.TaintUnregistered) || n.Labels[v1alpha1.LabelGated] != "" {
+						t.Errorf("%s is closed: %v, %v", name, n.Spec.Taints, n.Labels)
 					}
+				}
+				if q.shuts != tc.gates || q.lifts != tc.gates {
+					t.Errorf("%d gates were shut and %d lifted, want %d", q.shuts, q.lifts, tc.gates)
 				}
 			})
 		})
@@ -144,13 +236,21 @@ func TestNodesWithSeatsOpenTogether(t *testing.T) {
 }
 
 func TestSeatsAreWrittenWhenTheirNodeOpens(t *testing.T) {
+	gated := func(q *quay) {
+		n, _ := one[*corev1.Node](q.stores.nodes, "node-a")
+		n.Spec.Taints = nil
+		setCondition(q.claims["a"], v1alpha1.ConditionInitialized, metav1.ConditionTrue, "Initialized", "")
+	}
 	for name, tc := range map[string]struct {
 		change func(*quay)
 		want   bool
 	}{
 		"the node is closed":         {func(*quay) {}, false},
 		"it has not joined":          {func(q *quay) { q.claims["a"].Status.NodeName = "later" }, false},
-		"it is being opened":         {func(q *quay) { q.opening = map[string]bool{"a": true} }, true},
+		"it is being opened":         {func(q *quay) { q.seating = map[string]bool{"a": true} }, true},
+		"it is open behind a gate":   {func(q *quay) { gated(q); q.gated = map[string]bool{"a": true} }, false},
+		"the gate is to be lifted":   {func(q *quay) { gated(q); q.gated, q.seating = map[string]bool{"a": true}, map[string]bool{"a": true} }, true},
+		"it is open and initialized": {gated, false},
 		"its owner opens it":         {func(q *quay) { q.claims["a"].Spec.StartupTaints = []corev1.Taint{{Key: "cni"}} }, true},
 		"it was opened before ready": {func(q *quay) { n, _ := one[*corev1.Node](q.stores.nodes, "node-a"); n.Spec.Taints = nil }, true},
 	} {

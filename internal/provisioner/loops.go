@@ -304,6 +304,9 @@ func (p *Loops) watch() error {
 				return
 			}
 			p.underway.see(was, is, time.Now())
+			if waiting(is) {
+				p.doors.stir(time.Now())
+			}
 			if waiting(is) && !reflect.DeepEqual(was.Spec, is.Spec) {
 				p.came.Add(1)
 				p.trigger() // A gate was lifted.
@@ -311,14 +314,10 @@ func (p *Loops) watch() error {
 			if denominated(was, is) && waiting(is) {
 				// kube-scheduler clears a nomination when it finds no room by
 				// preemption; the seat is still meant for the pod.
-				p.doors.tried(is.UID)
 				p.doors.forgot(time.Now())
 				if claim, ok := p.book.of(is.UID); ok {
 					p.nominator.enqueue(claim)
 				}
-			}
-			if newlyBound(was, is) {
-				p.doors.tried(is.UID)
 			}
 			if terminal(is) && !terminal(was) || is.DeletionTimestamp != nil && was.DeletionTimestamp == nil {
 				p.lookForIdle()
@@ -330,7 +329,6 @@ func (p *Loops) watch() error {
 			}
 			if pod, ok := o.(*corev1.Pod); ok {
 				p.book.take(pod.UID)
-				p.doors.tried(pod.UID)
 				p.lookForIdle()
 			}
 		},

@@ -392,6 +392,12 @@ func (p *Loops) seatOf(pod *corev1.Pod, nodes *nodeSet, early bool, now time.Tim
 	return nil, false
 }
 
+// particular reports whether a seat of another pod of its shape may not do for a pod: it has
+// volumes, devices or a group of its own.
+func particular(p *corev1.Pod) bool {
+	return grouped(p) || claimsVolumes(p) || len(p.Spec.ResourceClaims) > 0
+}
+
 // podGroupOf names the PodGroup that kube-scheduler admits a pod with, if any.
 func podGroupOf(pod *corev1.Pod) (string, bool) {
 	g := pod.Spec.SchedulingGroup
