@@ -18,7 +18,7 @@ const (
 	gateName = "berth-gate"
 	// gateSeen is how long kube-scheduler has to see the gate before nodes open
 	// behind it.
-	gateSeen = 100 * time.Millisecond
+	gateSeen = 250 * time.Millisecond
 	// gateMost is when the kubelet ends a gate that nobody has lifted.
 	gateMost = 2 * time.Minute
 	// gatePause is the time between two tries to lift it.

@@ -1,11 +1,9 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -271,20 +269,7 @@ func (b *bench) oversized() v1alpha1.NodeClaim {
 // when the replacement is claimed, when the old node is out of use, and when its
 // claim is being deleted. Each time it ends with one node and nothing left over.
 func TestProvisionerKilledWhileItConsolidates(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	defer cancel()
-	c, err := cluster.Start(ctx, os.Stderr, "--berth=false", "--boot-delay=1s")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := c.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	p := &process{t: t, c: c}
-	t.Cleanup(p.stop)
-	p.start()
+	ctx, c, p := killable(t, time.Second)
 	for _, tc := range []struct {
 		when string
 		is   func(b *bench, old *v1alpha1.NodeClaim) bool

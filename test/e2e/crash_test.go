@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/test/cluster"
 )
 
@@ -19,20 +20,7 @@ import (
 // moments of a burst of 1,000 pods and starts it again: all pods run, and the
 // number of live instances equals the number of claims.
 func TestProvisionerKilledInABurst(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	defer cancel()
-	c, err := cluster.Start(ctx, os.Stderr, "--berth=false", "--boot-delay=300ms")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := c.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	p := &process{t: t, c: c}
-	t.Cleanup(p.stop)
-	p.start()
+	ctx, c, p := killable(t, 300*time.Millisecond)
 	b := newBench(t, c, nil)
 	if err := cluster.WaitProvisioner(ctx, c, b.name); err != nil {
 		t.Fatal(err)
@@ -52,6 +40,61 @@ func TestProvisionerKilledInABurst(t *testing.T) {
 		})
 	}
 	b.checkNodes(b.waitRunning(1000))
+}
+
+// TestProvisionerKilledBehindTheGate kills the provisioner with SIGKILL while nodes that open
+// together are behind their gate: the next one lifts it, and leaves nothing of it.
+func TestProvisionerKilledBehindTheGate(t *testing.T) {
+	ctx, c, p := killable(t, time.Second)
+	b := newBench(t, c, func(pr *v1alpha1.Provisioner) {
+		pr.Spec.Requirements = []v1alpha1.Requirement{{Key: corev1.LabelInstanceTypeStable, Operator: v1alpha1.OperatorIn, Values: []string{"m5.xlarge"}}}
+	})
+	if err := cluster.WaitProvisioner(ctx, c, b.name); err != nil {
+		t.Fatal(err)
+	}
+	gates := func() int {
+		var pods corev1.PodList
+		if err := c.Client.List(ctx, &pods, client.HasLabels{v1alpha1.LabelGated}); err != nil {
+			t.Fatal(err)
+		}
+		return len(pods.Items)
+	}
+	for name, cpu := range map[string]string{"small": "700m", "large": "1700m"} {
+		b.create(b.deployment(name, 20, func(s *corev1.PodSpec) { s.Containers[0].Resources.Requests = requests(cpu, "1Gi") }))
+	}
+	b.wait("the gate is shut", func() (bool, error) { return gates() > 0, nil })
+	p.kill()
+	if gates() == 0 {
+		t.Fatal("the gate has gone with the provisioner")
+	}
+	p.start()
+	running := b.waitRunning(40)
+	b.wait("nothing is left of the gate", func() (bool, error) {
+		var nodes corev1.NodeList
+		err := c.Client.List(ctx, &nodes, client.HasLabels{v1alpha1.LabelGated})
+		return gates() == 0 && len(nodes.Items) == 0, err
+	})
+	b.checkNodes(running)
+}
+
+// killable starts a control plane of its own, and a provisioner by hand.
+func killable(t *testing.T, bootDelay time.Duration) (context.Context, *cluster.Cluster, *process) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
+	t.Cleanup(cancel)
+	c, err := cluster.Start(ctx, os.Stderr, "--berth=false", "--boot-delay="+bootDelay.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	p := &process{t: t, c: c}
+	t.Cleanup(p.stop)
+	p.start()
+	return ctx, c, p
 }
 
 // process is a provisioner run by hand.

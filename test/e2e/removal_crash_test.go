@@ -1,34 +1,18 @@
 package e2e
 
 import (
-	"context"
-	"os"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
-	"github.com/berth-dev/berth/test/cluster"
 )
 
 // TestRemovalGoesInOrderAcrossCrashes kills the provisioner with SIGKILL as soon
 // as a step of a removal is seen from outside, and starts it again: the removal
 // goes on, in the same order, and ends with one instance terminated.
 func TestRemovalGoesInOrderAcrossCrashes(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
-	defer cancel()
-	c, err := cluster.Start(ctx, os.Stderr, "--berth=false", "--boot-delay=300ms")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := c.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	p := &process{t: t, c: c}
-	t.Cleanup(p.stop)
-	p.start()
+	ctx, c, p := killable(t, 300*time.Millisecond)
 	for _, trigger := range []struct {
 		name   string
 		change func(*v1alpha1.Provisioner)
