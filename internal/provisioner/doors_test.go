@@ -277,6 +277,9 @@ func TestNodesOpenWhenNoSeatWasForgottenJustNow(t *testing.T) {
 				q := newQuay(t, "a")
 				ctx, stop := context.WithCancel(t.Context())
 				defer stop()
+				if c.forgets > 0 {
+					q.forgot(time.Now())
+				}
 				go func() { _ = q.run(ctx) }()
 				q.asks(t, "a", 0)
 				for time.Since(q.began) < c.forgets {
