@@ -72,7 +72,8 @@ type book struct {
 	vain map[types.UID]vainSeats
 	// lastBound is when a pod with a seat was last seen bound.
 	lastBound time.Time
-	// left are the seats of pods that have sat down elsewhere, for crowdedFor.
+	// left are the seats of pods that have sat down elsewhere, for crowdedFor, in the order
+	// in which they were left.
 	left []leftSeat
 }
 
@@ -208,7 +209,7 @@ func (b *book) crowded(pod types.UID, shape string, hasRoom func(claim string) b
 	if !ok {
 		return "", true, false
 	}
-	b.left = slices.DeleteFunc(b.left, func(l leftSeat) bool { return now.Sub(l.at) >= crowdedFor })
+	b.expireLocked(now)
 	own := func(l leftSeat) bool { return l.shape == shape }
 	if i := slices.IndexFunc(b.left, func(l leftSeat) bool { return own(l) && hasRoom(l.claim) }); i >= 0 {
 		instead = b.left[i].claim
@@ -226,6 +227,13 @@ func (b *book) crowded(pod types.UID, shape string, hasRoom func(claim string) b
 	}
 	b.takeLocked(pod)
 	return "", true, false
+}
+
+// expireLocked forgets the seats that were left too long ago.
+func (b *book) expireLocked(now time.Time) {
+	for len(b.left) > 0 && now.Sub(b.left[0].at) >= crowdedFor {
+		b.left = b.left[1:]
+	}
 }
 
 // overdue reports whether kube-scheduler leaves a pod unbound though its node is ready,
@@ -314,6 +322,7 @@ func (b *book) bound(pod *corev1.Pod, claim string, now time.Time) {
 	b.takeLocked(pod.UID)
 	b.lastBound = now
 	if s.claim != claim {
+		b.expireLocked(now)
 		b.left = append(b.left, leftSeat{shapeBefore(pod), s.claim, now})
 	} else if len(b.wasted) > 0 {
 		b.forgiveLocked(shapeBefore(pod))

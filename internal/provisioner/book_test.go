@@ -203,6 +203,18 @@ func TestBoundPodClearsItsShape(t *testing.T) {
 	}
 }
 
+// TestLeftSeatsAreForgotten: also where nobody is ever crowded out.
+func TestLeftSeatsAreForgotten(t *testing.T) {
+	b, pod, now := newBook(), podNamed("p"), time.Unix(1000, 0)
+	for range 10 {
+		b.give(pod.UID, "a")
+		b.bound(pod, "b", now)
+		if now = now.Add(crowdedFor); len(b.left) != 1 {
+			t.Fatalf("%d seats are remembered as left", len(b.left))
+		}
+	}
+}
+
 // TestAPodBoundLateClearsItsShape: the seat was given up, and the plan was right.
 func TestAPodBoundLateClearsItsShape(t *testing.T) {
 	for name, tc := range map[string]struct {

@@ -77,12 +77,10 @@ func TestProvisionerKilledBehindTheGate(t *testing.T) {
 	b.checkNodes(running)
 }
 
-// killable starts a control plane of its own, and a provisioner by hand.
-func killable(t *testing.T, bootDelay time.Duration) (context.Context, *cluster.Cluster, *process) {
+// ownCluster starts a control plane for one test, without Berth.
+func ownCluster(ctx context.Context, t *testing.T, flags ...string) *cluster.Cluster {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
-	t.Cleanup(cancel)
-	c, err := cluster.Start(ctx, os.Stderr, "--berth=false", "--boot-delay="+bootDelay.String())
+	c, err := cluster.Start(ctx, os.Stderr, append([]string{"--berth=false"}, flags...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,6 +89,15 @@ func killable(t *testing.T, bootDelay time.Duration) (context.Context, *cluster.
 			t.Error(err)
 		}
 	})
+	return c
+}
+
+// killable starts a control plane of its own, and a provisioner by hand.
+func killable(t *testing.T, bootDelay time.Duration) (context.Context, *cluster.Cluster, *process) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
+	t.Cleanup(cancel)
+	c := ownCluster(ctx, t, "--boot-delay="+bootDelay.String())
 	p := &process{t: t, c: c}
 	t.Cleanup(p.stop)
 	p.start()

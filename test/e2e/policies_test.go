@@ -22,15 +22,7 @@ import (
 // TestPoliciesDoWithoutAWebhook applies deploy/policies on a cluster on which
 // neither the webhook nor the provisioner runs, and tries each rule.
 func TestPoliciesDoWithoutAWebhook(t *testing.T) {
-	c, err := cluster.Start(t.Context(), os.Stderr, "--berth=false", "--ec2=false")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := c.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
+	c := ownCluster(t.Context(), t, "--ec2=false")
 	for _, name := range []string{"validating", "mutating"} {
 		data, err := os.ReadFile(filepath.Join("..", "..", "deploy", "policies", name+".yaml"))
 		if err != nil {

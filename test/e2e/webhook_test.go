@@ -14,7 +14,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -49,16 +48,9 @@ func newAdmissionBench(t *testing.T) *admissionBench {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	c, err := cluster.Start(ctx, os.Stderr, "--berth=false", "--boot-delay="+bootDelay.String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := c.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
+	c := ownCluster(ctx, t, "--boot-delay="+bootDelay.String())
 	b := &admissionBench{}
+	var err error
 	if b.port, err = cluster.FreePort(); err != nil {
 		t.Fatal(err)
 	}
